@@ -1,0 +1,412 @@
+//! Access policy: who may call. One language for the data plane and the control plane.
+//!
+//! Rules are tried in order; the first one that matches decides; none means deny. In one rule every condition that is given
+//! must hold (issuer, one of the members, all claims, one of the path prefixes, one of the methods).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::path::Normal;
+use crate::verify::Identity;
+
+/// What a caller may do on the control plane. Ordered: each role holds those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// May call the served instance; nothing on the control plane.
+    #[default]
+    User,
+    /// May look.
+    Viewer,
+    /// May drive an instance's lifecycle.
+    Operator,
+    /// May change policy and the server itself.
+    Admin,
+}
+
+/// Whether a rule that matches lets the caller in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Lets the caller in.
+    Allow,
+    /// Keeps the caller out.
+    Deny,
+}
+
+/// One line of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Name of the rule, unique in its policy; it appears in the access log.
+    pub id: String,
+    /// What a match means.
+    pub effect: Effect,
+    /// Only tokens of this issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// One of these: `user:` `sub:` `group:` `domain:` `claim:NAME=VALUE`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+    /// All of these claims must have these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
+    /// The request's path must be one of these or lie below one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path_prefixes: Vec<String>,
+    /// The request's method must be one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// The role a match gives; [`Role::User`] when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+/// Rules in the order in which they are tried.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// The rules.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+}
+
+/// Somebody a rule speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Member<'a> {
+    /// `user:alice@example.com`: exact email, ASCII case ignored.
+    User(&'a str),
+    /// `sub:SUBJECT`: exact subject.
+    Subject(&'a str),
+    /// `group:ml@example.com`: exact group.
+    Group(&'a str),
+    /// `domain:example.com`: the email's domain, ASCII case ignored, no sub-domains.
+    Domain(&'a str),
+    /// `claim:NAME=VALUE`: a claim of exactly this value, or a list that holds it.
+    Claim {
+        /// Name of the claim.
+        name: &'a str,
+        /// Its value as text.
+        value: &'a str,
+    },
+}
+
+/// The part of a request that policy looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Raw path, without query.
+    pub path: &'a str,
+    /// Method in capitals.
+    pub method: &'a str,
+}
+
+/// What a policy says about one caller and request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// Whether the caller gets in.
+    pub allowed: bool,
+    /// The role that the matching rule gives.
+    pub role: Role,
+    /// The rule that decided.
+    pub rule_id: Option<String>,
+    /// Stable: `POLICY_ALLOWED`, `POLICY_DENIED`, `POLICY_NO_MATCH`, `POLICY_EMPTY`, `EMAIL_UNVERIFIED`.
+    pub reason: &'static str,
+    /// When no rule matched: for each rule, what was missing. For operators, never for the caller.
+    pub missed: Vec<String>,
+}
+
+/// What is wrong with a policy; the text says what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a member expression.
+    #[error("'{text}' is not a member; write user:alice@example.com, sub:SUBJECT, group:NAME, domain:example.com or claim:NAME=VALUE")]
+    Member {
+        /// What was written.
+        text: String,
+    },
+    /// `user:` without an email address.
+    #[error("'{text}' is not an email address; write user:alice@example.com, or sub:SUBJECT for a caller without one")]
+    Email {
+        /// What was written.
+        text: String,
+    },
+    /// `domain:` with something else.
+    #[error("'{text}' is not a domain; write domain:example.com (exact: sub-domains are not included)")]
+    Domain {
+        /// What was written.
+        text: String,
+    },
+    /// An allow rule that would let everybody in.
+    #[error("rule '{id}' allows everybody its issuers know; name members (user:, group:, domain:, claim:) or claims")]
+    Everybody {
+        /// The rule.
+        id: String,
+    },
+    /// `sub:` with several issuers.
+    #[error("rule '{id}' uses sub: and there are several issuers; a subject means nothing without one: set the rule's issuer")]
+    SubjectNeedsIssuer {
+        /// The rule.
+        id: String,
+    },
+    /// An issuer nobody configured.
+    #[error("rule '{id}' names issuer '{issuer}', which is not configured; configured: {known}")]
+    UnknownIssuer {
+        /// The rule.
+        id: String,
+        /// The issuer it names.
+        issuer: String,
+        /// Those that are configured.
+        known: String,
+    },
+    /// A path prefix with two readings.
+    #[error("rule '{id}': path prefix '{prefix}' is ambiguous; write a plain absolute path such as /admin, without '.', '..', '//', ';' or encoded letters")]
+    PathPrefix {
+        /// The rule.
+        id: String,
+        /// The prefix.
+        prefix: String,
+    },
+    /// A method that is none.
+    #[error("rule '{id}': '{method}' is not a method; write capitals, such as GET")]
+    Method {
+        /// The rule.
+        id: String,
+        /// What was written.
+        method: String,
+    },
+    /// Two rules of one name, or none.
+    #[error("rule id '{id}' is empty, used twice or longer than 64 characters; every rule needs its own short id")]
+    Id {
+        /// The id.
+        id: String,
+    },
+}
+
+// === impl Member ===
+
+impl<'a> Member<'a> {
+    /// Reads one member expression.
+    ///
+    /// # Errors
+    /// [`Error::Member`], [`Error::Email`] or [`Error::Domain`]: the text is none.
+    pub fn parse(text: &'a str) -> Result<Self, Error> {
+        let bad = || Error::Member { text: text.to_owned() };
+        let (kind, rest) = text.split_once(':').ok_or_else(bad)?;
+        if rest.is_empty() || rest.trim() != rest || rest.chars().any(char::is_control) {
+            return Err(bad());
+        }
+        match kind {
+            "user" if is_email(rest) => Ok(Self::User(rest)),
+            "user" => Err(Error::Email { text: rest.to_owned() }),
+            "sub" => Ok(Self::Subject(rest)),
+            "group" => Ok(Self::Group(rest)),
+            "domain" if is_domain(rest) => Ok(Self::Domain(rest)),
+            "domain" => Err(Error::Domain { text: rest.to_owned() }),
+            "claim" => match rest.split_once('=') {
+                Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok(Self::Claim { name, value }),
+                _ => Err(bad()),
+            },
+            _ => Err(bad()),
+        }
+    }
+
+    /// Whether the identity is meant, email verified or not.
+    fn names(&self, who: &Identity) -> bool {
+        match self {
+            Self::User(email) => who.email.as_deref().is_some_and(|e| e.eq_ignore_ascii_case(email)),
+            Self::Subject(sub) => who.subject == *sub,
+            Self::Group(group) => who.groups.iter().any(|g| g == group),
+            Self::Domain(domain) => who
+                .email
+                .as_deref()
+                .and_then(|e| e.split_once('@'))
+                .is_some_and(|(_, d)| d.eq_ignore_ascii_case(domain)),
+            Self::Claim { name, value } => who.claims.get(*name).is_some_and(|v| claim_is(v, value)),
+        }
+    }
+
+    fn needs_verified_email(&self) -> bool {
+        matches!(self, Self::User(_) | Self::Domain(_))
+    }
+}
+
+/// Whether this is an email address as policy accepts them: one `@`, no spaces, quotes or control characters.
+#[must_use]
+pub fn is_email(text: &str) -> bool {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | ',' | '<' | '>' | ';' | '(' | ')' | '\\');
+    text.len() <= 254
+        && text.split_once('@').is_some_and(|(name, domain)| !name.is_empty() && name.chars().all(plain) && is_domain(domain))
+}
+
+fn is_domain(text: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    !text.is_empty() && text.len() <= 253 && text.split('.').all(|l| !l.is_empty() && l.chars().all(plain))
+}
+
+fn claim_is(value: &Value, want: &str) -> bool {
+    match value {
+        Value::String(text) => text == want,
+        Value::Bool(flag) => want == if *flag { "true" } else { "false" },
+        Value::Number(number) => number.to_string() == want,
+        // one level only: a list inside a list is no set of values
+        Value::Array(items) => items.iter().any(|item| !item.is_array() && claim_is(item, want)),
+        _ => false,
+    }
+}
+
+// === impl Rule ===
+
+enum Match {
+    Yes,
+    /// Every condition holds but the email is not verified.
+    Unverified,
+    No(&'static str),
+}
+
+impl Rule {
+    /// The short form that `--allow MEMBER` makes.
+    #[must_use]
+    pub fn allow(id: impl Into<String>, members: Vec<String>) -> Self {
+        let (issuer, claims, path_prefixes) = (None, BTreeMap::new(), Vec::new());
+        Self { id: id.into(), effect: Effect::Allow, issuer, members, claims, path_prefixes, methods: Vec::new(), role: None }
+    }
+
+    fn matches(&self, who: &Identity, request: Option<&Request<'_>>, path: Option<&Normal>) -> Match {
+        let deny = self.effect == Effect::Deny;
+        if self.issuer.as_ref().is_some_and(|issuer| *issuer != who.issuer) {
+            return Match::No("another issuer");
+        }
+        if !self.claims.iter().all(|(name, value)| who.claims.get(name).is_some_and(|v| claim_is(v, value))) {
+            return Match::No("a claim is absent or has another value");
+        }
+        // what cannot be decided (no request, an ambiguous path) never lets in and always keeps out
+        if !self.methods.is_empty() && !request.map_or(deny, |r| self.methods.iter().any(|m| m == r.method)) {
+            return Match::No("another method");
+        }
+        if !self.path_prefixes.is_empty() && !self.covers(path, deny) {
+            return Match::No("another path, or one that can be read in two ways");
+        }
+        if self.members.is_empty() {
+            // refused by validate(); never open the door to everybody by accident
+            return if deny || !self.claims.is_empty() { Match::Yes } else { Match::No("the rule names nobody") };
+        }
+        self.names(who, deny)
+    }
+
+    fn covers(&self, path: Option<&Normal>, deny: bool) -> bool {
+        let Some(path) = path else { return deny };
+        self.path_prefixes.iter().any(|p| Normal::read(p).map_or(deny, |p| path.is_under(&p, deny)))
+    }
+
+    fn names(&self, who: &Identity, deny: bool) -> Match {
+        let mut unverified = false;
+        for text in &self.members {
+            let Ok(member) = Member::parse(text) else { continue };
+            if member.names(who) {
+                // an unverified address may keep its bearer out, never let them in
+                if deny || who.email_verified || !member.needs_verified_email() {
+                    return Match::Yes;
+                }
+                unverified = true;
+            }
+        }
+        if unverified { Match::Unverified } else { Match::No("none of its members") }
+    }
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// Checks what can be checked without knowing the issuers.
+    ///
+    /// # Errors
+    /// The first [`Error`] found; its text says what to write instead.
+    pub fn validate(&self) -> Result<(), Error> {
+        let mut seen = std::collections::BTreeSet::new();
+        for rule in &self.rules {
+            let id = || rule.id.clone();
+            if rule.id.is_empty() || rule.id.len() > 64 || !seen.insert(&rule.id) {
+                return Err(Error::Id { id: id() });
+            }
+            for member in &rule.members {
+                Member::parse(member)?;
+            }
+            if rule.effect == Effect::Allow && rule.members.is_empty() && rule.claims.is_empty() {
+                return Err(Error::Everybody { id: id() });
+            }
+            if let Some(prefix) = rule.path_prefixes.iter().find(|p| Normal::read(p).is_none()) {
+                return Err(Error::PathPrefix { id: id(), prefix: prefix.clone() });
+            }
+            let method = |m: &str| !m.is_empty() && m.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+            if let Some(wrong) = rule.methods.iter().find(|m| !method(m)) {
+                return Err(Error::Method { id: id(), method: wrong.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Policy::validate`], and against the issuers that are configured.
+    ///
+    /// # Errors
+    /// The first [`Error`] found.
+    pub fn validate_for(&self, issuers: &[&str]) -> Result<(), Error> {
+        self.validate()?;
+        for rule in &self.rules {
+            match &rule.issuer {
+                Some(issuer) if !issuers.contains(&issuer.as_str()) => {
+                    let (id, issuer) = (rule.id.clone(), issuer.clone());
+                    return Err(Error::UnknownIssuer { id, issuer, known: issuers.join(", ") });
+                }
+                None if issuers.len() > 1 && rule.members.iter().any(|m| m.starts_with("sub:")) => {
+                    return Err(Error::SubjectNeedsIssuer { id: rule.id.clone() });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any rule looks at the request: without one, a decision holds for all of a caller's requests.
+    #[must_use]
+    pub fn depends_on_request(&self) -> bool {
+        self.rules.iter().any(|r| !r.path_prefixes.is_empty() || !r.methods.is_empty())
+    }
+
+    /// Decides. Without a request (control plane), rules with path prefixes or methods never allow and always deny.
+    #[must_use]
+    pub fn decide(&self, who: &Identity, request: Option<&Request<'_>>) -> Decision {
+        // reading a path costs more than most rules: only when one looks at it
+        let looked_at = self.rules.iter().any(|r| !r.path_prefixes.is_empty());
+        let path = request.filter(|_| looked_at).and_then(|r| Normal::read(r.path));
+        let mut reason = if self.rules.is_empty() { "POLICY_EMPTY" } else { "POLICY_NO_MATCH" };
+        let mut missed = Vec::new();
+        for rule in &self.rules {
+            let why = match rule.matches(who, request, path.as_ref()) {
+                Match::Yes => return Decision::by(rule),
+                Match::Unverified => {
+                    reason = "EMAIL_UNVERIFIED";
+                    "the email address is not verified by the issuer"
+                }
+                Match::No(why) => why,
+            };
+            if missed.len() < 20 {
+                missed.push(format!("{}: {why}", rule.id));
+            }
+        }
+        Decision { allowed: false, role: Role::User, rule_id: None, reason, missed }
+    }
+}
+
+impl Decision {
+    fn by(rule: &Rule) -> Self {
+        let allowed = rule.effect == Effect::Allow;
+        let role = if allowed { rule.role.unwrap_or_default() } else { Role::User };
+        let reason = if allowed { "POLICY_ALLOWED" } else { "POLICY_DENIED" };
+        Self { allowed, role, rule_id: Some(rule.id.clone()), reason, missed: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! The command line as a whole.
+use crate::{cmd, output::Format, parse};
+use clap::{Args, Parser, Subcommand};
+use std::{path::PathBuf, time::Duration};
+
+/// Any Docker image behind your own sign-on, with a known cost and a provable end.
+#[derive(Debug, Parser)]
+#[command(name = "sypctl", version, about, propagate_version = false, max_term_width = 110, after_help = "\
+Examples:
+  sypctl up shop --image nginx:1.27 --port 80 --allow user:alice@example.com
+  sypctl curl shop /
+  sypctl down shop
+
+Exit codes: 0 ok, 1 failed, 2 usage, 4 not authenticated, 5 not found, 6 not allowed (now, or to you), 7 conflict,
+8 wait timed out and the work goes on, 9 something is left after a teardown, 10 budget or quota, 11 engine or provider
+unavailable, 130 interrupted and the work goes on.")]
+pub struct Cli {
+    /// For every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// Which one.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// How data is printed on stdout; json is the proto3 JSON of the API
+    #[arg(short = 'o', long = "output", value_enum, default_value_t, global = true, env = "SYPCTL_OUTPUT", value_name = "FORMAT")]
+    pub output: Format,
+    /// A server, https://host:port; without it the local engine (started when it does not run)
+    #[arg(long, global = true, env = "SYP_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// Certificate authorities to trust, PEM, instead of the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The local engine's data [default: $XDG_DATA_HOME/syp or ~/.local/share/syp]
+    #[arg(long, global = true, env = "SYP_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The project of instance names
+    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
+    pub project: String,
+    /// Longest time to wait; the work goes on after it (exit code 8)
+    #[arg(long, global = true, value_parser = parse::duration, value_name = "TIME")]
+    pub timeout: Option<Duration>,
+    /// Only data and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve an image behind the gate
+    Up(Box<cmd::up::Args>),
+    /// List instances
+    Ls(cmd::ls::Args),
+    /// An instance: state, conditions, endpoint, what it waits for, cost
+    Show(cmd::show::Args),
+    /// What happened to an instance
+    Events(cmd::events::Args),
+    /// What the image prints
+    Logs(cmd::logs::Args),
+    /// What it costs: rate now, accrued so far
+    Cost(cmd::cost::Args),
+    /// Requests, latency, CPU and memory
+    Metrics(cmd::metrics::Args),
+    /// The state graph and the steps of the running operation
+    Graph(cmd::graph::Args),
+    /// Wait for a state or a condition
+    Wait(cmd::wait::Args),
+    /// Operations: what runs and what ran
+    #[command(subcommand)]
+    Op(cmd::op::Command),
+    /// Drive an instance to a state
+    Transition(cmd::transition::Args),
+    /// Stop new requests, finish those in flight
+    Drain(cmd::drain::Args),
+    /// Take instances down and prove that nothing is left
+    Down(cmd::down::Args),
+    /// The proof of a teardown
+    Receipt(cmd::receipt::Args),
+    /// What carries our labels at a provider and belongs to no instance
+    Sweep(cmd::sweep::Args),
+    /// Call an instance with your token
+    Curl(cmd::curl::Args),
+    /// Open an instance in the browser
+    Open(cmd::open::Args),
+    /// Print a token for an instance
+    Token(cmd::token::Args),
+    /// Log in at a server's identity provider
+    Login(cmd::login::Args),
+    /// Forget the login
+    Logout,
+    /// Who you are to the engine
+    Whoami,
+    /// Who may call, who may control
+    #[command(subcommand)]
+    Access(cmd::access::Command),
+    /// The engine itself
+    #[command(subcommand)]
+    Server(cmd::server::Command),
+    /// Check the engine's store
+    Fsck,
+    /// Look for what could be wrong on this machine
+    Doctor,
+    /// What a reason means and what to do
+    Explain(cmd::explain::Args),
+    /// Completion for your shell
+    #[command(after_help = "Examples:\n  source <(sypctl completion bash)\n  sypctl completion fish > ~/.config/fish/completions/sypctl.fish")]
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Version of sypctl, and of the engine if one answers
+    Version,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(words: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(words.split_whitespace())
+    }
+
+    #[test]
+    fn every_command_has_an_example_in_its_help() {
+        fn walk(c: &clap::Command, path: &str) {
+            for s in c.get_subcommands().filter(|s| s.get_name() != "help") {
+                let path = format!("{path} {}", s.get_name());
+                if s.has_subcommands() {
+                    walk(s, &path);
+                } else if !["logout", "whoami", "fsck", "doctor", "version"].contains(&s.get_name()) {
+                    let help = s.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.starts_with("Example") && help.contains("sypctl"), "{path} has no example");
+                }
+            }
+        }
+        walk(&Cli::command(), "sypctl");
+    }
+
+    #[test]
+    fn the_commands_of_the_issue_are_understood() {
+        for words in [
+            "sypctl up shop --image nginx:local --port 80 --on docker --allow user:alice@example.com --allow group:ml@example.com --cpu .5 --memory 256Mi --replicas 2 --env K=V --protocol h2c --egress none --probe /healthz --ttl 8h --entrypoint X -l team=a -- ARGS -x",
+            "sypctl up hello --image syp-example/hello:latest --port 8080 --on docker --yes",
+            "sypctl curl shop /path", "sypctl curl shop -- -X POST -d x -i", "sypctl open shop", "sypctl ls", "sypctl ls -o name",
+            "sypctl show shop -o json", "sypctl events shop -w", "sypctl logs shop -f --tail 10 --since 10m", "sypctl cost shop",
+            "sypctl graph shop", "sypctl wait shop --for state=serving --timeout 10s", "sypctl op ls", "sypctl op watch x",
+            "sypctl op cancel x", "sypctl op retry x", "sypctl transition shop --to draining --if-state serving", "sypctl drain shop",
+            "sypctl down shop --yes", "sypctl down -l team=a --yes", "sypctl down --all --yes", "sypctl receipt shop --verify", "sypctl sweep",
+            "sypctl login --issuer https://x", "sypctl whoami", "sypctl access show shop", "sypctl access allow shop a@x.org --path /a",
+            "sypctl access deny shop a@x.org --remove", "sypctl server run --listen 127.0.0.1:7443", "sypctl server status", "sypctl server stop",
+            "sypctl doctor", "sypctl version", "sypctl token shop --as user:bob@example.com --group g --ttl 1h", "sypctl explain CRASH_LOOP",
+        ] {
+            if let Err(e) = parse(words) {
+                panic!("{words}: {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_words_are_refused_with_the_right_word() {
+        for (words, says) in [
+            ("sypctl up Shop --image x", "lower-case"),
+            ("sypctl up shop", "--image"),
+            ("sypctl up shop --image x --port 50000", "1..=49149"),
+            ("sypctl up shop --image x --ttl soon", "length of time"),
+            ("sypctl up shop --image x --allow alice", "user:ADDRESS"),
+            ("sypctl up shop --image x --memory 5x", "256Mi"),
+            ("sypctl up shop --image x --env A", "NAME=VALUE"),
+            ("sypctl down", "--all"),
+            ("sypctl wait shop --for something", "state="),
+            ("sypctl transition shop --to gone", "serving"),
+        ] {
+            let e = parse(words).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(e.contains(says), "{words}: {e}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `sypctl show`: one instance.
+use super::{Ctx, get};
+use crate::{exit, failure::Done, follow, parse, render};
+use syp_proto::v1::{Instance, condition::Status};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sypctl show shop\n  sypctl show shop -o json\n  sypctl show shop@0af3    (an earlier incarnation)")]
+pub struct Args {
+    /// Name, perhaps with @uid
+    #[arg(value_parser = parse::name)]
+    name: String,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What the engine said.
+pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
+    let client = ctx.client().await?;
+    let i = get(&client, ctx.full(&a.name)).await?;
+    ctx.out.document(&i, || text(&i, render::now_ms()), || parse::short_name(&i.name).to_owned())?;
+    Ok(exit::OK)
+}
+
+fn text(i: &Instance, now: i64) -> String {
+    let name = parse::short_name(&i.name);
+    let spec = i.spec.clone().unwrap_or_default();
+    let cost = i.cost.clone().unwrap_or_default();
+    let mut labels: Vec<_> = i.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    labels.sort();
+    let state = format!("{}{}", render::state(i.state), if i.reconciling { " (being worked on)" } else { "" });
+    let conditions = i.conditions.iter().map(|c| {
+        let status = match c.status() {
+            Status::True => "yes",
+            Status::False => "NO",
+            _ => "?",
+        };
+        format!("{} {status}{}", c.r#type, if c.message.is_empty() { String::new() } else { format!(": {} ({})", c.message, c.reason) })
+    });
+    let waiting = i.waiting_on.iter().map(|w| {
+        let again = if w.attempt > 1 { format!(", attempt {}", w.attempt) } else { String::new() };
+        format!("{}: {} ({}{again}, since {})", w.step, w.message, w.reason, render::age(w.since.as_ref(), now))
+    });
+    let time = |t: &Option<prost_types::Timestamp>| t.as_ref().map_or_else(String::new, |t| render::time(Some(t)));
+    render::fields([
+        ("Name", i.name.clone()),
+        ("Uid", i.uid.clone()),
+        ("State", state),
+        ("Endpoint", i.endpoint.clone()),
+        ("Image", spec.image.clone()),
+        ("Digest", i.image_digest.clone()),
+        ("Port", if spec.port == 0 { String::new() } else { spec.port.to_string() }),
+        ("Target", spec.target.clone()),
+        ("Replicas", spec.scaling.as_ref().map_or_else(String::new, |s| s.min.to_string())),
+        ("Labels", labels.join(", ")),
+        ("Callers", render::callers(spec.access.as_ref())),
+        ("Operators", render::callers(spec.operators.as_ref())),
+        ("Rate", format!("{} an hour", render::money_or(cost.rate_per_hour.as_ref()))),
+        ("Accrued", render::money_or(cost.accrued.as_ref())),
+        ("Created", format!("{} by {}", render::time(i.create_time.as_ref()), i.creator)),
+        ("Expires", time(&i.expire_time)),
+        ("Destroyed", time(&i.destroy_time)),
+        ("Conditions", conditions.collect::<Vec<_>>().join("\n")),
+        ("Operation", follow::short(&i.current_operation).to_owned()),
+        ("Waiting on", waiting.collect::<Vec<_>>().join("\n")),
+        ("Next", next(i, name)),
+    ])
+}
+
+fn next(i: &Instance, name: &str) -> String {
+    let hints: Vec<_> = i.waiting_on.iter().map(|w| w.hint.as_str()).filter(|h| !h.is_empty()).collect();
+    if !hints.is_empty() {
+        return hints.join("\n");
+    }
+    match render::state(i.state) {
+        "SERVING" => format!("sypctl curl {name} /"),
+        "DRAINING" if !i.reconciling => format!("sypctl down {name}"),
+        "DESTROYED" => format!("sypctl receipt {name}"),
+        _ if !i.current_operation.is_empty() => format!("sypctl op watch {}", follow::short(&i.current_operation)),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syp_proto::v1::{WaitingOn, instance::State};
+
+    #[test]
+    fn show_ends_with_what_it_waits_for_and_what_to_do() {
+        let i = Instance {
+            name: "projects/default/instances/shop".into(),
+            state: State::Provisioning as i32,
+            reconciling: true,
+            creator: "user:a@x".into(),
+            waiting_on: vec![WaitingOn {
+                step: "app-0".into(),
+                message: "the port".into(),
+                reason: "PORT_NOT_LISTENING".into(),
+                hint: "check --port".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let t = text(&i, 0);
+        assert!(t.ends_with("Waiting on  app-0: the port (PORT_NOT_LISTENING, since -)\nNext        check --port"), "{t}");
+        assert!(t.contains("State       PROVISIONING (being worked on)"), "{t}");
+    }
+}

@@ -1,0 +1,380 @@
+//! `sypctl up`: an image becomes an instance.
+use super::{Ctx, get, request_id};
+use crate::{
+    client::Client,
+    exit,
+    failure::{Done, Failure},
+    follow, parse, render,
+};
+use std::{collections::HashMap, path::{Path, PathBuf}, time::Duration};
+use syp_proto::{
+    google::longrunning::Operation,
+    v1::{
+        self, AccessPolicy, CreateInstanceRequest, Instance, InstanceSpec, Plan, PlanInstanceRequest, Probe, Publish, Resources,
+        Scaling, access_policy::Effect, instance::State, instance_spec, instances_client::InstancesClient,
+        plan_instance_request::Action,
+    },
+};
+
+/// How the gate talks to the app.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Protocol {
+    /// Try h2c once a replica, else HTTP/1.1
+    Auto,
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2 without TLS (gRPC)
+    H2c,
+}
+
+/// The app's way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Egress {
+    /// Open
+    On,
+    /// Closed
+    None,
+}
+
+/// The seal of the app's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Isolation {
+    /// Only the gate reaches the app; tried before serving
+    Enforced,
+    /// Not tried; stays visible as condition Isolated=False
+    None,
+}
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sypctl up shop --image nginx:1.27 --port 80 --on docker --allow user:alice@example.com
+  sypctl up api --image my/api --port 8080 --replicas 2 --cpu .5 --memory 256Mi --env LEVEL=debug --ttl 8h -l team=ml
+  sypctl up job --image my/job --port 9000 --protocol h2c --egress none -- --listen :9000
+
+The same spec on a name that exists attaches to it; another spec is a conflict (exit code 7).")]
+pub struct Args {
+    /// Name of the instance
+    #[arg(value_parser = parse::name)]
+    name: String,
+    /// The image
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
+    /// The port the image listens on [default: the one it exposes]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(parse::MAX_PORT)))]
+    port: Option<u16>,
+    /// Where it runs
+    #[arg(long, default_value = "docker", value_name = "TARGET")]
+    on: String,
+    /// Who may call it: user: group: domain: sub: claim: [default: only you]
+    #[arg(long, value_parser = parse::member, value_name = "MEMBER")]
+    allow: Vec<String>,
+    /// Who may control it [default: only you]
+    #[arg(long, value_parser = parse::member, value_name = "MEMBER")]
+    operator: Vec<String>,
+    /// Cores of a replica: 0.5 or 500m
+    #[arg(long, value_parser = parse::cpu)]
+    cpu: Option<String>,
+    /// Memory of a replica: 256Mi
+    #[arg(long, value_parser = parse::memory)]
+    memory: Option<String>,
+    /// How many of it
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=64))]
+    replicas: Option<i32>,
+    /// A variable for the image
+    #[arg(long, value_parser = parse::key_value, value_name = "NAME=VALUE")]
+    env: Vec<(String, String)>,
+    /// Variables from a file, NAME=VALUE a line
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// How the gate talks to the image
+    #[arg(long, value_enum, default_value = "auto")]
+    protocol: Protocol,
+    /// The image's own way out
+    #[arg(long, value_enum, default_value = "on")]
+    egress: Egress,
+    /// Whether only the gate may reach the image
+    #[arg(long, value_enum, default_value = "enforced")]
+    isolation: Isolation,
+    /// Ready when this path answers [default: when the port accepts]
+    #[arg(long, value_parser = parse::path, value_name = "/PATH")]
+    probe: Option<String>,
+    /// Take it down by itself after this time
+    #[arg(long, value_parser = parse::duration, value_name = "TIME")]
+    ttl: Option<Duration>,
+    /// How long requests in flight may take when it drains
+    #[arg(long, value_parser = parse::duration, value_name = "TIME")]
+    grace: Option<Duration>,
+    /// Instead of the image's entry point
+    #[arg(long, value_name = "WORD")]
+    entrypoint: Vec<String>,
+    /// A label
+    #[arg(short = 'l', long = "label", value_parser = parse::key_value, value_name = "NAME=VALUE")]
+    labels: Vec<(String, String)>,
+    /// Publish the gate here instead of on 127.0.0.1; off loopback with TLS files
+    #[arg(long, value_parser = parse::publish, value_name = "ADDR[:PORT]")]
+    publish: Option<(String, u16)>,
+    /// Certificate of the gate, PEM, on the engine's host
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Hand the caller's token to the image (it is stripped otherwise)
+    #[arg(long)]
+    forward_token: bool,
+    /// Refuse to take it down without --force
+    #[arg(long)]
+    protect: bool,
+    /// Only show what would be made and what it would cost
+    #[arg(long)]
+    plan: bool,
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Wait until it serves (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
+    /// Return when the work is accepted
+    #[arg(long)]
+    no_wait: bool,
+    /// Arguments for the image, instead of its own
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What it failed with.
+pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
+    let request = CreateInstanceRequest {
+        parent: ctx.parent(),
+        instance_id: a.name.clone(),
+        instance: Some(instance(&a)?),
+        request_id: request_id(),
+        validate_only: false,
+    };
+    let client = ctx.client().await?;
+    if a.plan {
+        let p = plan(&client, Action::Create(request)).await?;
+        ctx.out.document(&p, || plan_text(&p, ctx.out.colours), || plan_names(&p))?;
+        return Ok(exit::OK);
+    }
+    if !a.yes && ctx.out.may_ask() && !exists(&client, ctx.full(&a.name)).await {
+        let p = plan(&client, Action::Create(request.clone())).await?;
+        ctx.out.note(plan_text(&p, false));
+        if !ctx.out.ask(&format!("Serve {} as {}?", a.image, a.name), true) {
+            return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
+        }
+    }
+    let op = client.call(request, |ch, r| async move { InstancesClient::new(ch).create_instance(r).await }).await?;
+    if a.no_wait {
+        return accepted(ctx, &op, &a.name);
+    }
+    let op = if op.done { op } else { follow::operation(&client, ctx.out, &op.name, ctx.limit()).await? };
+    if let Err(f) = follow::outcome(&op) {
+        cleaned(ctx, &client, &op).await;
+        return Err(f);
+    }
+    let i = get(&client, ctx.full(&a.name)).await?;
+    ctx.out.document(&i, || summary(&i), || a.name.clone())?;
+    Ok(exit::OK)
+}
+
+async fn exists(c: &Client, name: String) -> bool {
+    get(c, name).await.is_ok_and(|i| i.state() != State::Destroyed)
+}
+
+/// Asks for a plan.
+///
+/// # Errors
+/// What the engine said.
+pub async fn plan(c: &Client, action: Action) -> Result<Plan, Failure> {
+    let ask = PlanInstanceRequest { action: Some(action) };
+    c.call(ask, |ch, r| async move { InstancesClient::new(ch).plan_instance(r).await }).await
+}
+
+/// With `--no-wait`: the operation is the document.
+///
+/// # Errors
+/// When it can't be printed.
+pub fn accepted(ctx: &Ctx<'_>, op: &Operation, name: &str) -> Done {
+    let table = || format!("{name}: accepted\nWatch it with: sypctl op watch {}", follow::short(&op.name));
+    ctx.out.document(op, table, || follow::short(&op.name).to_owned())?;
+    Ok(exit::OK)
+}
+
+/// A failed first `up` drains by itself: waits for that, so that it can be said.
+async fn cleaned(ctx: &Ctx<'_>, c: &Client, failed: &Operation) {
+    let uid = follow::uid(&failed.name);
+    let Ok(i) = by_uid(ctx, c, failed, uid).await else { return };
+    if i.state() == State::Serving || i.current_operation.is_empty() || i.current_operation == failed.name {
+        return;
+    }
+    ctx.out.note("taking down what was made ...");
+    match follow::operation(c, ctx.out, &i.current_operation, ctx.limit()).await {
+        Ok(o) if follow::outcome(&o).is_ok() => ctx.out.note("taken down: nothing is left of it"),
+        _ => ctx.out.note(format!("still being taken down: sypctl op watch {}", follow::short(&i.current_operation))),
+    }
+}
+
+async fn by_uid(ctx: &Ctx<'_>, c: &Client, op: &Operation, uid: &str) -> Result<Instance, Failure> {
+    let target = super::op::metadata(op).target;
+    let name = parse::short_name(&target).to_owned();
+    get(c, ctx.full(&format!("{name}@{uid}"))).await
+}
+
+fn instance(a: &Args) -> Result<Instance, Failure> {
+    let mut env: HashMap<_, _> = match &a.env_file {
+        Some(f) => parse::env_file(f).map_err(|e| Failure::usage(format!("--env-file {e}")))?.into_iter().collect(),
+        None => HashMap::new(),
+    };
+    env.extend(a.env.iter().cloned());
+    let spec = InstanceSpec {
+        image: a.image.clone(),
+        port: i32::from(a.port.unwrap_or(0)),
+        target: a.on.clone(),
+        resources: (a.cpu.is_some() || a.memory.is_some()).then(|| Resources {
+            cpu: a.cpu.clone().unwrap_or_default(),
+            memory: a.memory.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
+        scaling: a.replicas.map(|n| Scaling { min: n, max: n, ..Default::default() }),
+        probe: a.probe.clone().map(|path| Probe { path, ..Default::default() }),
+        env,
+        access: policy(&a.allow, v1::Role::User),
+        operators: policy(&a.operator, v1::Role::Operator),
+        ttl: a.ttl.map(parse::proto_duration),
+        drain_grace: a.grace.map(parse::proto_duration),
+        protect: a.protect,
+        entrypoint: a.entrypoint.clone(),
+        args: a.args.clone(),
+        protocol: match a.protocol {
+            Protocol::Auto => instance_spec::Protocol::Auto,
+            Protocol::Http1 => instance_spec::Protocol::Http1,
+            Protocol::H2c => instance_spec::Protocol::H2c,
+        } as i32,
+        egress: if a.egress == Egress::None { instance_spec::Egress::Off } else { instance_spec::Egress::On } as i32,
+        isolation: match a.isolation {
+            Isolation::Enforced => instance_spec::Isolation::Enforced,
+            Isolation::None => instance_spec::Isolation::NotEnforced,
+        } as i32,
+        publish: published(a)?,
+        forward_token: a.forward_token,
+        ..Default::default()
+    };
+    Ok(Instance { labels: a.labels.iter().cloned().collect(), spec: Some(spec), ..Default::default() })
+}
+
+fn published(a: &Args) -> Result<Option<Publish>, Failure> {
+    if a.publish.is_none() && a.tls_cert.is_none() {
+        return Ok(None);
+    }
+    let file = |f: &Option<PathBuf>| -> Result<String, Failure> {
+        let Some(f) = f else { return Ok(String::new()) };
+        Ok(std::path::absolute(f).as_deref().map(Path::to_string_lossy)?.into_owned())
+    };
+    let (address, port) = a.publish.clone().unwrap_or_default();
+    Ok(Some(Publish { address, port: i32::from(port), tls_cert_file: file(&a.tls_cert)?, tls_key_file: file(&a.tls_key)? }))
+}
+
+fn policy(members: &[String], role: v1::Role) -> Option<AccessPolicy> {
+    let rules = parse::rules(members, Effect::Allow, role, &[]);
+    (!rules.is_empty()).then(|| AccessPolicy { rules, etag: String::new() })
+}
+
+/// What a plan makes, changes and costs.
+pub fn plan_text(p: &Plan, colours: bool) -> String {
+    let rows = p.resources.iter().map(|r| {
+        let rate = r.hourly_rate.as_ref().map_or_else(String::new, render::money);
+        vec![r.change().as_str_name().to_lowercase(), r.kind.clone(), r.id.clone(), rate]
+    });
+    let table = render::table(&["CHANGE", "KIND", "ID", "PER HOUR"], rows, colours);
+    let list = |v: &[String]| v.join("\n");
+    let cost = format!("{} an hour now, {} after", render::money_or(p.hourly_before.as_ref()), render::money_or(p.hourly_after.as_ref()));
+    let below = render::fields([
+        ("Cost", cost),
+        ("Month", p.monthly_after.as_ref().map_or_else(String::new, |m| format!("{} if always on", render::money(m)))),
+        ("Missing rights", list(&p.missing_permissions)),
+        ("Quota", list(&p.quota_problems)),
+        ("Access", list(&p.access_changes)),
+    ]);
+    format!("{table}\n{below}")
+}
+
+/// The ids of a plan, one a line.
+pub fn plan_names(p: &Plan) -> String {
+    p.resources.iter().map(|r| r.id.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+fn summary(i: &Instance) -> String {
+    let name = parse::short_name(&i.name);
+    let tried = i.conditions.iter().any(|c| c.r#type == "AuthEnforced" && c.status() == v1::condition::Status::True);
+    let endpoint = if tried { format!("{}   (401 without a token: verified)", i.endpoint) } else { i.endpoint.clone() };
+    let spec = i.spec.clone().unwrap_or_default();
+    let cost = i.cost.clone().unwrap_or_default();
+    let cost = format!(
+        "{} an hour, {} a month if always on",
+        render::money_or(cost.rate_per_hour.as_ref()),
+        render::money_or(cost.projected_month.as_ref())
+    );
+    render::fields([
+        (name, render::state(i.state).to_owned()),
+        ("Endpoint", endpoint),
+        ("Callers", render::callers(spec.access.as_ref())),
+        ("Cost", cost),
+        ("Until", i.expire_time.as_ref().map_or_else(String::new, |t| render::time(Some(t)))),
+        ("Call it", format!("sypctl curl {name} /")),
+        ("Take down", format!("sypctl down {name}")),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+    use syp_proto::google::r#type::Money;
+
+    fn parsed(words: &str) -> Instance {
+        match Cli::try_parse_from(words.split_whitespace()).unwrap().command {
+            Command::Up(a) => instance(&a).unwrap(),
+            _ => panic!("not up"),
+        }
+    }
+
+    #[test]
+    fn flags_become_the_spec() {
+        let i = parsed(
+            "sypctl up shop --image x:1 --port 80 --allow a@x.org --allow claim:dept=rd --cpu .5 --replicas 2 --env K=V --egress none --isolation none --probe /h --ttl 8h --entrypoint sh -l team=a --publish 0.0.0.0:8443 --tls-cert /c --tls-key /k -- -c x",
+        );
+        let s = i.spec.unwrap();
+        assert_eq!((s.image.as_str(), s.port, s.target.as_str()), ("x:1", 80, "docker"));
+        assert_eq!(s.access.unwrap().rules.len(), 2);
+        assert_eq!((s.operators, s.ttl.unwrap().seconds), (None, 8 * 3600));
+        assert_eq!((s.scaling.unwrap().max, s.args.len(), s.entrypoint.len()), (2, 2, 1));
+        assert_eq!((s.egress, s.isolation), (instance_spec::Egress::Off as i32, instance_spec::Isolation::NotEnforced as i32));
+        let p = s.publish.unwrap();
+        assert_eq!((p.address.as_str(), p.port, p.tls_key_file.as_str()), ("0.0.0.0", 8443, "/k"));
+        assert_eq!((s.env["K"].as_str(), i.labels["team"].as_str()), ("V", "a"));
+    }
+
+    #[test]
+    fn the_end_of_up_says_where_who_how_much_and_how_to_end_it() {
+        let m = |nanos| Some(Money { currency_code: "EUR".into(), units: 0, nanos });
+        let i = Instance {
+            name: "projects/default/instances/shop".into(),
+            state: State::Serving as i32,
+            endpoint: "http://127.0.0.1:9000".into(),
+            cost: Some(v1::CostSummary { rate_per_hour: m(2_100_000), projected_month: m(153_000_000), ..Default::default() }),
+            spec: Some(InstanceSpec { access: policy(&["user:a@x.org".into()], v1::Role::User), ..Default::default() }),
+            ..Default::default()
+        };
+        assert_eq!(
+            summary(&i),
+            "shop       SERVING\nEndpoint   http://127.0.0.1:9000\nCallers    user:a@x.org\nCost       0.0021 EUR an hour, 0.153 EUR a month if always on\nCall it    sypctl curl shop /\nTake down  sypctl down shop"
+        );
+    }
+}

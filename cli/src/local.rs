@@ -1,0 +1,207 @@
+//! The local engine: is it there, and if not, start it. Two commands at once start one.
+use crate::{exit, failure::Failure, paths};
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use tokio::{net::UnixStream, time::Instant};
+
+const WAIT: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+/// The log starts again beyond this.
+const MAX_LOG: u64 = 16 << 20;
+
+/// Connects to the engine's socket. Only an engine of our own user (or root's) is believed.
+///
+/// # Errors
+/// When nobody answers, or somebody else.
+pub async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let s = UnixStream::connect(socket).await?;
+    let theirs = s.peer_cred()?.uid();
+    if theirs != nix::unistd::getuid().as_raw() && theirs != 0 {
+        return Err(io::Error::other(format!("{} belongs to another user ({theirs})", socket.display())));
+    }
+    Ok(s)
+}
+
+/// What to say when it does not run and may not be started.
+pub fn not_running(data_dir: &Path) -> Failure {
+    Failure::new(
+        exit::UNAVAILABLE,
+        "ENGINE_NOT_RUNNING",
+        format!("no local engine runs on {}", data_dir.display()),
+        "any other command starts it, such as 'sypctl ls'",
+    )
+}
+
+/// Makes sure that an engine answers on the socket.
+///
+/// # Errors
+/// With exit code 11 and the end of the engine's log when it does not come up.
+pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), Failure> {
+    if connect(socket).await.is_ok() {
+        return Ok(());
+    }
+    paths::private_dir(data_dir).map_err(|e| failed(data_dir, &format!("{}: {e}", data_dir.display()), ""))?;
+    let end = Instant::now() + WAIT;
+    let lock = paths::append_private(&data_dir.join("start.lock"))?;
+    // who has the lock starts it; the others wait for the socket or for the lock
+    while let Err(e) = lock.try_lock() {
+        if let TryLockError::Error(e) = e {
+            return Err(e.into());
+        }
+        if connect(socket).await.is_ok() {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(failed(data_dir, "another command is starting it and does not get on", ""));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    if connect(socket).await.is_ok() {
+        return Ok(());
+    }
+    let log = data_dir.join("engine.log");
+    let from = prepare_log(&log)?;
+    let mut child = spawn(data_dir, &log)?;
+    let pid = await_socket(&mut child, socket, &log, from, end, data_dir).await?;
+    if pid == Some(child.id()) && !quiet {
+        eprintln!("started the local engine (pid {}, data in {})", child.id(), data_dir.display());
+    }
+    Ok(())
+}
+
+/// The pid of who answers.
+async fn await_socket(
+    child: &mut Child, socket: &Path, log: &Path, from: u64, end: Instant, data_dir: &Path,
+) -> Result<Option<u32>, Failure> {
+    let mut ended_at: Option<Instant> = None;
+    loop {
+        if let Ok(s) = connect(socket).await {
+            return Ok(s.peer_cred().ok().and_then(|c| c.pid()).and_then(|p| u32::try_from(p).ok()));
+        }
+        if ended_at.is_none() && child.try_wait()?.is_some() {
+            ended_at = Some(Instant::now());
+        }
+        if let Some(at) = ended_at {
+            let said = tail(log, from);
+            // the store was taken by an engine that is just coming up: it will answer
+            let another = said.contains("STORE_BUSY") || said.to_lowercase().contains("lock");
+            if !another || at.elapsed() > Duration::from_secs(5) {
+                return Err(failed(data_dir, "it ended at once", &said));
+            }
+        }
+        if Instant::now() > end {
+            return Err(failed(data_dir, &format!("no answer within {} s", WAIT.as_secs()), &tail(log, from)));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn failed(data_dir: &Path, why: &str, said: &str) -> Failure {
+    let said = said.trim_end();
+    let message = if said.is_empty() { String::new() } else { format!("\n{said}") };
+    Failure::new(
+        exit::UNAVAILABLE,
+        "ENGINE_START_FAILED",
+        format!("the local engine did not start: {why}{message}"),
+        format!("the whole log is {}; 'sypctl doctor' looks for causes", data_dir.join("engine.log").display()),
+    )
+}
+
+fn spawn(data_dir: &Path, log: &Path) -> Result<Child, Failure> {
+    let exe = std::env::current_exe()?;
+    let inherited = inherited_descriptors();
+    // std closes nothing that our own caller left open without close-on-exec (flock -> 9, test harnesses -> 3): a
+    // shell does, so that nobody waits for the engine to end
+    let mut c = if inherited.is_empty() {
+        Command::new(&exe)
+    } else {
+        let closing: String = inherited.iter().map(|n| format!(" {n}>&-")).collect();
+        let mut c = Command::new("/bin/sh");
+        c.arg("-c").arg(format!("exec \"$0\" \"$@\"{closing}")).arg(&exe);
+        c
+    };
+    c.args(["server", "run", "--data-dir"]).arg(data_dir).current_dir("/");
+    c.env_remove("SYP_SERVER").env_remove("SYP_TOKEN");
+    c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(paths::append_private(log)?).process_group(0);
+    Ok(c.spawn()?)
+}
+
+/// Descriptors from 3 to 9 that a child would inherit.
+fn inherited_descriptors() -> Vec<u32> {
+    const CLOEXEC: u32 = 0o2_000_000;
+    let keeps = |n: &u32| {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{n}")).ok()?;
+        let flags = info.lines().find_map(|l| l.strip_prefix("flags:"))?;
+        Some(u32::from_str_radix(flags.trim(), 8).ok()? & CLOEXEC == 0)
+    };
+    (3..10).filter(|n| keeps(n) == Some(true)).collect()
+}
+
+/// Where this start begins in the log.
+fn prepare_log(log: &Path) -> io::Result<u64> {
+    let len = fs::metadata(log).map_or(0, |m| m.len());
+    if len <= MAX_LOG {
+        return Ok(len);
+    }
+    let mut old = log.as_os_str().to_owned();
+    old.push(".1");
+    fs::rename(log, PathBuf::from(old))?;
+    Ok(0)
+}
+
+/// The last lines of the log from a place on.
+fn tail(log: &Path, from: u64) -> String {
+    let read = || -> io::Result<String> {
+        let mut f = File::open(log)?;
+        let end = f.metadata()?.len();
+        f.seek(SeekFrom::Start(from.max(end.saturating_sub(8_192))))?;
+        let mut bytes = Vec::new();
+        f.read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let lines: Vec<_> = text.lines().collect();
+        Ok(lines[lines.len().saturating_sub(20)..].join("\n"))
+    };
+    read().unwrap_or_default()
+}
+
+/// Waits until nobody answers any more and the process is gone, with its lock on the store.
+pub async fn gone(socket: &Path, pid: i64, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    while connect(socket).await.is_ok() || (pid > 0 && process.exists()) {
+        if Instant::now() > end {
+            return false;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_begins_where_this_start_began() {
+        let d = tempfile::tempdir().unwrap();
+        let log = d.path().join("engine.log");
+        fs::write(&log, "old\n").unwrap();
+        let from = prepare_log(&log).unwrap();
+        fs::write(&log, "old\nnew 1\nnew 2\n").unwrap();
+        assert_eq!(tail(&log, from), "new 1\nnew 2");
+    }
+
+    #[tokio::test]
+    async fn nobody_answers_on_a_stale_socket() {
+        let d = tempfile::tempdir().unwrap();
+        let path = d.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(connect(&path).await.is_err());
+    }
+}

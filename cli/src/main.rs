@@ -1,0 +1,53 @@
+//! `sypctl`: the command line of Serve Yourself Private, and the local engine.
+mod args;
+mod client;
+mod cmd;
+mod exit;
+mod failure;
+mod follow;
+mod http;
+mod local;
+mod login;
+mod output;
+mod parse;
+mod paths;
+mod progress;
+mod reasons;
+mod render;
+mod server;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    // one backend for TLS, chosen before anything asks for it
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    let out = output::Out::new(cli.global.output, cli.global.quiet);
+    let runtime = match runtime(&cli.command) {
+        Ok(r) => r,
+        Err(e) => {
+            out.failure(&e.into());
+            return ExitCode::from(exit::FAILED);
+        }
+    };
+    let code = match runtime.block_on(Box::pin(cmd::run(cli, &out))) {
+        Ok(code) => code,
+        Err(f) => {
+            out.failure(&f);
+            f.exit()
+        }
+    };
+    // a blocked read of stdin or of a name server must not hold us
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// Viewers need one thread; the engine needs all.
+fn runtime(c: &Command) -> std::io::Result<Runtime> {
+    let engine = matches!(c, Command::Server(cmd::server::Command::Run(_)));
+    let mut b = if engine { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    b.enable_all().build()
+}

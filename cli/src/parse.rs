@@ -1,0 +1,196 @@
+//! Words of the command line that have a form: names, members, durations, quantities.
+use prost_types::Duration;
+use std::path::Path;
+use syp_proto::v1::{self, access_policy::{Effect, Rule}};
+
+/// Highest port that can be sealed off from neighbours; the engine refuses higher ones too.
+pub const MAX_PORT: u16 = 49_149;
+
+/// An instance's name, perhaps with `@uid`, perhaps in full.
+pub fn name(text: &str) -> Result<String, String> {
+    let short = text.rsplit('/').next().unwrap_or(text);
+    let (id, uid) = short.split_once('@').map_or((short, None), |(n, u)| (n, Some(u)));
+    let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let first = id.chars().next().is_some_and(|c| c.is_ascii_lowercase());
+    if !(first && id.len() <= 40 && id.chars().all(ok) && !id.ends_with('-')) {
+        return Err("names have 1 to 40 lower-case letters, digits and hyphens, beginning with a letter".into());
+    }
+    if uid.is_some_and(|u| u.is_empty() || !u.chars().all(|c| c.is_ascii_hexdigit() || c == '-')) {
+        return Err("behind '@' comes the uid of an incarnation, as 'sypctl show' prints it".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// The full name of an instance.
+pub fn full_name(project: &str, text: &str) -> String {
+    if text.starts_with("projects/") { text.to_owned() } else { format!("projects/{project}/instances/{text}") }
+}
+
+/// The short name in a full one, without uid.
+pub fn short_name(full: &str) -> &str {
+    let short = full.rsplit('/').next().unwrap_or(full);
+    short.split('@').next().unwrap_or(short)
+}
+
+/// A member of a policy; a bare address is a user.
+pub fn member(text: &str) -> Result<String, String> {
+    let Some((kind, value)) = text.split_once(':') else {
+        return if text.contains('@') && !text.starts_with('@') && !text.ends_with('@') {
+            Ok(format!("user:{text}"))
+        } else {
+            Err("say what it is: user:ADDRESS, group:NAME, domain:example.com, sub:SUBJECT or claim:NAME=VALUE".into())
+        };
+    };
+    if value.trim().is_empty() {
+        return Err(format!("nothing follows '{kind}:'"));
+    }
+    match kind {
+        "user" if !value.contains('@') => Err("a user is an e-mail address: user:alice@example.com".into()),
+        "domain" if value.contains('@') || !value.contains('.') => Err("a domain, such as domain:example.com".into()),
+        "claim" if value.split_once('=').is_none_or(|(k, v)| k.is_empty() || v.is_empty()) => {
+            Err("a claim is claim:NAME=VALUE".into())
+        }
+        "user" | "group" | "domain" | "sub" | "claim" => Ok(text.to_owned()),
+        _ => Err(format!("'{kind}:' is not known; members are user: group: domain: sub: claim:")),
+    }
+}
+
+/// Rules that admit members: one for the addresses, groups and subjects, one for each claim.
+pub fn rules(members: &[String], effect: Effect, role: v1::Role, paths: &[String]) -> Vec<Rule> {
+    let base = Rule { effect: effect as i32, role: role as i32, path_prefixes: paths.to_vec(), ..Default::default() };
+    let (claims, plain): (Vec<_>, Vec<_>) = members.iter().cloned().partition(|m| m.starts_with("claim:"));
+    let mut out = Vec::new();
+    if !plain.is_empty() {
+        out.push(Rule { members: plain, ..base.clone() });
+    }
+    for c in claims {
+        if let Some((k, v)) = c.trim_start_matches("claim:").split_once('=') {
+            out.push(Rule { claims: [(k.to_owned(), v.to_owned())].into(), ..base.clone() });
+        }
+    }
+    out
+}
+
+/// A length of time: `90s`, `10m`, `8h`, `1h 30m`.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("a length of time such as 90s, 10m or 8h ({e})"))
+}
+
+/// As the API has it.
+pub fn proto_duration(d: std::time::Duration) -> Duration {
+    Duration { seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), nanos: i32::try_from(d.subsec_nanos()).unwrap_or(0) }
+}
+
+/// `K=V`.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((k, v)) if !k.trim().is_empty() => Ok((k.to_owned(), v.to_owned())),
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+/// `/path`.
+pub fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && !text.contains(char::is_whitespace) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with / and has no spaces".into())
+    }
+}
+
+/// `.5`, `2`, `500m`.
+pub fn cpu(text: &str) -> Result<String, String> {
+    let number = text.strip_suffix('m').unwrap_or(text);
+    let fine = number.parse::<f64>().is_ok_and(|n| n > 0.0 && n.is_finite()) && number.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let whole = !text.ends_with('m') || !number.contains('.');
+    if fine && whole { Ok(text.to_owned()) } else { Err("cores, such as 0.5 or 500m".into()) }
+}
+
+/// `256Mi`, `1Gi`, `512M`, bytes.
+pub fn memory(text: &str) -> Result<String, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let fine = digits.parse::<u64>().is_ok_and(|n| n > 0) && matches!(&text[digits.len()..], "" | "Ki" | "Mi" | "Gi" | "K" | "M" | "G");
+    if fine { Ok(text.to_owned()) } else { Err("bytes with Ki, Mi or Gi, such as 256Mi".into()) }
+}
+
+/// `ADDRESS`, `ADDRESS:PORT` or `[V6]:PORT`.
+pub fn publish(text: &str) -> Result<(String, u16), String> {
+    if let Ok(a) = text.parse::<std::net::SocketAddr>() {
+        return Ok((a.ip().to_string(), a.port()));
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<std::net::IpAddr>().map(|a| (a.to_string(), 0)).map_err(|_| "an IP address of this host, perhaps with a port: 0.0.0.0:8443".into())
+}
+
+/// Variables of a file: `NAME=VALUE` a line, `#` begins a comment line.
+pub fn env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#'));
+    lines.map(|(n, l)| key_value(l).map_err(|e| format!("{}, line {}: {e}", path.display(), n + 1))).collect()
+}
+
+/// A label selector, `a=1` or `a=1,b=2`, as a filter of the API.
+pub fn selector(text: &str) -> Result<String, String> {
+    let terms: Result<Vec<_>, _> = text.split(',').map(|t| key_value(t.trim()).map(|(k, v)| format!("labels.{k}={v}"))).collect();
+    terms.map(|t| t.join(" AND ")).map_err(|_| "labels as NAME=VALUE, several with commas".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert!(name("shop").is_ok() && name("shop@0af3").is_ok() && name("projects/p/instances/shop").is_ok());
+        for bad in ["", "Shop", "1a", "a_b", "a-", "shop@", "shop@xyz", "a b", &"a".repeat(41)] {
+            assert!(name(bad).is_err(), "{bad}");
+        }
+        assert_eq!(full_name("default", "shop"), "projects/default/instances/shop");
+        assert_eq!(short_name("projects/p/instances/shop@1"), "shop");
+    }
+
+    #[test]
+    fn members() {
+        assert_eq!(member("a@x.org").unwrap(), "user:a@x.org");
+        for good in ["user:a@x.org", "group:ml@x.org", "domain:x.org", "sub:123", "claim:dept=R&D"] {
+            assert_eq!(member(good).unwrap(), good);
+        }
+        for bad in ["alice", "user:", "user:alice", "domain:a@b.c", "claim:x", "team:a", "@", ""] {
+            assert!(member(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn claims_have_rules_of_their_own() {
+        let r = rules(&["user:a@x".into(), "claim:dept=R&D".into()], Effect::Allow, v1::Role::User, &[]);
+        assert_eq!((r.len(), r[0].members.len(), r[1].claims["dept"].as_str()), (2, 1, "R&D"));
+    }
+
+    #[test]
+    fn quantities() {
+        for (good, bad) in [("0.5", "x"), (".5", "-1"), ("500m", "0.5m"), ("2", "0")] {
+            assert!(cpu(good).is_ok(), "{good}");
+            assert!(cpu(bad).is_err(), "{bad}");
+        }
+        for (good, bad) in [("256Mi", "256mb"), ("1Gi", "Gi"), ("1000000", "-5Mi")] {
+            assert!(memory(good).is_ok(), "{good}");
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+        assert!(duration("8h").is_ok() && duration("soon").is_err() && duration("10").is_err());
+        assert_eq!(publish("0.0.0.0:8443").unwrap(), ("0.0.0.0".into(), 8443));
+        assert_eq!(publish("127.0.0.1").unwrap().1, 0);
+        assert!(publish("example.com").is_err());
+        assert_eq!(selector("a=1,b=2").unwrap(), "labels.a=1 AND labels.b=2");
+        assert!(selector("a").is_err());
+    }
+
+    #[test]
+    fn env_files() {
+        let d = tempfile::tempdir().unwrap();
+        let f = d.path().join("env");
+        std::fs::write(&f, "# c\nA=1\n\nB=x=y\n").unwrap();
+        assert_eq!(env_file(&f).unwrap(), [("A".into(), "1".into()), ("B".into(), "x=y".into())]);
+        std::fs::write(&f, "A=1\nB\n").unwrap();
+        assert!(env_file(&f).unwrap_err().contains("line 2"));
+    }
+}

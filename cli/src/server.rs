@@ -1,0 +1,223 @@
+//! The engine, wired: store, identities, targets, API. The only place that knows all of them.
+mod crash;
+
+use anyhow::{Context, bail};
+use secrecy::SecretSlice;
+use std::{
+    fs,
+    io::ErrorKind,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use crate::paths::{private_dir, socket_path, write_private};
+use syp_auth::{fetch::Fetcher, jwks, jwks::IssuerConfig, local::LocalIssuer, verify::Verifier};
+use syp_engine::{
+    api::{
+        About, Api, Listen,
+        identity::{self, API_AUDIENCE, CONTROL_POLICY, Identities},
+    },
+    clock::Clock,
+    door::Door,
+    engine::{Engine, Options},
+    store::{self, SledKv},
+};
+use syp_proto::v1;
+use syp_steps::{
+    docker::{self, DockerTarget},
+    prices::local::Tariff,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What `sypctl server run` was asked for.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Where everything lies.
+    pub data_dir: PathBuf,
+    /// TCP address beside the Unix socket.
+    pub listen: Option<SocketAddr>,
+    /// Certificate chain of the TCP address, PEM.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// OIDC issuers.
+    pub issuers: Vec<String>,
+    /// Audience that tokens of these issuers carry for the data plane.
+    pub audience: Option<String>,
+    /// Members with every right.
+    pub admins: Vec<String>,
+    /// End when nothing is left to do.
+    pub idle_exit: bool,
+}
+
+/// What is under way when the engine is told to stop gets this long to reach its next record.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+/// An issuer that does not answer is asked again by itself.
+const ISSUER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often an engine that may end looks whether there is still something to do.
+const IDLE_LOOK: Duration = Duration::from_secs(60);
+
+/// Runs the engine until it is told to stop.
+///
+/// # Errors
+/// When it can't start: the store is busy or damaged, an address or file can't be used.
+pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
+    syp_auth::install_crypto();
+    private_dir(&o.data_dir).with_context(|| format!("{} can't be made", o.data_dir.display()))?;
+    let store = open_store(&o.data_dir.join("store"))?;
+    let uid = nix::unistd::getuid().as_raw();
+    let local = LocalIssuer::open(o.data_dir.join("local-issuer.key"), store.store_id().as_str())?;
+    let issuers = jwks::Issuers::new(jwks::Options::default(), Fetcher::new(ISSUER_TIMEOUT, None)?);
+    let external = o.issuers.iter().map(|i| external_issuer(i));
+    let configs: Vec<IssuerConfig> = std::iter::once(local.config()).chain(external).collect();
+    issuers.apply(&configs).context("an issuer can't be used")?;
+    let policy = stored_policy(&*store).await?;
+    let local_config = local.config();
+    let identities = Arc::new(Identities::new(identity::Options {
+        verifier: Verifier::of(&issuers, vec![API_AUDIENCE.into()]),
+        issuers: configs.iter().map(|c| c.issuer.clone()).collect(),
+        local: Some(local),
+        policy,
+        own_uid: uid,
+        admins: o.admins.clone(),
+    }));
+    let tariff = tariff(&o.data_dir)?;
+    let currency: Arc<str> = tariff.currency.as_str().into();
+    let door = Arc::new(Door::new(o.audience.clone()));
+    door.set_issuers(local_config, vec![]);
+    let docker = DockerTarget::new(docker::Options {
+        host: std::env::var("DOCKER_HOST").unwrap_or_default(),
+        gate_binary: gate_binary()?,
+        key: key(&o.data_dir.join("engine.key"))?,
+        pool: std::env::var("SYP_DOCKER_POOL").unwrap_or_else(|_| docker::DEFAULT_POOL.into()),
+        tariff,
+        clock: Clock::System,
+    });
+    let docker = docker.map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
+    let engine = Engine::start(Options {
+        store,
+        targets: vec![Arc::new(docker)],
+        clock: Clock::System,
+        faults: crash::from_environment(),
+        door: Arc::clone(&door),
+    })
+    .await?;
+    engine.watch_targets();
+    engine.follow_issuers(&issuers);
+    let shutdown = CancellationToken::new();
+    let socket = socket_path(&o.data_dir);
+    socket.parent().map_or(Ok(()), private_dir)?;
+    let api = Api {
+        engine: engine.clone(),
+        identities,
+        currency,
+        shutdown: shutdown.clone(),
+        about: Arc::new(About {
+            store_path: o.data_dir.display().to_string(),
+            listen: o.listen.map_or_else(|| socket.display().to_string(), |l| l.to_string()),
+            started_ms: Clock::System.now(),
+        }),
+    };
+    let listen = Listen { socket: Some(socket.clone()), tcp: o.listen, tls: tls(&o)?, own_uid: uid };
+    tracing::info!(version = syp_engine::api::VERSION, data = %o.data_dir.display(), "engine started");
+    tokio::spawn(stop_signals(shutdown.clone()));
+    if o.idle_exit {
+        tokio::spawn(stop_when_idle(engine.clone(), shutdown.clone()));
+    }
+    let stopped = engine.clone();
+    let on_failure = shutdown.clone();
+    tokio::spawn(async move {
+        stopped.stopped().await;
+        on_failure.cancel();
+    });
+    let served = syp_engine::api::serve(api, listen).await;
+    engine.shutdown(STOP_GRACE).await;
+    let _ = fs::remove_file(&socket);
+    tracing::info!("engine stopped");
+    served.map_err(Into::into)
+}
+
+async fn stop_signals(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    shutdown.cancel();
+}
+
+async fn stop_when_idle(engine: Engine, shutdown: CancellationToken) {
+    loop {
+        tokio::time::sleep(IDLE_LOOK).await;
+        if engine.cells().is_empty() {
+            return shutdown.cancel();
+        }
+    }
+}
+
+fn open_store(dir: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
+    let kv = SledKv::open(dir).map_err(|e| match e {
+        store::Error::Busy(_) => anyhow::anyhow!("another engine is using {} (reason: STORE_BUSY)", dir.display()),
+        store::Error::Corrupt(w) => anyhow::anyhow!("the store can't be opened, nothing was changed: {w} (reason: STORE_CORRUPT)"),
+        other => other.into(),
+    })?;
+    Ok(store::open(Arc::new(kv))?)
+}
+
+async fn stored_policy(store: &dyn store::Store) -> anyhow::Result<Option<v1::AccessPolicy>> {
+    let bytes = store.setting(CONTROL_POLICY).await?;
+    bytes.map(|b| prost::Message::decode(b.as_slice()).context("the stored control policy can't be read")).transpose()
+}
+
+fn external_issuer(issuer: &str) -> IssuerConfig {
+    IssuerConfig {
+        issuer: issuer.to_owned(),
+        jwks_uri: None,
+        jwks: None,
+        email_verified_default: false,
+        groups_claim: "groups".into(),
+    }
+}
+
+fn tls(o: &ServerOptions) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let read = |p: &Path| fs::read(p).with_context(|| format!("{} can't be read", p.display()));
+    match (&o.tls_cert, &o.tls_key) {
+        (Some(cert), Some(key)) => Ok(Some((read(cert)?, read(key)?))),
+        (None, None) => Ok(None),
+        _ => bail!("--tls-cert and --tls-key go together"),
+    }
+}
+
+/// The engine's own key: from it each gate's admin token is derived.
+fn key(path: &Path) -> anyhow::Result<SecretSlice<u8>> {
+    match fs::read(path) {
+        Ok(bytes) if bytes.len() == 32 => return Ok(bytes.into()),
+        Ok(_) => bail!("{} is damaged: restore it from a backup (gates of running instances know the old one)", path.display()),
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| path.display().to_string()),
+    }
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).context("no randomness")?;
+    write_private(path, &bytes)?;
+    Ok(bytes.to_vec().into())
+}
+
+fn tariff(data_dir: &Path) -> anyhow::Result<Tariff> {
+    let path = data_dir.join("tariff.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is not a tariff", path.display())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Tariff::default()),
+        Err(e) => Err(e).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Beside this binary, unless told otherwise.
+fn gate_binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SYP_GATE") {
+        return Ok(path.into());
+    }
+    let me = std::env::current_exe().context("where am I?")?;
+    Ok(me.with_file_name("syp-gate"))
+}

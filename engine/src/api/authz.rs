@@ -1,0 +1,110 @@
+//! Who calls, and what they may do. Put into every request by the interceptor layer; handlers can't get an instance without asking it.
+use super::status::refuse;
+use crate::door;
+use std::collections::BTreeMap;
+use syp_auth::{
+    policy::{Policy, Role},
+    verify::Identity,
+};
+use syp_proto::{journal::Instance, v1};
+use tonic::{Code, Request, Status};
+
+/// A caller whose token was checked.
+#[derive(Clone, Debug)]
+pub struct Authz {
+    /// From the token.
+    pub identity: Identity,
+    /// By the control policy.
+    pub role: Option<Role>,
+    /// The call came over the engine's Unix socket from its own user.
+    pub local_peer: bool,
+}
+
+// === impl Authz ===
+
+impl Authz {
+    /// The caller of a request.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` when the interceptor did not let it through (a bug).
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        request.extensions().get::<Self>().cloned().ok_or_else(|| Status::unauthenticated("no caller"))
+    }
+
+    /// For the journal: the address people know, else the subject.
+    pub fn actor(&self) -> String {
+        match &self.identity.email {
+            Some(email) => format!("user:{email}"),
+            None => format!("sub:{}", self.identity.subject),
+        }
+    }
+
+    /// The role on an instance: the better one of the control policy and the instance's operators.
+    pub fn role_on(&self, i: &Instance) -> Option<Role> {
+        let own = i.spec.as_ref().and_then(|s| s.operators.as_ref()).and_then(|p| decide(&door::policy(p), &self.identity));
+        self.role.max(own)
+    }
+
+    /// Refuses who has less than `need` on the instance. Who may not even see it gets `NOT_FOUND`.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` or `PERMISSION_DENIED`.
+    pub fn require_on(&self, i: &Instance, need: Role) -> Result<(), Status> {
+        match self.role_on(i) {
+            Some(role) if role >= need => Ok(()),
+            Some(role) if role >= Role::Viewer => Err(denied(need, Some(role))),
+            _ => Err(crate::error::Error::NotFound(crate::view::full_name(i)).into()),
+        }
+    }
+
+    /// Refuses who has less than `need` everywhere.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn require(&self, need: Role) -> Result<(), Status> {
+        if self.role.is_some_and(|r| r >= need) { Ok(()) } else { Err(denied(need, self.role)) }
+    }
+
+    /// As the API shows a caller.
+    pub fn principal(&self) -> v1::Principal {
+        v1::Principal {
+            subject: self.identity.subject.clone(),
+            issuer: self.identity.issuer.clone(),
+            email: self.identity.email.clone().unwrap_or_default(),
+            groups: self.identity.groups.clone(),
+            role: self.role.map_or(v1::Role::Unspecified, to_proto) as i32,
+            expire_time: crate::clock::timestamp(i64::try_from(self.identity.expires_at.saturating_mul(1000)).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+/// The role that a policy gives; an allowing rule without one makes a viewer.
+pub fn decide(policy: &Policy, identity: &Identity) -> Option<Role> {
+    let d = policy.decide(identity, None);
+    d.allowed.then(|| d.role.max(Role::Viewer))
+}
+
+fn to_proto(r: Role) -> v1::Role {
+    match r {
+        Role::User => v1::Role::User,
+        Role::Viewer => v1::Role::Viewer,
+        Role::Operator => v1::Role::Operator,
+        Role::Admin => v1::Role::Admin,
+    }
+}
+
+fn denied(need: Role, have: Option<Role>) -> Status {
+    let word = |r: Role| format!("{r:?}").to_lowercase();
+    let have = have.map_or_else(|| "no role".to_owned(), word);
+    refuse(
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+        format!("this needs the role {}; you have {have}", word(need)),
+        "ask an administrator: 'sypctl access allow' with --plane control",
+    )
+}
+
+/// The labels of a request as the engine keeps them.
+pub fn labels(from: &std::collections::HashMap<String, String>) -> BTreeMap<String, String> {
+    from.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+}

@@ -1,0 +1,107 @@
+//! Which role each RPC needs. A test walks the descriptor set: an RPC that is not in here is refused, and the test fails.
+use syp_auth::policy::Role;
+
+/// What a method asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: health only.
+    Open,
+    /// Any valid token.
+    Authenticated,
+    /// The engine's own user, over its Unix socket (peer credentials). It is how the first token is had.
+    LocalPeer,
+    /// A role of the control policy.
+    Global(Role),
+    /// A role, from the control policy or from the instance's operators; the handler asks for it with the instance in hand.
+    Instance(Role),
+}
+
+/// Method path without the leading slash, and what it needs.
+const TABLE: &[(&str, Need)] = &[
+    ("grpc.health.v1.Health/Check", Need::Open),
+    ("grpc.health.v1.Health/Watch", Need::Open),
+    ("grpc.health.v1.Health/List", Need::Authenticated),
+    ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Need::Global(Role::Operator)),
+    ("google.longrunning.Operations/ListOperations", Need::Instance(Role::Viewer)),
+    ("google.longrunning.Operations/GetOperation", Need::Instance(Role::Viewer)),
+    ("google.longrunning.Operations/DeleteOperation", Need::Global(Role::Admin)),
+    ("google.longrunning.Operations/CancelOperation", Need::Instance(Role::Operator)),
+    ("google.longrunning.Operations/WaitOperation", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/CreateInstance", Need::Global(Role::Operator)),
+    ("syp.v1.Instances/GetInstance", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/ListInstances", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/UpdateInstance", Need::Instance(Role::Operator)),
+    ("syp.v1.Instances/TransitionInstance", Need::Instance(Role::Operator)),
+    ("syp.v1.Instances/RollbackInstance", Need::Instance(Role::Operator)),
+    ("syp.v1.Instances/DeleteInstance", Need::Instance(Role::Operator)),
+    ("syp.v1.Instances/PlanInstance", Need::Global(Role::Viewer)),
+    ("syp.v1.Instances/ListInstanceRevisions", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/ListResources", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/AdoptInstance", Need::Global(Role::Admin)),
+    ("syp.v1.Instances/CheckDrift", Need::Instance(Role::Operator)),
+    ("syp.v1.Instances/GetTeardownReceipt", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/GetStateGraph", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/WatchInstances", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/StreamLogs", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/ListInstanceEvents", Need::Instance(Role::Viewer)),
+    ("syp.v1.Instances/WatchInstanceEvents", Need::Instance(Role::Viewer)),
+    ("syp.v1.OperationEvents/WatchOperation", Need::Instance(Role::Viewer)),
+    ("syp.v1.OperationEvents/RetryOperation", Need::Instance(Role::Operator)),
+    ("syp.v1.Costs/EstimateCost", Need::Global(Role::Viewer)),
+    ("syp.v1.Costs/GetCost", Need::Instance(Role::Viewer)),
+    ("syp.v1.Costs/QueryCosts", Need::Global(Role::Viewer)),
+    ("syp.v1.Costs/WatchCost", Need::Instance(Role::Viewer)),
+    ("syp.v1.Costs/ListOfferings", Need::Global(Role::Viewer)),
+    ("syp.v1.Costs/UpdateBudget", Need::Instance(Role::Operator)),
+    ("syp.v1.Metrics/GetMetrics", Need::Instance(Role::Viewer)),
+    ("syp.v1.Metrics/QueryMetrics", Need::Instance(Role::Viewer)),
+    ("syp.v1.Metrics/WatchMetrics", Need::Instance(Role::Viewer)),
+    ("syp.v1.Access/WhoAmI", Need::Authenticated),
+    ("syp.v1.Access/IssueLocalToken", Need::LocalPeer),
+    ("syp.v1.Access/GetAccessPolicy", Need::Instance(Role::Viewer)),
+    ("syp.v1.Access/SetAccessPolicy", Need::Instance(Role::Operator)),
+    ("syp.v1.Access/TestAccess", Need::Instance(Role::Operator)),
+    ("syp.v1.Access/CreateToken", Need::Global(Role::Admin)),
+    ("syp.v1.Access/ListTokens", Need::Global(Role::Admin)),
+    ("syp.v1.Access/RevokeToken", Need::Global(Role::Admin)),
+    ("syp.v1.Secrets/CreateSecret", Need::Global(Role::Operator)),
+    ("syp.v1.Secrets/AddSecretVersion", Need::Global(Role::Operator)),
+    ("syp.v1.Secrets/GetSecret", Need::Global(Role::Viewer)),
+    ("syp.v1.Secrets/ListSecrets", Need::Global(Role::Viewer)),
+    ("syp.v1.Secrets/DeleteSecret", Need::Global(Role::Operator)),
+    ("syp.v1.Providers/ListProviders", Need::Global(Role::Viewer)),
+    ("syp.v1.Providers/CheckProvider", Need::Global(Role::Viewer)),
+    ("syp.v1.Providers/SweepOrphans", Need::Global(Role::Admin)),
+    ("syp.v1.Server/GetServerInfo", Need::Authenticated),
+    ("syp.v1.Server/ShutdownServer", Need::Global(Role::Admin)),
+    ("syp.v1.Server/CheckStore", Need::Global(Role::Admin)),
+    ("syp.v1.Audit/ListAuditEvents", Need::Global(Role::Admin)),
+    ("syp.v1.Audit/WatchAuditEvents", Need::Global(Role::Admin)),
+];
+
+/// What a method needs; `None`: unknown, refused.
+pub fn need(path: &str) -> Option<Need> {
+    let path = path.strip_prefix('/')?;
+    TABLE.iter().find(|(p, _)| *p == path).map(|(_, n)| *n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rpc_has_a_role() {
+        let pool = syp_proto::pool().unwrap();
+        let mut seen = 0;
+        for service in pool.services().filter(|s| s.full_name().starts_with("syp.") || s.full_name().contains("longrunning")) {
+            for method in service.methods() {
+                let path = format!("/{}/{}", service.full_name(), method.name());
+                assert!(need(&path).is_some(), "{path} has no role");
+                assert_ne!(need(&path), Some(Need::Open), "{path} must not be open");
+                seen += 1;
+            }
+        }
+        assert!(seen > 40, "the descriptor set was not walked");
+        assert_eq!(need("/syp.v1.Instances/Nope"), None);
+    }
+}

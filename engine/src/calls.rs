@@ -1,0 +1,242 @@
+//! Making the calls of a decision and turning what came back into records.
+use crate::{
+    cell::Cell,
+    engine::Inner,
+    failure::{Class, backoff_ms, failure},
+    fault::Point,
+    fold::over,
+    graph::State,
+    id::InstanceId,
+    plan::InDoubt,
+    scheduler::{Call, settle_ms},
+    step::{Observed, Owner, Step, StepCx},
+};
+use rand::Rng;
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use syp_auth::door::{GateConfig, Mode};
+use syp_proto::journal::{
+    self, Failure, Instance, LedgerRow, PlanNode, StepOutcome, UndoOutcome, node, record::Body, step_outcome, undo_outcome,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A call that does not end by itself is given up after this, if its plan does not say otherwise.
+const DEFAULT_TIMEOUT_MS: i64 = 60_000;
+
+/// Makes one call. The records say how it ended; none when it must be asked again.
+pub(crate) async fn make(e: &Inner, cell: &Cell, call: &Call, fresh: bool, cancel: CancellationToken) -> Vec<Body> {
+    let i = cell.get();
+    match call {
+        Call::Apply { run, node, attempt } => {
+            let (mut out, result) = apply(e, cell, &i, node, fresh, cancel).await;
+            cell.waiting.clear(node);
+            e.faults.at(Point::Answered, node).await;
+            out.push(Body::StepOutcome(outcome(e, &i, *run, node, *attempt, result)));
+            out
+        }
+        Call::Undo { entry, attempt } => undo(e, &i, *entry, *attempt).await,
+        Call::List { run, .. } => list(e, &i, cell.id, *run).await,
+        Call::Push { generation, attempt } => {
+            let cx = context(e, cell, &i, "gate", Value::Null, cancel);
+            let result = match e.target(&i) {
+                Ok(t) => limit(5_000, t.push_gate(&cx)).await,
+                Err(f) => Err(f),
+            };
+            let failure = result.err();
+            let wait = backoff_ms(*attempt + 1, Class::Transient, rand::rng().random::<f64>()).min(1_500);
+            let retry_at_ms = if failure.is_some() { e.clock.now() + wait } else { 0 };
+            vec![Body::GatePushed(journal::GatePushed { generation: *generation, failure, retry_at_ms })]
+        }
+    }
+}
+
+async fn limit<T>(ms: i64, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let ms = u64::try_from(if ms <= 0 { DEFAULT_TIMEOUT_MS } else { ms }).unwrap_or(60_000);
+    tokio::time::timeout(Duration::from_millis(ms), call).await.unwrap_or_else(|_| {
+        let seconds = ms / 1000;
+        Err(failure(Class::Timeout, "STEP_TIMEOUT", format!("no answer within {seconds} s"), "the engine looks again by itself"))
+    })
+}
+
+type Applied = Result<crate::step::Done, Failure>;
+
+async fn apply(
+    e: &Inner, cell: &Cell, i: &Instance, node: &str, fresh: bool, cancel: CancellationToken,
+) -> (Vec<Body>, Applied) {
+    let mut out = Vec::new();
+    let result = async {
+        let def = definition(i, node)?;
+        let step = e.step(i, &def.kind)?;
+        let cx = context(e, cell, i, node, serde_json::from_str(&def.params).unwrap_or(Value::Null), cancel);
+        let policy = def.policy.unwrap_or_default();
+        let key = def.effect.as_ref().map_or("", |f| f.key.as_str());
+        if !fresh && def.effect.is_some() {
+            resolve_doubt(i, &*step, &cx, key, &policy, &mut out).await?;
+        }
+        let done = limit(policy.attempt_timeout_ms, step.apply(&cx, key)).await;
+        e.faults.at(Point::Called, node).await;
+        done
+    }
+    .await;
+    (out, result)
+}
+
+/// An intent whose end nobody saw: find out before doing it again.
+async fn resolve_doubt(
+    i: &Instance, step: &dyn Step, cx: &StepCx, key: &str, policy: &journal::Policy, out: &mut Vec<Body>,
+) -> Result<(), Failure> {
+    let mut seen = limit(policy.attempt_timeout_ms, step.observe(cx, key)).await?;
+    if seen == Observed::Absent && policy.in_doubt() == InDoubt::Lookup {
+        // no key that the provider would recognise: a create from before may still land
+        tokio::time::sleep(Duration::from_millis(u64::try_from(policy.settle_ms).unwrap_or(0))).await;
+        seen = limit(policy.attempt_timeout_ms, step.observe(cx, key)).await?;
+    }
+    match seen {
+        Observed::Absent => Ok(()),
+        Observed::Busy => Err(failure(Class::Conflict, "PROVIDER_BUSY", format!("{key} is being changed"), "the engine looks again")),
+        Observed::Present { ours: false, .. } => Err(name_conflict(key)),
+        Observed::Present { handle, .. } => {
+            if let Some(row) = i.ledger.iter().rfind(|r| r.node == cx.node && !over(r)) {
+                out.push(Body::Adopted(journal::Adopted { entry: row.ordinal, handle, found: None }));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Something with our name that does not carry our labels.
+pub fn name_conflict(key: &str) -> Failure {
+    failure(
+        Class::Terminal,
+        "NAME_CONFLICT",
+        format!("{key} exists and is not ours; it was not touched"),
+        "remove or rename it, then try again",
+    )
+}
+
+fn outcome(e: &Inner, i: &Instance, run: u32, node: &str, attempt: u32, result: Applied) -> StepOutcome {
+    let mut o = StepOutcome { run, node: node.into(), attempt, ..Default::default() };
+    let f = match result {
+        Ok(done) => {
+            o.set_result(step_outcome::Result::Ok);
+            o.handle = done.handle;
+            o.outputs = if done.outputs.is_null() { String::new() } else { done.outputs.to_string() };
+            return o;
+        }
+        Err(f) => f,
+    };
+    let class = Class::parse(&f.class);
+    let max = definition(i, node).ok().and_then(|d| d.policy).map_or(5, |p| p.max_attempts.max(1));
+    // waiting for somebody else uses up no attempt: the run's deadline ends it
+    let over = class == Class::Terminal || (attempt >= max && class != Class::Throttled);
+    o.set_result(if over { step_outcome::Result::Terminal } else { step_outcome::Result::Retry });
+    if !over {
+        o.retry_at_ms = e.clock.now() + backoff_ms(attempt, class, rand::rng().random::<f64>());
+    }
+    o.failure = Some(f);
+    o
+}
+
+async fn undo(e: &Inner, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
+    let Some(row) = i.ledger.get(entry as usize) else { return vec![] };
+    let what = format!("undo {}", row.node);
+    let result = async {
+        let step = e.step(i, &row.kind)?;
+        limit(row.undo_timeout_ms, step.destroy(&owner(e, i), row)).await
+    }
+    .await;
+    e.faults.at(Point::Called, &what).await;
+    e.faults.at(Point::Answered, &what).await;
+    let mut o = UndoOutcome { entry, attempt, ..Default::default() };
+    match result {
+        Ok(true) => o.set_result(undo_outcome::Result::Gone),
+        Ok(false) => o.set_result(undo_outcome::Result::AlreadyAbsent),
+        Err(f) => {
+            // a teardown never gives up, whatever the class
+            o.set_result(undo_outcome::Result::Retry);
+            o.retry_at_ms = e.clock.now() + backoff_ms(attempt, Class::parse(&f.class), rand::rng().random::<f64>());
+            o.failure = Some(f);
+        }
+    }
+    vec![Body::UndoOutcome(o)]
+}
+
+async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
+    let result = match e.target(i) {
+        Ok(t) => limit(30_000, t.list(e.store.store_id(), Some(id))).await,
+        Err(f) => Err(f),
+    };
+    e.faults.at(Point::Swept, "list").await;
+    let now = e.clock.now();
+    let mut listed = journal::Listed { run, method: "listing by label".into(), ..Default::default() };
+    let mut out = Vec::new();
+    match result {
+        Err(f) => {
+            let attempt = i.run.as_ref().map_or(1, |r| r.listing_attempt + 1);
+            listed.retry_at_ms = now + backoff_ms(attempt, Class::parse(&f.class), rand::rng().random::<f64>());
+            listed.failure = Some(f);
+        }
+        Ok(found) => {
+            let kept = |handle: &str| i.ledger.iter().any(|r| r.handle == handle && !r.retained_reason.is_empty());
+            listed.found = found.into_iter().filter(|f| !kept(&f.handle)).collect();
+            listed.retry_at_ms = now + settle_ms(i);
+            for (n, f) in listed.found.iter().enumerate() {
+                let entry = u32::try_from(i.ledger.len() + n).unwrap_or(u32::MAX);
+                out.push(Body::Adopted(journal::Adopted { entry, handle: f.handle.clone(), found: Some(f.clone()) }));
+            }
+        }
+    }
+    out.insert(0, Body::Listed(listed));
+    out
+}
+
+fn definition(i: &Instance, node: &str) -> Result<PlanNode, Failure> {
+    let plan = i.run.as_ref().and_then(|r| r.plan.as_ref());
+    plan.and_then(|p| p.nodes.iter().find(|n| n.id == node)).cloned().ok_or_else(|| {
+        failure(Class::Terminal, "STORE_CORRUPT", format!("step {node} is not in the plan"), "run 'sypctl fsck'")
+    })
+}
+
+/// Whose effects they are.
+pub(crate) fn owner(e: &Inner, i: &Instance) -> Owner {
+    Owner {
+        store: e.store.store_id().clone(),
+        uid: InstanceId::parse(&i.uid).unwrap_or_else(|| InstanceId::from_bytes([0; 16])),
+        name: i.name.clone(),
+        revision: i.revision.clone(),
+    }
+}
+
+/// Everything a step may use, from the journal alone.
+pub(crate) fn context(
+    e: &Inner, cell: &Cell, i: &Instance, node: &str, params: Value, cancel: CancellationToken,
+) -> StepCx {
+    let grace = i.spec.as_ref().and_then(|s| s.drain_grace.as_ref()).map_or(10_000, crate::clock::duration_millis);
+    StepCx {
+        owner: owner(e, i),
+        spec: Arc::new(i.spec.clone().unwrap_or_default()),
+        node: node.into(),
+        params,
+        facts: serde_json::from_str(&i.facts).unwrap_or(Value::Null),
+        outputs: Arc::new(outputs(i)),
+        gate: gate_config(e, i, grace),
+        cancel,
+        waiting: cell.waiting.clone(),
+        grace: Duration::from_millis(u64::try_from(grace).unwrap_or(0)),
+    }
+}
+
+fn outputs(i: &Instance) -> BTreeMap<String, Value> {
+    let json = |s: &str| serde_json::from_str(s).ok();
+    let live = |r: &&LedgerRow| !over(r) && !r.outputs.is_empty();
+    let mut out: BTreeMap<_, _> =
+        i.ledger.iter().filter(live).filter_map(|r| Some((r.node.clone(), json(&r.outputs)?))).collect();
+    let done = i.run.iter().flat_map(|r| &r.nodes).filter(|n| n.state() == node::State::Ok);
+    out.extend(done.filter_map(|n| Some((n.id.clone(), json(&n.outputs)?))));
+    out
+}
+
+fn gate_config(e: &Inner, i: &Instance, grace_ms: i64) -> GateConfig {
+    let mode = if i.state() == State::Draining { Mode::Drain } else { Mode::Serve };
+    e.door.config(i, mode, u64::try_from(grace_ms).unwrap_or(0))
+}

@@ -1,0 +1,245 @@
+//! Operations on an instance that is there: transitions, cancel, retry, edits.
+use crate::{
+    cell::Cell,
+    engine::{Caller, Engine},
+    error::Error,
+    fold::over,
+    graph::{self, Graph, RunKind, State, Trigger},
+    id::OperationId,
+};
+use std::sync::Arc;
+use syp_proto::journal::{self, Edited, Instance, ledger_row, node, record::Body};
+
+/// What `TransitionInstance` may say besides the state.
+#[derive(Clone, Debug, Default)]
+pub struct TransitionOptions {
+    /// Only if it is in this state now.
+    pub if_state: Option<State>,
+    /// Only if nothing changed since this etag.
+    pub etag: String,
+    /// Also when `protect` is set.
+    pub force: bool,
+    /// Say what would happen, change nothing.
+    pub validate_only: bool,
+    /// Word for the journal: `down`, `drain`, `transition`.
+    pub verb: String,
+}
+
+/// What came of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It runs.
+    Operation(OperationId),
+    /// It is there already.
+    Already(Option<OperationId>),
+}
+
+/// The etag of a projection.
+pub fn etag(i: &Instance) -> String {
+    format!("\"{}-{}\"", &i.uid[..i.uid.len().min(8)], i.head_seq)
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Moves an instance towards a state.
+    ///
+    /// # Errors
+    /// What forbids it, with the states that are possible.
+    pub async fn transition(
+        &self, cell: &Arc<Cell>, to: State, o: &TransitionOptions, who: &Caller,
+    ) -> Result<Accepted, Error> {
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        readable(cell)?;
+        check_etag(&i, &o.etag)?;
+        if let Some(s) = o.if_state.filter(|s| *s != i.state()) {
+            let _ = s;
+            return Err(Error::StateDiffers(i.state()));
+        }
+        if let Some(done) = already(&i, to) {
+            return Ok(Accepted::Already(done));
+        }
+        let on = trigger(&i, to)?;
+        if on == Trigger::Delete && i.spec.as_ref().is_some_and(|s| s.protect) && !o.force {
+            return Err(not_allowed(&i, to, "it is protected: pass --force to destroy it all the same"));
+        }
+        if on == Trigger::Resume && i.ledger.iter().any(|r| r.state() == ledger_row::State::Gone) {
+            return Err(not_allowed(&i, to, "parts of it are gone already: finish with 'down', then 'up' again"));
+        }
+        let op = OperationId { instance: cell.id, run: i.runs + 1 };
+        if o.validate_only {
+            return Ok(Accepted::Operation(op));
+        }
+        let bodies = self.inner.begin(&i, on, &who.request_id, &o.verb);
+        self.append_locked(cell, bodies, who, Some(op)).await?;
+        self.kick(cell);
+        Ok(Accepted::Operation(op))
+    }
+
+    /// Cancels an open operation. A teardown can't be cancelled: it would leave things behind.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or why not.
+    pub async fn cancel(&self, op: OperationId, who: &Caller) -> Result<(), Error> {
+        let cell = self.cell(op.instance).ok_or_else(|| Error::NotFound(op.to_string()))?;
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        let Some(run) = i.run.as_ref().filter(|r| r.no == op.run) else {
+            // over already: cancelling is then without effect (AIP-151)
+            return Ok(());
+        };
+        if run.kind() == RunKind::Teardown {
+            return Err(not_allowed(&i, State::Serving, "a teardown can't be cancelled: it would leave things behind"));
+        }
+        if run.cancel_requested {
+            return Ok(());
+        }
+        let body = Body::CancelRequested(journal::CancelRequested { run: op.run });
+        self.append_locked(&cell, vec![body], who, None).await?;
+        self.kick(&cell);
+        Ok(())
+    }
+
+    /// Runs what a failed repair or drain left open once more; wakes a teardown that backs off.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or why not.
+    pub async fn retry(&self, op: OperationId, who: &Caller) -> Result<OperationId, Error> {
+        let cell = self.cell(op.instance).ok_or_else(|| Error::NotFound(op.to_string()))?;
+        let i = cell.get();
+        if let Some(run) = &i.run {
+            return if run.no == op.run { Ok(op) } else { Err(Error::InProgress(current(&i, run.no))) };
+        }
+        let on = match (i.state(), i.past.last().map(journal::Run::kind)) {
+            (State::Serving, _) => Trigger::Drift,
+            (State::Draining, Some(RunKind::Repair)) => Trigger::Resume,
+            (State::Draining, _) => Trigger::Delete,
+            (from, _) => return Err(not_allowed(&i, from, "there is nothing to try again")),
+        };
+        let _guard = cell.writer.lock().await;
+        let next = OperationId { instance: cell.id, run: i.runs + 1 };
+        let bodies = self.inner.begin(&i, on, &who.request_id, "retry");
+        self.append_locked(&cell, bodies, who, Some(next)).await?;
+        self.kick(&cell);
+        Ok(next)
+    }
+
+    /// Starts a repair when something differs; `findings` say what.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn drift(&self, cell: &Arc<Cell>, findings: Vec<String>) -> Result<(), Error> {
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        if i.state() != State::Serving || i.run.is_some() {
+            return Ok(());
+        }
+        let who = Caller { actor: "engine".into(), ..Default::default() };
+        let mut bodies = vec![Body::Drift(journal::Drift { findings })];
+        bodies.extend(self.inner.begin(&i, Trigger::Drift, "", "repair"));
+        self.append_locked(cell, bodies, &who, None).await?;
+        self.kick(cell);
+        Ok(())
+    }
+
+    /// Changes what lives beside revisions: access, operators, labels, time to live, protection.
+    ///
+    /// # Errors
+    /// [`Error::EtagMismatch`], [`Error::NotAllowed`] once it is being destroyed.
+    pub async fn edit(&self, cell: &Arc<Cell>, e: Edited, expect: &str, who: &Caller) -> Result<Arc<Instance>, Error> {
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        readable(cell)?;
+        check_etag(&i, expect)?;
+        if i.state() == State::Destroyed {
+            return Err(not_allowed(&i, State::Destroyed, "it is destroyed"));
+        }
+        self.append_locked(cell, vec![Body::Edited(e)], who, None).await?;
+        self.kick(cell);
+        Ok(cell.get())
+    }
+
+    /// Lets a ledger row go without removing what it stands for; the receipt names it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such row.
+    pub async fn retain(&self, cell: &Arc<Cell>, entry: u32, reason: &str, who: &Caller) -> Result<(), Error> {
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        if i.ledger.get(entry as usize).is_none_or(over) {
+            return Err(Error::NotFound(format!("resource {entry}")));
+        }
+        let body = Body::Retained(journal::Retained { entry, reason: reason.into() });
+        self.append_locked(cell, vec![body], who, None).await?;
+        self.kick(cell);
+        Ok(())
+    }
+}
+
+fn readable(cell: &Cell) -> Result<(), Error> {
+    cell.corrupt.as_ref().map_or(Ok(()), |why| Err(Error::Corrupt(why.clone())))
+}
+
+fn check_etag(i: &Instance, expect: &str) -> Result<(), Error> {
+    if expect.is_empty() || expect == etag(i) { Ok(()) } else { Err(Error::EtagMismatch) }
+}
+
+/// It is there already, or on its way there: by which operation.
+fn already(i: &Instance, to: State) -> Option<Option<OperationId>> {
+    let open = i.run.as_ref().map(|r| (r.kind(), r.no));
+    let op = |no: u32| Some(OperationId { instance: crate::id::InstanceId::parse(&i.uid)?, run: no });
+    match (to, i.state(), open) {
+        (State::Destroyed, State::Destroyed, _) => Some(op(i.runs)),
+        (State::Destroyed, _, Some((RunKind::Teardown, no))) => Some(op(no)),
+        (State::Draining, State::Draining, open) => Some(open.and_then(|(_, no)| op(no))),
+        (State::Serving, State::Serving, _) => Some(None),
+        (State::Serving, State::Pending | State::Provisioning, Some((RunKind::Provision, no))) => Some(op(no)),
+        _ => None,
+    }
+}
+
+fn trigger(i: &Instance, to: State) -> Result<Trigger, Error> {
+    let on = match to {
+        State::Destroyed => Trigger::Delete,
+        State::Draining => Trigger::Drain,
+        State::Serving => Trigger::Resume,
+        _ => return Err(not_allowed(i, to, "only serving, draining and destroyed can be asked for")),
+    };
+    match graph::next(i.state(), on) {
+        Some(_) => Ok(on),
+        None => Err(not_allowed(i, to, "")),
+    }
+}
+
+fn not_allowed(i: &Instance, to: State, why: &str) -> Error {
+    Error::NotAllowed { from: i.state(), to, allowed: allowed(i), why: why.into() }
+}
+
+/// States that `transition` may be asked for now.
+pub fn allowed(i: &Instance) -> Vec<State> {
+    let mut out = Graph::current().map_or_else(Vec::new, |g| g.targets(i.state()));
+    // reached through draining
+    if i.state() != State::Destroyed {
+        out.push(State::Destroyed);
+    }
+    let can_resume = i.ledger.iter().all(|r| r.state() != ledger_row::State::Gone);
+    out.retain(|s| match s {
+        State::Serving => i.state() == State::Draining && i.run.is_none() && can_resume,
+        State::Draining => i.state() == State::Serving,
+        State::Destroyed => true,
+        _ => false,
+    });
+    out.sort();
+    out.dedup();
+    out
+}
+
+fn current(i: &Instance, run: u32) -> String {
+    format!("operations/{}-{run}", i.uid)
+}
+
+/// Is every step of the run done?
+pub fn all_ok(run: &journal::Run) -> bool {
+    run.nodes.iter().all(|n| n.state() == node::State::Ok)
+}

@@ -1,0 +1,112 @@
+//! What serves is looked at when the provider has news, after every start, and now and then all the same.
+use crate::{
+    calls,
+    cell::Cell,
+    engine::Engine,
+    failure::{Class, backoff_ms},
+    fold::over,
+    graph::State,
+    id::InstanceId,
+    step::{Observed, Target},
+};
+use futures_util::StreamExt;
+use rand::Rng;
+use serde_json::Value;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use syp_proto::journal::{Failure, ledger_row};
+use tokio_util::sync::CancellationToken;
+
+/// Full look without news.
+const EVERY: Duration = Duration::from_secs(300);
+/// News of one moment (a daemon that stops kills everything at once) are looked at together.
+const GATHER: Duration = Duration::from_millis(200);
+
+// === impl Engine ===
+
+impl Engine {
+    /// Starts one task per target that listens to its news.
+    pub fn watch_targets(&self) {
+        for target in self.targets() {
+            let (e, t) = (self.clone(), Arc::clone(target));
+            self.spawn(async move { e.watch_target(t).await });
+        }
+    }
+
+    async fn watch_target(&self, target: Arc<dyn Target>) {
+        let mut attempt = 0;
+        loop {
+            match target.changes(self.store().store_id()).await {
+                Ok(mut news) => {
+                    attempt = 0;
+                    // whatever happened while nobody listened
+                    self.look_at(&*target, None).await;
+                    loop {
+                        match tokio::time::timeout(EVERY, news.next()).await {
+                            Err(_) => self.look_at(&*target, None).await,
+                            Ok(None) => break,
+                            Ok(Some(first)) => {
+                                tokio::time::sleep(GATHER).await;
+                                let mut ids = BTreeSet::from([first]);
+                                while let Some(Some(more)) = futures_util::FutureExt::now_or_never(news.next()) {
+                                    ids.insert(more);
+                                }
+                                let ids = (!ids.contains(&None)).then(|| ids.into_iter().flatten().collect());
+                                self.look_at(&*target, ids).await;
+                            }
+                        }
+                    }
+                    tracing::warn!(target = target.name(), "no more news from the provider; asking again");
+                }
+                Err(f) => tracing::warn!(target = target.name(), reason = f.reason, "{}", f.message),
+            }
+            attempt += 1;
+            let wait = backoff_ms(attempt, Class::Transient, rand::rng().random::<f64>()).min(5_000);
+            tokio::time::sleep(Duration::from_millis(u64::try_from(wait).unwrap_or(500))).await;
+        }
+    }
+
+    async fn look_at(&self, target: &dyn Target, ids: Option<BTreeSet<InstanceId>>) {
+        for cell in self.cells() {
+            if ids.as_ref().is_some_and(|ids| !ids.contains(&cell.id)) {
+                continue;
+            }
+            let i = cell.get();
+            let mine = i.spec.as_ref().is_some_and(|s| s.target.split('/').any(|p| p == target.name()));
+            if !mine || i.state() != State::Serving || i.run.is_some() {
+                continue;
+            }
+            match self.findings(&cell).await {
+                Ok(findings) if findings.is_empty() => {}
+                Ok(findings) => {
+                    tracing::info!(instance = %cell.id, ?findings, "drift: repairing");
+                    if let Err(e) = self.drift(&cell, findings).await {
+                        tracing::warn!(instance = %cell.id, error = %e, "repair not started");
+                    }
+                }
+                // can't be seen is not the same as gone
+                Err(f) => tracing::warn!(instance = %cell.id, reason = f.reason, "{}", f.message),
+            }
+        }
+    }
+
+    /// What differs from the ledger.
+    ///
+    /// # Errors
+    /// When the provider can't be asked.
+    pub async fn findings(&self, cell: &Cell) -> Result<Vec<String>, Failure> {
+        let i = cell.get();
+        let mut out = Vec::new();
+        for row in i.ledger.iter().filter(|r| !over(r) && r.state() == ledger_row::State::Exists) {
+            let step = self.inner.step(&i, &row.kind)?;
+            let params = serde_json::from_str(&row.params).unwrap_or(Value::Null);
+            let cx = calls::context(&self.inner, cell, &i, &row.node, params, CancellationToken::new());
+            match step.observe(&cx, &row.key).await? {
+                Observed::Present { ours: true, healthy: true, .. } | Observed::Busy => {}
+                Observed::Present { ours: false, .. } => out.push(format!("{} is no longer ours", row.key)),
+                Observed::Present { .. } => out.push(format!("{} does not run", row.key)),
+                Observed::Absent => out.push(format!("{} is gone", row.key)),
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,341 @@
+//! What to do next: a pure function of the projection and the time.
+//!
+//! No async, no clock, no randomness, no logging. The worker commits the records first, then makes the calls.
+use crate::{
+    clock::Millis,
+    cost,
+    failure::{Class, failure},
+    fold::over,
+    graph::{self, State, Trigger},
+};
+use syp_proto::{
+    journal::{self, Failure, Instance, Plan, Run, RunKind, ledger_row, node, record::Body},
+    v1::{Condition, condition::Status},
+};
+
+/// Steps of one run that may be under way together.
+pub const PARALLEL: usize = 8;
+/// Undo attempts after which the instance says that it is stuck (it goes on trying).
+const STUCK_AFTER: u32 = 8;
+
+/// A call to the provider. Read from open intents alone: after a crash the same calls come out again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// `apply` of a node (after `observe`, when nobody in this process knows its intent).
+    Apply {
+        /// Run.
+        run: u32,
+        /// Node.
+        node: String,
+        /// Attempt.
+        attempt: u32,
+    },
+    /// `destroy` of a ledger row.
+    Undo {
+        /// Row.
+        entry: u32,
+        /// Attempt.
+        attempt: u32,
+    },
+    /// An independent listing, the `nth` of the run.
+    List {
+        /// Run.
+        run: u32,
+        /// Counts listings, so that each is a call of its own.
+        nth: u32,
+    },
+    /// Bring the gate to this generation.
+    Push {
+        /// Generation.
+        generation: u64,
+        /// Attempt.
+        attempt: u32,
+    },
+}
+
+/// The answer of [`decide`].
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// To be committed, in this order, before anything is called.
+    pub records: Vec<Body>,
+    /// Open intents: to be called unless already under way in this process.
+    pub calls: Vec<Call>,
+    /// Something that needs a plan from the target.
+    pub trigger: Option<Trigger>,
+    /// When to ask again, if nothing else happens.
+    pub wake_at: Option<Millis>,
+}
+
+/// Decides.
+pub fn decide(i: &Instance, now: Millis) -> Decision {
+    let mut d = Decision::default();
+    let state = i.state();
+    if state == State::Destroyed {
+        return d;
+    }
+    expiry(i, now, &mut d);
+    push(i, now, &mut d);
+    let Some(run) = &i.run else { return d };
+    match (state, run.kind()) {
+        (State::Pending, RunKind::Provision) => {
+            if run.cancel_requested {
+                end_provision(i, run, Trigger::Cancel, None, &mut d);
+            } else {
+                d.records.extend(transition(i, Trigger::Start));
+            }
+        }
+        (_, RunKind::Teardown) => teardown(i, run, now, &mut d),
+        _ => forward(i, run, now, &mut d),
+    }
+    d
+}
+
+impl Decision {
+    fn wake(&mut self, at: Millis) {
+        self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
+    }
+}
+
+fn expiry(i: &Instance, now: Millis, d: &mut Decision) {
+    let tearing = i.run.as_ref().is_some_and(|r| r.kind() == RunKind::Teardown);
+    if i.expire_ms == 0 || tearing {
+        return;
+    }
+    if i.expire_ms <= now {
+        d.trigger = Some(Trigger::Expired);
+    } else {
+        d.wake(i.expire_ms);
+    }
+}
+
+fn push(i: &Instance, now: Millis, d: &mut Decision) {
+    let resting = i.run.is_none() && i.state() == State::Draining;
+    if i.gate_pushed >= i.gate_generation || !(i.state() == State::Serving || resting) {
+        return;
+    }
+    if i.gate_retry_ms > now {
+        d.wake(i.gate_retry_ms);
+    } else {
+        d.calls.push(Call::Push { generation: i.gate_generation, attempt: i.gate_attempt });
+    }
+}
+
+/// Provision, update, repair and drain: steps in the order of the plan.
+fn forward(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
+    if run.cancel_requested {
+        if run.kind() == RunKind::Provision {
+            return end_provision(i, run, Trigger::Cancel, None, d);
+        }
+        d.records.push(ended(run, None, true));
+        return;
+    }
+    let failed = run.nodes.iter().find(|n| n.state() == node::State::Terminal);
+    let late = run.deadline_ms != 0 && run.deadline_ms <= now;
+    if failed.is_some() || late {
+        let why = failed.map_or_else(|| deadline(run), |n| of_node(n));
+        if run.kind() == RunKind::Provision {
+            return end_provision(i, run, Trigger::RunFailed, Some(why), d);
+        }
+        d.records.push(ended(run, Some(why.clone()), false));
+        d.records.push(condition("Ready", Status::False, &why));
+        return;
+    }
+    if run.nodes.iter().all(|n| n.state() == node::State::Ok) {
+        d.records.push(ended(run, None, false));
+        if run.kind() == RunKind::Provision {
+            d.records.extend(transition(i, Trigger::RunSucceeded).map(|b| with_endpoint(b, run)));
+        }
+        if run.kind() != RunKind::Drain {
+            d.records.push(ready());
+        }
+        return;
+    }
+    if run.deadline_ms != 0 {
+        d.wake(run.deadline_ms);
+    }
+    steps(run, now, d);
+}
+
+fn steps(run: &Run, now: Millis, d: &mut Decision) {
+    let Some(plan) = &run.plan else { return };
+    let mut open = run.nodes.iter().filter(|n| n.state() == node::State::Intent).count();
+    for n in &run.nodes {
+        match n.state() {
+            node::State::Intent => d.calls.push(Call::Apply { run: run.no, node: n.id.clone(), attempt: n.attempt }),
+            node::State::Retry if n.retry_at_ms > now => d.wake(n.retry_at_ms),
+            node::State::Waiting | node::State::Retry if open < PARALLEL && is_ready(plan, run, &n.id) => {
+                open += 1;
+                d.records.push(Body::StepIntent(journal::StepIntent {
+                    run: run.no,
+                    node: n.id.clone(),
+                    attempt: n.attempt + 1,
+                }));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_ready(plan: &Plan, run: &Run, id: &str) -> bool {
+    let done = |a: &String| run.nodes.iter().any(|n| n.id == *a && n.state() == node::State::Ok);
+    plan.nodes.iter().find(|n| n.id == id).is_some_and(|n| n.after.iter().all(done))
+}
+
+/// Drain, then undo the ledger from its leaves, then list until the provider is clean.
+fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
+    let draining = run.nodes.iter().any(|n| !matches!(n.state(), node::State::Ok | node::State::Terminal));
+    if draining && (run.deadline_ms == 0 || now < run.deadline_ms) {
+        steps(run, now, d);
+        if run.deadline_ms != 0 {
+            d.wake(run.deadline_ms);
+        }
+        return;
+    }
+    let mut open = 0;
+    let mut left = false;
+    for row in i.ledger.iter().filter(|r| !over(r)) {
+        left = true;
+        if i.ledger.iter().any(|x| x.deps.contains(&row.ordinal) && !over(x)) {
+            continue;
+        }
+        if row.undo_open {
+            open += 1;
+            d.calls.push(Call::Undo { entry: row.ordinal, attempt: row.undo_attempt });
+            continue;
+        }
+        // what is in doubt may still land: removing it before that would find nothing and leave it
+        let settled = if row.in_doubt { row.attempt_ms + row.settle_ms } else { 0 };
+        let not_before = row.retry_at_ms.max(settled);
+        if not_before > now {
+            d.wake(not_before);
+        } else if open < PARALLEL {
+            open += 1;
+            d.records.push(Body::UndoIntent(journal::UndoIntent { entry: row.ordinal, attempt: row.undo_attempt + 1 }));
+        }
+    }
+    stuck(i, d);
+    if left {
+        return;
+    }
+    let needed = if i.ledger.iter().any(|r| r.ever_in_doubt) { 2 } else { 1 };
+    if run.clean_listings >= needed {
+        d.records.push(ended(run, None, false));
+        if let Some(Body::Transition(mut t)) = transition(i, Trigger::RunSucceeded) {
+            t.receipt = Some(cost::receipt(i, now));
+            d.records.push(Body::Transition(t));
+        }
+        return;
+    }
+    if run.next_listing_ms > now {
+        d.wake(run.next_listing_ms);
+    } else {
+        d.calls.push(Call::List { run: run.no, nth: run.clean_listings * 1000 + run.listing_attempt });
+    }
+}
+
+/// Settle window of an instance: the longest of its rows.
+pub fn settle_ms(i: &Instance) -> Millis {
+    i.ledger.iter().map(|r| r.settle_ms).max().unwrap_or(0)
+}
+
+fn stuck(i: &Instance, d: &mut Decision) {
+    let row = i.ledger.iter().find(|r| !over(r) && r.undo_attempt >= STUCK_AFTER && r.failure.is_some());
+    let shown = i.conditions.iter().any(|c| c.r#type == "Stuck");
+    match row {
+        Some(row) if !shown => {
+            let why = row.failure.clone().unwrap_or_default();
+            let mut c = condition("Stuck", Status::True, &why);
+            if let Body::ConditionSet(journal::ConditionSet { condition: Some(c) }) = &mut c {
+                c.message = format!("{} {} can't be removed: {}", row.kind, row.key, why.message);
+            }
+            d.records.push(c);
+        }
+        None if shown => d.records.push(cleared("Stuck")),
+        _ => {}
+    }
+}
+
+fn end_provision(i: &Instance, run: &Run, on: Trigger, why: Option<Failure>, d: &mut Decision) {
+    d.records.push(ended(run, why.clone(), why.is_none()));
+    d.records.extend(transition(i, on));
+    d.records.push(Body::RunCreated(journal::RunCreated {
+        run: i.runs + 1,
+        kind: RunKind::Teardown as i32,
+        plan: Some(Plan { target: run.plan.as_ref().map_or_else(String::new, |p| p.target.clone()), version: 1, nodes: vec![] }),
+        cause: why.clone(),
+        verb: if why.is_some() { "failed up" } else { "cancelled up" }.into(),
+        ..Default::default()
+    }));
+    if let Some(why) = &why {
+        d.records.push(condition("Ready", Status::False, why));
+    }
+}
+
+/// The transition of a trigger, if the graph has it.
+pub fn transition(i: &Instance, on: Trigger) -> Option<Body> {
+    let edge = graph::next(i.state(), on)?;
+    Some(Body::Transition(journal::Transition {
+        from: i.state,
+        to: edge.to as i32,
+        trigger: format!("{on:?}"),
+        ..Default::default()
+    }))
+}
+
+fn with_endpoint(mut body: Body, run: &Run) -> Body {
+    if let Body::Transition(t) = &mut body {
+        t.endpoint = run
+            .nodes
+            .iter()
+            .filter_map(|n| serde_json::from_str::<serde_json::Value>(&n.outputs).ok())
+            .find_map(|o| o.get("endpoint")?.as_str().map(str::to_owned))
+            .unwrap_or_default();
+    }
+    body
+}
+
+/// The end of a run.
+pub fn ended(run: &Run, failure: Option<Failure>, cancelled: bool) -> Body {
+    Body::RunEnded(journal::RunEnded { run: run.no, failure, cancelled, preempted_by: String::new() })
+}
+
+/// Sets a condition.
+pub fn condition(kind: &str, status: Status, why: &Failure) -> Body {
+    Body::ConditionSet(journal::ConditionSet {
+        condition: Some(Condition {
+            r#type: kind.into(),
+            status: status as i32,
+            reason: why.reason.clone(),
+            message: why.message.clone(),
+            last_transition_time: None,
+        }),
+    })
+}
+
+fn cleared(kind: &str) -> Body {
+    Body::ConditionSet(journal::ConditionSet { condition: Some(Condition { r#type: kind.into(), ..Default::default() }) })
+}
+
+fn ready() -> Body {
+    condition("Ready", Status::True, &Failure { reason: "SERVING".into(), ..Default::default() })
+}
+
+fn of_node(n: &journal::Node) -> Failure {
+    let mut f = n.failure.clone().unwrap_or_default();
+    f.node.clone_from(&n.id);
+    f
+}
+
+fn deadline(run: &Run) -> Failure {
+    let open: Vec<_> = run.nodes.iter().filter(|n| n.state() != node::State::Ok).collect();
+    let last = open.iter().find_map(|n| n.failure.as_ref());
+    let names = open.iter().map(|n| n.id.as_str()).collect::<Vec<_>>().join(", ");
+    let mut f = last.cloned().unwrap_or_else(|| failure(Class::Terminal, "DEADLINE_EXCEEDED", "", ""));
+    f.message = format!("not done in time; still open: {names}. {}", f.message);
+    f
+}
+
+/// A row that is not over, for errors that name what is left.
+pub fn left(i: &Instance) -> Vec<&journal::LedgerRow> {
+    i.ledger.iter().filter(|r| !over(r) && r.state() != ledger_row::State::Unspecified).collect()
+}

@@ -1,0 +1,212 @@
+//! What a target implements: [`Step`], one idempotent effect, and [`Target`], everything the engine asks of a provider.
+use crate::{clock::Millis, id::{InstanceId, StoreId}};
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use rust_decimal::Decimal;
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use syp_auth::door::{GateConfig, GateMetrics, GateStatus};
+use syp_proto::{journal::{Failure, Found, LedgerRow, Plan, RunKind}, v1};
+use tokio_util::sync::CancellationToken;
+
+/// Whose effects they are: what every label and name is made of.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The engine's store.
+    pub store: StoreId,
+    /// The incarnation.
+    pub uid: InstanceId,
+    /// The user's name for it.
+    pub name: String,
+    /// The revision that is being made.
+    pub revision: String,
+}
+
+/// What a step says it waits for; shown as `waiting_on`, not stored.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting(Arc<parking_lot::Mutex<BTreeMap<String, (String, String, String, Millis)>>>);
+
+/// Everything a step may use. Built anew for each attempt from the journal alone.
+#[derive(Clone, Debug)]
+pub struct StepCx {
+    /// Whose.
+    pub owner: Owner,
+    /// What the user asked for.
+    pub spec: Arc<v1::InstanceSpec>,
+    /// The node's id in its plan.
+    pub node: String,
+    /// The node's own parameters, frozen in the plan.
+    pub params: Value,
+    /// What preflight found out, frozen when the instance was created.
+    pub facts: Value,
+    /// Outputs of the nodes that are done, by node id.
+    pub outputs: Arc<BTreeMap<String, Value>>,
+    /// What the gate shall enforce; the step adds the upstreams.
+    pub gate: GateConfig,
+    /// Cancelled when the attempt should end at its next safe point.
+    pub cancel: CancellationToken,
+    /// Where the step says what it waits for.
+    pub waiting: Waiting,
+    /// Time the run has for draining.
+    pub grace: Duration,
+}
+
+/// What an effect looks like at the provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// Not there.
+    Absent,
+    /// There.
+    Present {
+        /// The provider's id of it.
+        handle: String,
+        /// It carries our store and instance labels.
+        ours: bool,
+        /// It works as it should (a stopped container is present and not healthy).
+        healthy: bool,
+    },
+    /// Being made or removed right now: look again.
+    Busy,
+}
+
+/// What a finished step hands on.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// The provider's id.
+    pub handle: String,
+    /// JSON object for later nodes; never a secret. `endpoint` in it becomes the instance's.
+    pub outputs: Value,
+}
+
+/// A step: one effect that converges.
+///
+/// # Expected Flow
+/// Intent is durable -> (`observe` when in doubt) -> `apply` -> outcome is written. Later `destroy` until `observe` says Absent.
+/// # Guarantees (of the engine)
+/// `apply` is never called before its intent is on disk. If `apply` was ever started, `destroy` must succeed before the instance is Destroyed.
+/// # Assumptions (of the step)
+/// `apply` may run any number of times, also while an older call of it still lands. `destroy` tolerates: never ran, half ran, gone.
+/// Every await is a point where the process may die.
+#[async_trait]
+pub trait Step: Send + Sync {
+    /// `name@version`, forever.
+    fn kind(&self) -> &'static str;
+    /// Looks for the effect by its key.
+    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure>;
+    /// Makes it so.
+    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure>;
+    /// Removes it; `Ok(true)` when it was there.
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure>;
+}
+
+/// What preflight answers: frozen with the instance.
+#[derive(Clone, Debug, Default)]
+pub struct Preflight {
+    /// JSON object for the plan and the steps.
+    pub facts: Value,
+    /// The spec with defaults filled in.
+    pub spec: v1::InstanceSpec,
+    /// Cost while it serves, per hour.
+    pub hourly: Decimal,
+    /// What each figure is made of.
+    pub lines: Vec<v1::offer::Line>,
+}
+
+/// CPU, memory and the gate's counters of one instance.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// CPU seconds used by the replicas since they started.
+    pub cpu_seconds: f64,
+    /// Resident bytes of the replicas.
+    pub memory_bytes: u64,
+    /// The gate's counters, if it answered.
+    pub gate: Option<GateMetrics>,
+    /// The gate's view of the replicas.
+    pub status: Option<GateStatus>,
+}
+
+/// One line of a log.
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    /// Unix time.
+    pub at_ms: Millis,
+    /// Replica, or `gate`.
+    pub replica: String,
+    /// `stdout` or `stderr`.
+    pub stream: &'static str,
+    /// Text without the line break.
+    pub line: String,
+}
+
+/// Which lines are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct LogQuery {
+    /// Keep going.
+    pub follow: bool,
+    /// Only the last so many (0: all).
+    pub tail: u32,
+    /// Not before.
+    pub since_ms: Millis,
+    /// One replica only.
+    pub replica: String,
+}
+
+/// A provider: it plans, checks, lists and tells; its steps do.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// `docker`, `kind`, `k8s`, ...
+    fn name(&self) -> &'static str;
+    /// The step of a kind, `None` when this build does not know it.
+    fn step(&self, kind: &str) -> Option<Arc<dyn Step>>;
+    /// Every kind this target can plan (the fault matrix walks them).
+    fn kinds(&self) -> Vec<&'static str>;
+    /// Pure: what has to be done, in which order. A teardown's plan is only what comes before the destruction (drain).
+    fn plan(&self, kind: RunKind, owner: &Owner, spec: &v1::InstanceSpec, facts: &Value) -> Plan;
+    /// Everything that can be refused before anything is made.
+    async fn preflight(&self, owner: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure>;
+    /// An independent listing at the provider: everything with the labels of this store, and of `uid` if given.
+    async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure>;
+    /// Removes what a listing found (sweep).
+    async fn remove(&self, store: &StoreId, found: &Found) -> Result<(), Failure>;
+    /// Brings the gate to `cx.gate`.
+    async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure>;
+    /// Figures right now.
+    async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure>;
+    /// Log lines.
+    async fn logs(&self, cx: &StepCx, query: LogQuery) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure>;
+    /// Can it be used at all, and as whom?
+    async fn check(&self) -> Result<String, Failure>;
+    /// Ids of instances of this store about which the provider had news; `None` in it: look at all of them.
+    /// Ends when the provider can't be heard any more.
+    async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure>;
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Says what `node` waits for, and what a person could do about it.
+    pub fn on(&self, node: &str, reason: &str, message: impl Into<String>, hint: impl Into<String>, now: Millis) {
+        let mut all = self.0.lock();
+        let since = all.get(node).filter(|w| w.0 == reason).map_or(now, |w| w.3);
+        all.insert(node.to_owned(), (reason.to_owned(), message.into(), hint.into(), since));
+    }
+
+    /// `node` waits no more.
+    pub fn clear(&self, node: &str) {
+        self.0.lock().remove(node);
+    }
+
+    /// (node, reason, message, hint, since).
+    pub fn all(&self) -> Vec<(String, String, String, String, Millis)> {
+        self.0.lock().iter().map(|(n, w)| (n.clone(), w.0.clone(), w.1.clone(), w.2.clone(), w.3)).collect()
+    }
+}
+
+// === impl StepCx ===
+
+impl StepCx {
+    /// A text output of a node that is done.
+    pub fn output(&self, node: &str, field: &str) -> Option<&str> {
+        self.outputs.get(node)?.get(field)?.as_str()
+    }
+}

@@ -1,0 +1,111 @@
+//! What every store must do. Called by the tests of each implementation with a function that opens the same data again.
+use super::{Commit, Error, Store};
+use crate::{graph::State, id::InstanceId};
+use std::sync::Arc;
+use syp_proto::journal::{Answer, Created, Edited, Instance, Record, record::Body};
+
+fn record(seq: u64, body: Body) -> Record {
+    Record { seq, at_ms: 1_000 + i64::try_from(seq).unwrap_or(0), epoch: 1, actor: "t".into(), body: Some(body) }
+}
+
+fn creation(name: &str) -> Body {
+    Body::Created(Created { project: "p".into(), name: name.into(), ..Default::default() })
+}
+
+fn create(id: InstanceId, name: &str) -> Option<Commit> {
+    let r = record(1, creation(name));
+    let mut i = Instance { uid: id.to_string(), ..Default::default() };
+    crate::fold::fold(&mut i, &r).ok()?;
+    Some(Commit { id: Some(id), records: vec![r], checkpoint: Some(i), ..Default::default() })
+}
+
+fn edit(id: InstanceId, head: u64) -> Commit {
+    let r = record(head + 1, Body::Edited(Edited { set_expire: true, expire_ms: 7, ..Default::default() }));
+    Commit { id: Some(id), expect_head: head, records: vec![r], ..Default::default() }
+}
+
+/// Runs the suite; `Err` says which promise was broken.
+///
+/// # Errors
+/// The promise in words.
+pub async fn run(open: impl AsyncFn() -> Result<Arc<dyn Store>, Error>) -> Result<(), String> {
+    let fail = |what: &str, e: &dyn std::fmt::Debug| Err(format!("{what}: {e:?}"));
+    let store = open().await.map_err(|e| e.to_string())?;
+    let (store_id, epoch) = (store.store_id().clone(), store.boot_epoch());
+    let (a, b) = (InstanceId::random(), InstanceId::random());
+    for (id, name) in [(a, "one"), (b, "two")] {
+        let c = create(id, name).ok_or("creation does not fold")?;
+        store.commit(c).await.map_err(|e| e.to_string())?;
+    }
+    // a stale head is refused and leaves nothing
+    match store.commit(edit(a, 0)).await {
+        Err(Error::HeadMoved) => {}
+        other => return fail("a commit with an old head must be refused", &other),
+    }
+    for head in 1..=20 {
+        store.commit(edit(a, head)).await.map_err(|e| e.to_string())?;
+    }
+    // request ids
+    let answer = Answer { operation: "operations/x-1".into(), ..Default::default() };
+    let with = |head| Commit { answer: Some(("caller|id".into(), answer.clone())), ..edit(b, head) };
+    store.commit(with(1)).await.map_err(|e| e.to_string())?;
+    match store.commit(with(2)).await {
+        Err(Error::AnswerExists) => {}
+        other => return fail("a request id is answered once", &other),
+    }
+    // two writers, one head: exactly one wins
+    let racers = futures_util::future::join_all((0..8).map(|_| store.commit(edit(b, 2)))).await;
+    let won = racers.iter().filter(|r| r.is_ok()).count();
+    if won != 1 {
+        return fail("of eight writers with one head exactly one must win", &racers);
+    }
+    // too large is refused and nothing is written
+    let mut huge = edit(a, 21);
+    huge.records[0].actor = "x".repeat(200_000);
+    match store.commit(huge).await {
+        Err(Error::TooLarge(_)) => {}
+        other => return fail("an oversized record must be refused", &other),
+    }
+    drop(store);
+    let store = open().await.map_err(|e| e.to_string())?;
+    if *store.store_id() != store_id || store.boot_epoch() != epoch + 1 {
+        return fail("identity stays and the epoch grows by one", &(store.store_id(), store.boot_epoch()));
+    }
+    let live = store.load_live().await.map_err(|e| e.to_string())?;
+    let heads: Vec<_> = live.iter().map(|l| (l.id, l.instance.as_ref().map(|i| i.head_seq))).collect();
+    if heads.len() != 2 || !heads.contains(&(a, Ok(21))) || !heads.contains(&(b, Ok(3))) {
+        return fail("everything acknowledged is there after opening again", &heads);
+    }
+    let events = store.events(a, 5, 3).await.map_err(|e| e.to_string())?;
+    if events.iter().map(|r| r.seq).ne(6..9) {
+        return fail("events continue after a number", &events);
+    }
+    if store.answer("caller|id").await.map_err(|e| e.to_string())? != Some(answer) {
+        return Err("the answer to a request id survives".into());
+    }
+    match store.commit(edit(a, 20)).await {
+        Err(Error::HeadMoved) => {}
+        other => return fail("heads survive opening again", &other),
+    }
+    let (records, bad) = store.fsck().await.map_err(|e| e.to_string())?;
+    if records != 24 || !bad.is_empty() {
+        return fail("fsck agrees", &(records, bad));
+    }
+    destroyed_moves_aside(&*store, a).await
+}
+
+async fn destroyed_moves_aside(store: &dyn Store, id: InstanceId) -> Result<(), String> {
+    let loaded = store.load(id).await.map_err(|e| e.to_string())?.ok_or("gone")?;
+    let mut i = loaded.instance?;
+    i.set_state(State::Destroyed);
+    let c = Commit { checkpoint: Some(i), ..edit(id, 21) };
+    store.commit(c).await.map_err(|e| e.to_string())?;
+    let live = store.load_live().await.map_err(|e| e.to_string())?;
+    if live.iter().any(|l| l.id == id) {
+        return Err("a destroyed instance is no longer among the live ones".into());
+    }
+    if store.incarnations("p", "one").await.map_err(|e| e.to_string())? != [id] {
+        return Err("a destroyed instance is still found by its name".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! The layout over an ordered key-value store.
+use super::{
+    Commit, Error, Loaded, Store,
+    committer::{self, Job},
+};
+use crate::{
+    fold::fold,
+    graph::State,
+    id::{InstanceId, StoreId},
+    journal::{self as codec, Kind},
+};
+use async_trait::async_trait;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+use syp_proto::journal::{Answer, Audit, Entry, Instance, Record};
+use tokio::sync::oneshot;
+
+/// Format of the whole store.
+const FORMAT: u64 = 1;
+
+/// Key and new value; `None` removes.
+pub type Op = (Vec<u8>, Option<Vec<u8>>);
+
+/// An ordered map on a disk.
+pub trait Kv: Send + Sync + 'static {
+    /// All of it or nothing of it, in order; durable only after [`Kv::sync`].
+    fn apply(&self, ops: Vec<Op>) -> Result<(), Error>;
+    /// Makes everything before it durable.
+    fn sync(&self) -> Result<(), Error>;
+    /// One value.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+    /// Pairs of `from..to`.
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error>;
+}
+
+struct KvStore {
+    kv: Arc<dyn Kv>,
+    committer: committer::Handle,
+    id: StoreId,
+    epoch: u64,
+    audit_no: AtomicU32,
+}
+
+/// Opens a store: checks the format, counts the boot, starts the committer.
+///
+/// # Errors
+/// [`Error::Newer`], [`Error::Corrupt`] or what the disk says.
+pub fn open(kv: Arc<dyn Kv>) -> Result<Arc<dyn Store>, Error> {
+    open_with(kv, committer::start)
+}
+
+/// As [`open`], but commits happen where they are asked for: for simulations in virtual time.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_inline(kv: Arc<dyn Kv>) -> Result<Arc<dyn Store>, Error> {
+    open_with(kv, |kv, heads| Ok(committer::inline(kv, heads)))
+}
+
+fn open_with(
+    kv: Arc<dyn Kv>, start: impl FnOnce(Arc<dyn Kv>, HashMap<InstanceId, u64>) -> Result<committer::Handle, Error>,
+) -> Result<Arc<dyn Store>, Error> {
+    let number = |k: &[u8]| -> Result<Option<u64>, Error> {
+        kv.get(k)?
+            .map(|v| Ok(u64::from_be_bytes(v.try_into().map_err(|_| Error::Corrupt("meta".into()))?)))
+            .transpose()
+    };
+    let found = number(b"m|format")?.unwrap_or(FORMAT);
+    if found > FORMAT {
+        return Err(Error::Newer { found, known: FORMAT });
+    }
+    let id = match kv.get(b"m|store_id")? {
+        Some(v) => StoreId::from_stored(String::from_utf8(v).map_err(|_| Error::Corrupt("store id".into()))?),
+        None => StoreId::random(),
+    };
+    let epoch = number(b"m|boot_epoch")?.unwrap_or(0) + 1;
+    kv.apply(vec![
+        (b"m|format".to_vec(), Some(FORMAT.to_be_bytes().to_vec())),
+        (b"m|store_id".to_vec(), Some(id.as_str().as_bytes().to_vec())),
+        (b"m|boot_epoch".to_vec(), Some(epoch.to_be_bytes().to_vec())),
+    ])?;
+    kv.sync()?;
+    let mut heads = HashMap::new();
+    for (k, _) in kv.scan(b"i|", b"i}", usize::MAX, false)? {
+        if let Some(id) = uid(&k) {
+            heads.insert(id, head(&*kv, id)?);
+        }
+    }
+    let committer = start(Arc::clone(&kv), heads)?;
+    Ok(Arc::new(KvStore { kv, committer, id, epoch, audit_no: AtomicU32::new(0) }))
+}
+
+/// Number of the last record of an instance: from its last commit, without reading its history.
+fn head(kv: &dyn Kv, id: InstanceId) -> Result<u64, Error> {
+    let last = kv.scan(&log_key(id, 0), &log_key(id, u64::MAX), 1, true)?;
+    let Some((_, v)) = last.first() else { return Ok(0) };
+    let entry: Entry = codec::decode(Kind::Entry, v).map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
+    Ok(entry.records.last().map_or(0, |r| r.seq))
+}
+
+fn key(prefix: u8, id: InstanceId) -> Vec<u8> {
+    [&[prefix, b'|'][..], id.as_bytes()].concat()
+}
+
+fn log_key(id: InstanceId, seq: u64) -> Vec<u8> {
+    [&b"l|"[..], id.as_bytes(), &seq.to_be_bytes()].concat()
+}
+
+fn uid(key: &[u8]) -> Option<InstanceId> {
+    Some(InstanceId::from_bytes(key.get(2..18)?.try_into().ok()?))
+}
+
+fn name_key(project: &str, name: &str, ms: i64) -> Vec<u8> {
+    [b"n|", project.as_bytes(), b"/", name.as_bytes(), &[0], &ms.to_be_bytes()].concat()
+}
+
+fn too_large(e: codec::Error) -> Error {
+    Error::TooLarge(e.to_string())
+}
+
+// === impl KvStore ===
+
+impl KvStore {
+    fn encode(&self, c: &Commit) -> Result<Vec<Op>, Error> {
+        let mut ops = Vec::new();
+        if let (Some(id), Some(first)) = (c.id, c.records.first()) {
+            let entry = Entry { records: c.records.clone() };
+            ops.push((log_key(id, first.seq), Some(codec::encode(Kind::Entry, &entry).map_err(too_large)?)));
+        }
+        if let (Some(id), Some(i)) = (c.id, &c.checkpoint) {
+            let value = codec::encode(Kind::Instance, i).map_err(too_large)?;
+            if i.state() == State::Destroyed {
+                ops.push((key(b'i', id), None));
+                ops.push((key(b't', id), Some(value)));
+            } else {
+                ops.push((key(b'i', id), Some(value)));
+            }
+            if c.expect_head == 0 {
+                ops.push((name_key(&i.project, &i.name, i.create_ms), Some(id.as_bytes().to_vec())));
+            }
+        }
+        if let Some((k, a)) = &c.answer {
+            ops.push((answer_key(k), Some(codec::encode(Kind::Answer, a).map_err(too_large)?)));
+        }
+        for (name, value) in &c.settings {
+            ops.push(([b"s|", name.as_bytes()].concat(), Some(value.clone())));
+        }
+        for a in &c.audit {
+            let n = self.audit_no.fetch_add(1, Ordering::Relaxed);
+            let k = [&b"a|"[..], &a.at_ms.to_be_bytes(), &self.epoch.to_be_bytes(), &n.to_be_bytes()].concat();
+            ops.push((k, Some(codec::encode(Kind::Audit, a).map_err(too_large)?)));
+        }
+        Ok(ops)
+    }
+
+    fn read(&self, id: InstanceId, checkpoint: &[u8]) -> Loaded {
+        let instance = codec::decode::<Instance>(Kind::Instance, checkpoint)
+            .map_err(|e| format!("checkpoint: {e}"))
+            .and_then(|i| self.fold_tail(id, i));
+        Loaded { id, instance }
+    }
+
+    fn fold_tail(&self, id: InstanceId, mut i: Instance) -> Result<Instance, String> {
+        // a commit may hold records on both sides of the checkpoint only if it wrote that checkpoint
+        let tail = self
+            .kv
+            .scan(&log_key(id, i.head_seq + 1), &log_key(id, u64::MAX), usize::MAX, false)
+            .map_err(|e| e.to_string())?;
+        for (_, v) in tail {
+            let entry: Entry = codec::decode(Kind::Entry, &v).map_err(|e| format!("journal: {e}"))?;
+            for r in &entry.records {
+                fold(&mut i, r).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(i)
+    }
+
+    fn entries(&self, id: InstanceId, after: u64, limit: usize) -> Result<Vec<Record>, Error> {
+        let mut out = Vec::new();
+        // the commit that holds `after + 1` may have begun earlier
+        let from = self.kv.scan(&log_key(id, 0), &log_key(id, after + 2), 1, true)?;
+        let from = from.into_iter().next().map_or_else(|| log_key(id, 0), |(k, _)| k);
+        for (_, v) in self.kv.scan(&from, &log_key(id, u64::MAX), limit.saturating_add(1), false)? {
+            let entry: Entry = codec::decode(Kind::Entry, &v).map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
+            out.extend(entry.records.into_iter().filter(|r| r.seq > after));
+        }
+        out.truncate(limit);
+        Ok(out)
+    }
+}
+
+fn answer_key(k: &str) -> Vec<u8> {
+    [b"d|", k.as_bytes()].concat()
+}
+
+#[async_trait]
+impl Store for KvStore {
+    fn store_id(&self) -> &StoreId {
+        &self.id
+    }
+
+    fn boot_epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    async fn commit(&self, c: Commit) -> Result<(), Error> {
+        let ops = self.encode(&c)?;
+        let (reply, answer) = oneshot::channel();
+        let records = c.records.len() as u64;
+        let last = c.checkpoint.as_ref().is_some_and(|i| i.state == State::Destroyed as i32);
+        let answer_key = c.answer.as_ref().map(|(k, _)| answer_key(k));
+        self.committer.send(Job { id: c.id, expect_head: c.expect_head, records, last, answer_key, ops, reply }).await?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    async fn load_live(&self) -> Result<Vec<Loaded>, Error> {
+        let rows = self.kv.scan(b"i|", b"i}", usize::MAX, false)?;
+        Ok(rows.iter().filter_map(|(k, v)| Some(self.read(uid(k)?, v))).collect())
+    }
+
+    async fn load(&self, id: InstanceId) -> Result<Option<Loaded>, Error> {
+        for prefix in [b'i', b't'] {
+            if let Some(v) = self.kv.get(&key(prefix, id))? {
+                return Ok(Some(self.read(id, &v)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn incarnations(&self, project: &str, name: &str) -> Result<Vec<InstanceId>, Error> {
+        let rows = self.kv.scan(&name_key(project, name, 0), &name_key(project, name, i64::MAX), 1000, true)?;
+        Ok(rows.into_iter().filter_map(|(_, v)| Some(InstanceId::from_bytes(v.try_into().ok()?))).collect())
+    }
+
+    async fn load_destroyed(&self, limit: usize) -> Result<Vec<Loaded>, Error> {
+        let rows = self.kv.scan(b"t|", b"t}", limit, false)?;
+        Ok(rows.iter().filter_map(|(k, v)| Some(self.read(uid(k)?, v))).collect())
+    }
+
+    async fn events(&self, id: InstanceId, after: u64, limit: usize) -> Result<Vec<Record>, Error> {
+        self.entries(id, after, limit)
+    }
+
+    async fn answer(&self, k: &str) -> Result<Option<Answer>, Error> {
+        let Some(v) = self.kv.get(&answer_key(k))? else { return Ok(None) };
+        codec::decode(Kind::Answer, &v).map(Some).map_err(|e| Error::Corrupt(format!("answer {k}: {e}")))
+    }
+
+    async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.kv.get(&[b"s|", name.as_bytes()].concat())
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error> {
+        let rows = self.kv.scan(b"a|", b"a}", limit, true)?;
+        Ok(rows.iter().filter_map(|(_, v)| codec::decode(Kind::Audit, v).ok()).collect())
+    }
+
+    async fn fsck(&self) -> Result<(u64, Vec<String>), Error> {
+        let (mut count, mut bad) = (0, Vec::new());
+        for prefix in [&b"i|"[..], b"t|"] {
+            for (k, v) in self.kv.scan(prefix, &[prefix[0], b'}'], usize::MAX, false)? {
+                let Some(id) = uid(&k) else { continue };
+                let mut from_zero = Instance { uid: id.to_string(), ..Default::default() };
+                let records = match self.entries(id, 0, usize::MAX) {
+                    Ok(r) => r,
+                    Err(e) => {
+                        bad.push(e.to_string());
+                        continue;
+                    }
+                };
+                count += records.len() as u64;
+                let folded = records.iter().try_for_each(|r| fold(&mut from_zero, r));
+                match (folded, self.read(id, &v).instance) {
+                    (Err(e), _) => bad.push(e.to_string()),
+                    (_, Err(e)) => bad.push(format!("{id}: {e}")),
+                    (Ok(()), Ok(i)) if i != from_zero => bad.push(format!("{id}: its checkpoint is not the fold of its journal")),
+                    _ => {}
+                }
+            }
+        }
+        Ok((count, bad))
+    }
+}

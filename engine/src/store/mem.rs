@@ -1,0 +1,47 @@
+//! Memory with a power switch: what was not synced is gone after [`MemKv::crash`].
+use super::{Error, Kv, Op};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc};
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// An ordered map; clones share it, so that a test can open it again after a crash.
+#[derive(Clone, Debug, Default)]
+pub struct MemKv(Arc<Mutex<(Map, Vec<Op>)>>);
+
+// === impl MemKv ===
+
+impl MemKv {
+    /// Power loss: unsynced writes are gone.
+    pub fn crash(&self) {
+        self.0.lock().1.clear();
+    }
+}
+
+impl Kv for MemKv {
+    fn apply(&self, ops: Vec<Op>) -> Result<(), Error> {
+        self.0.lock().1.extend(ops);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let mut all = self.0.lock();
+        for (k, v) in std::mem::take(&mut all.1) {
+            match v {
+                Some(v) => all.0.insert(k, v),
+                None => all.0.remove(&k),
+            };
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.0.lock().0.get(key).cloned())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let all = self.0.lock();
+        let range = all.0.range(from.to_vec()..to.to_vec()).map(|(k, v)| (k.clone(), v.clone()));
+        Ok(if reverse { range.rev().take(limit).collect() } else { range.take(limit).collect() })
+    }
+}

@@ -1,0 +1,119 @@
+//! Where the journal lives. `Ok` from [`Store::commit`] means: atomic and durable.
+//!
+//! One layout over an ordered key-value store ([`Kv`]) carries memory and sled; both run the same conformance suite.
+//! ```text
+//! m|name                 format, store id, boot epoch
+//! i|uid                  checkpoint of a live instance       t|uid   of a destroyed one
+//! l|uid|first seq BE     one commit of records
+//! n|project/name|0|time  uid: every incarnation of a name
+//! d|caller|0|key         answer to a request id
+//! a|time BE|n            audit
+//! s|name                 settings
+//! ```
+mod committer;
+pub mod conformance;
+mod kv;
+mod mem;
+mod sled_kv;
+
+pub use kv::{Kv, Op, open, open_inline};
+pub use mem::MemKv;
+pub use sled_kv::SledKv;
+
+use crate::id::{InstanceId, StoreId};
+use async_trait::async_trait;
+use syp_proto::journal::{Answer, Audit, Instance, Record};
+
+/// Everything that becomes durable together.
+#[derive(Debug, Default, Clone)]
+pub struct Commit {
+    /// Whose; `None` for audit alone.
+    pub id: Option<InstanceId>,
+    /// Number of the last record that the caller has seen.
+    pub expect_head: u64,
+    /// New records, numbered on from `expect_head`.
+    pub records: Vec<Record>,
+    /// The projection after the records; written now and then, and always when a run starts or ends.
+    pub checkpoint: Option<Instance>,
+    /// Answer to the request id under which this was asked.
+    pub answer: Option<(String, Answer)>,
+    /// Audit rows.
+    pub audit: Vec<Audit>,
+    /// Settings of the engine: name and value.
+    pub settings: Vec<(String, Vec<u8>)>,
+}
+
+/// A checkpoint with the records after it folded in.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Whose.
+    pub id: InstanceId,
+    /// The projection, or why it can't be read: that blocks this instance alone.
+    pub instance: Result<Instance, String>,
+}
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// Somebody else wrote to the instance; load again.
+    #[error("the instance changed meanwhile")]
+    HeadMoved,
+    /// The request id was answered already.
+    #[error("the request id is taken")]
+    AnswerExists,
+    /// Another process has the store open.
+    #[error("another engine has the store open: {0}")]
+    Busy(String),
+    /// The files are damaged. Nothing was changed.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+    /// Written by a newer version. Nothing was changed.
+    #[error("the store has format {found}, this version knows {known}: use the newer version")]
+    Newer {
+        /// Found.
+        found: u64,
+        /// Known.
+        known: u64,
+    },
+    /// A record is too large.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The disk refused.
+    #[error("the disk refused: {0}")]
+    Io(String),
+    /// The committer has stopped: nothing more can be written by this process.
+    #[error("the store has stopped")]
+    Stopped,
+}
+
+/// The store.
+///
+/// # Guarantees
+/// A commit is visible and durable as a whole or not at all. Numbers of an instance's records have no gap. An answer is never overwritten before it expires.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Identity of the store.
+    fn store_id(&self) -> &StoreId;
+    /// Grows by one with every open.
+    fn boot_epoch(&self) -> u64;
+    /// Writes.
+    async fn commit(&self, commit: Commit) -> Result<(), Error>;
+    /// Every instance that is not destroyed.
+    async fn load_live(&self) -> Result<Vec<Loaded>, Error>;
+    /// One instance, destroyed or not.
+    async fn load(&self, id: InstanceId) -> Result<Option<Loaded>, Error>;
+    /// Incarnations of a name, newest first (destroyed ones included).
+    async fn incarnations(&self, project: &str, name: &str) -> Result<Vec<InstanceId>, Error>;
+    /// Destroyed instances, at most `limit`.
+    async fn load_destroyed(&self, limit: usize) -> Result<Vec<Loaded>, Error>;
+    /// Records after a number.
+    async fn events(&self, id: InstanceId, after: u64, limit: usize) -> Result<Vec<Record>, Error>;
+    /// The answer to a request id.
+    async fn answer(&self, key: &str) -> Result<Option<Answer>, Error>;
+    /// A setting.
+    async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// Audit rows, newest first.
+    async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
+    /// Checks that every projection is the fold of its journal; the list of what is not, and how many records were read.
+    async fn fsck(&self) -> Result<(u64, Vec<String>), Error>;
+}

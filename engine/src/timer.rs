@@ -1,0 +1,55 @@
+//! One sleeping task for all parked instances.
+use crate::{
+    clock::{Clock, Millis},
+    id::InstanceId,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// When to wake whom; one time per instance.
+#[derive(Debug, Default)]
+pub struct Timer {
+    inner: Mutex<(BTreeSet<(Millis, InstanceId)>, HashMap<InstanceId, Millis>)>,
+    changed: Notify,
+}
+
+// === impl Timer ===
+
+impl Timer {
+    /// Sets or (with `None`) clears the time of an instance.
+    pub fn set(&self, id: InstanceId, at: Option<Millis>) {
+        let mut i = self.inner.lock();
+        if let Some(old) = i.1.remove(&id) {
+            i.0.remove(&(old, id));
+        }
+        let Some(at) = at else { return };
+        let first = i.0.first().is_none_or(|f| at < f.0);
+        i.0.insert((at, id));
+        i.1.insert(id, at);
+        drop(i);
+        if first {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for the next one that is due. Long sleeps are cut to a minute, so that a clock that jumps only delays a timer.
+    pub async fn next(&self, clock: &Clock) -> InstanceId {
+        loop {
+            let first = self.inner.lock().0.first().copied();
+            let wait = first.map_or(60_000, |(at, _)| (at - clock.now()).min(60_000));
+            if let Some((_, id)) = first.filter(|_| wait <= 0) {
+                self.set(id, None);
+                return id;
+            }
+            let sleep = tokio::time::sleep(Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+            tokio::select! {
+                () = sleep => {}
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+}

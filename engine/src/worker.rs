@@ -1,0 +1,222 @@
+//! Drives one instance: commit what `decide` wants written, make the calls it wants made, wait for the first to end.
+//!
+//! # Guarantees
+//! A call is made only after the commit that holds its intent returned. Outcomes of attempts that are no longer current are dropped.
+//! The worker can be dropped at any await: everything it knows is read again from the projection.
+use crate::{
+    calls,
+    cell::Cell,
+    engine::Inner,
+    fault::Point,
+    fold::fold,
+    graph::State,
+    scheduler::{Call, Decision, decide},
+    store,
+};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use syp_proto::journal::{Instance, Record, node, record::Body};
+use tokio_util::sync::CancellationToken;
+
+/// How long a cancelled call may take to end by itself.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// Records that one round may add; more means that `decide` and `fold` disagree.
+const ROUND_LIMIT: usize = 512;
+
+type Ended = (Call, Vec<Body>);
+
+/// Runs until there is nothing to do now; a timer or [`crate::engine::Engine::kick`] starts it again.
+pub(crate) async fn run(e: Arc<Inner>, cell: Arc<Cell>) {
+    let mut work = Work { open: HashMap::new(), calls: FuturesUnordered::new(), outcomes: Vec::new() };
+    loop {
+        let wake_at = match work.round(&e, &cell).await {
+            Ok(at) => at,
+            Err(err) => {
+                tracing::error!(instance = %cell.id, error = %err, "worker stopped");
+                e.store_failed(&err);
+                break;
+            }
+        };
+        if work.calls.is_empty() && work.outcomes.is_empty() {
+            e.timer.set(cell.id, wake_at);
+            cell.running.store(false, Ordering::Release);
+            // somebody may have written between the round and here
+            let again = {
+                let d = decide(&cell.get(), e.clock.now());
+                !d.records.is_empty() || !d.calls.is_empty() || d.trigger.is_some()
+            };
+            if e.stop.is_cancelled() || !again || !cell.take() {
+                return;
+            }
+            continue;
+        }
+        work.wait(&e, &cell, wake_at).await;
+    }
+    cell.running.store(false, Ordering::Release);
+}
+
+struct Work {
+    open: HashMap<Call, CancellationToken>,
+    calls: FuturesUnordered<BoxFuture<'static, Ended>>,
+    outcomes: Vec<Body>,
+}
+
+// === impl Work ===
+
+impl Work {
+    async fn round(&mut self, e: &Arc<Inner>, cell: &Arc<Cell>) -> Result<Option<i64>, store::Error> {
+        let guard = cell.writer.lock().await;
+        let base = cell.get();
+        let mut next = Instance::clone(&base);
+        let mut records = Vec::new();
+        let now = e.clock.now();
+        let mut push = |next: &mut Instance, body: Body| -> Result<(), store::Error> {
+            let r = Record { seq: next.head_seq + 1, at_ms: now, epoch: e.epoch, actor: "engine".into(), body: Some(body) };
+            fold(next, &r).map_err(|x| store::Error::Corrupt(x.to_string()))?;
+            records.push(r);
+            Ok(())
+        };
+        for body in self.outcomes.drain(..) {
+            if is_current(&next, &body) {
+                let body = renumbered(&next, body);
+                push(&mut next, body)?;
+            }
+        }
+        let decision = loop {
+            let d = decide(&next, now);
+            if let Some(on) = d.trigger {
+                for body in e.begin(&next, on, "", "expired") {
+                    push(&mut next, body)?;
+                }
+                continue;
+            }
+            if d.records.is_empty() || next.head_seq - base.head_seq > ROUND_LIMIT as u64 {
+                break d;
+            }
+            for body in d.records {
+                push(&mut next, body)?;
+            }
+        };
+        if !records.is_empty() {
+            e.faults.at(Point::BeforeCommit, "").await;
+            e.write(cell, &base, next, records, None).await?;
+            e.faults.at(Point::OutcomeSynced, "").await;
+        }
+        drop(guard);
+        if cell.get().state() == State::Destroyed {
+            e.forget(cell);
+        }
+        if !e.stop.is_cancelled() {
+            self.start(e, cell, &base, &decision);
+        }
+        Ok(decision.wake_at)
+    }
+
+    fn start(&mut self, e: &Arc<Inner>, cell: &Arc<Cell>, base: &Instance, d: &Decision) {
+        for (call, token) in &self.open {
+            if !d.calls.contains(call) {
+                token.cancel();
+            }
+        }
+        for call in &d.calls {
+            if self.open.contains_key(call) || self.is_held(cell, call) {
+                continue;
+            }
+            let fresh = !is_in_doubt(base, call);
+            let token = CancellationToken::new();
+            self.open.insert(call.clone(), token.clone());
+            let (e, cell, call) = (Arc::clone(e), Arc::clone(cell), call.clone());
+            self.calls.push(Box::pin(async move {
+                let what = label(&cell.get(), &call);
+                e.faults.at(Point::IntentSynced, &what).await;
+                let out = tokio::select! {
+                    out = calls::make(&e, &cell, &call, fresh, token.clone()) => out,
+                    () = async { token.cancelled().await; tokio::time::sleep(CANCEL_GRACE).await } => vec![],
+                };
+                (call, out)
+            }));
+        }
+    }
+
+    /// What a step of an earlier run is still making is not removed under its hands.
+    fn is_held(&self, cell: &Cell, call: &Call) -> bool {
+        let Call::Undo { entry, .. } = call else { return false };
+        let i = cell.get();
+        let Some(row) = i.ledger.get(*entry as usize) else { return false };
+        self.open.keys().any(|c| matches!(c, Call::Apply { node, .. } if *node == row.node))
+    }
+
+    async fn wait(&mut self, e: &Inner, cell: &Cell, wake_at: Option<i64>) {
+        let sleep = wake_at.map_or(60_000, |at| (at - e.clock.now()).clamp(1, 60_000));
+        let sleep = tokio::time::sleep(Duration::from_millis(u64::try_from(sleep).unwrap_or(1)));
+        tokio::select! {
+            Some(ended) = self.calls.next() => {
+                self.ended(ended);
+                // what has ended in the meantime goes into the same commit
+                while let Some(Some(more)) = futures_util::FutureExt::now_or_never(self.calls.next()) {
+                    self.ended(more);
+                }
+            }
+            () = cell.wake.notified() => {}
+            () = sleep => {}
+        }
+    }
+
+    fn ended(&mut self, (call, out): Ended) {
+        self.open.remove(&call);
+        self.outcomes.extend(out);
+    }
+}
+
+/// Whose outcome it is still waited for (I10).
+fn is_current(i: &Instance, body: &Body) -> bool {
+    let run = |no: u32| i.run.as_ref().filter(|r| r.no == no);
+    match body {
+        Body::StepOutcome(o) => run(o.run).is_some_and(|r| {
+            r.nodes.iter().any(|n| n.id == o.node && n.attempt == o.attempt && n.state() == node::State::Intent)
+        }),
+        Body::UndoOutcome(o) => {
+            i.ledger.get(o.entry as usize).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
+        }
+        Body::Listed(l) => run(l.run).is_some(),
+        Body::Adopted(a) => {
+            a.found.is_some() || i.ledger.get(a.entry as usize).is_some_and(|r| !crate::fold::over(r))
+        }
+        _ => true,
+    }
+}
+
+/// Rows found by a listing get the next free numbers, whatever was there when the listing was made.
+fn renumbered(i: &Instance, mut body: Body) -> Body {
+    if let Body::Adopted(a) = &mut body {
+        if a.found.is_some() {
+            a.entry = u32::try_from(i.ledger.len()).unwrap_or(u32::MAX);
+        }
+    }
+    body
+}
+
+/// Was there an intent before this round whose effect is not known? Of an earlier process, or of an attempt that failed.
+fn is_in_doubt(base: &Instance, call: &Call) -> bool {
+    let Call::Apply { run, node, attempt } = call else { return false };
+    let open = base.run.as_ref().is_some_and(|r| {
+        r.no == *run
+            && r.nodes.iter().any(|n| n.id == *node && n.attempt == *attempt && n.state() == node::State::Intent)
+    });
+    open || base.ledger.iter().any(|r| r.node == *node && r.in_doubt && !crate::fold::over(r))
+}
+
+fn label(i: &Instance, call: &Call) -> String {
+    match call {
+        Call::Apply { node, .. } => node.clone(),
+        Call::Undo { entry, .. } => {
+            format!("undo {}", i.ledger.get(*entry as usize).map_or("", |r| r.node.as_str()))
+        }
+        Call::List { .. } => "list".into(),
+        Call::Push { .. } => "push".into(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Watches HTTP/1 message framing on the wire, for one question that hyper does not answer: did a head carry both
+//! `Content-Length` and `Transfer-Encoding`? hyper silently drops the former; a server behind another proxy may not, so such a
+//! request is refused. This changes nothing that hyper reads; when it loses track it answers 'no'.
+
+use std::collections::VecDeque;
+
+/// The longest head looked at; hyper refuses longer ones.
+const MAX_HEAD: usize = 128 * 1024;
+
+/// Follows the bytes of one connection.
+#[derive(Default)]
+pub struct Framing {
+    at: At,
+    head: Vec<u8>,
+    /// For each head seen and not yet asked for: whether it had both.
+    both: VecDeque<bool>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum At {
+    #[default]
+    Head,
+    Body(u64),
+    ChunkSize,
+    ChunkData(u64),
+    Trailers,
+    /// Upgraded, HTTP/2, or something hyper refuses: nothing more to follow.
+    Lost,
+}
+
+impl Framing {
+    /// The answer for the next request in line.
+    pub fn next_has_both(&mut self) -> bool {
+        self.both.pop_front().unwrap_or(false)
+    }
+
+    /// Follows bytes as they arrive.
+    pub fn saw(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let used = match self.at {
+                At::Lost => return,
+                At::Body(left) => {
+                    let n = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let left = left - n as u64;
+                    self.at = if left == 0 { At::Head } else { At::Body(left) };
+                    n
+                }
+                // the two bytes of the line end after the data count as data
+                At::ChunkData(left) => {
+                    let n = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let left = left - n as u64;
+                    self.at = if left == 0 { At::ChunkSize } else { At::ChunkData(left) };
+                    n
+                }
+                At::Head | At::ChunkSize | At::Trailers => self.saw_line_part(bytes),
+            };
+            bytes = &bytes[used..];
+        }
+    }
+
+    fn saw_line_part(&mut self, bytes: &[u8]) -> usize {
+        let end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| n + 1);
+        self.head.extend_from_slice(&bytes[..end]);
+        if self.head.len() > MAX_HEAD {
+            self.at = At::Lost;
+        } else if self.head.ends_with(b"\n") {
+            self.line_ended();
+        }
+        end
+    }
+
+    fn line_ended(&mut self) {
+        match self.at {
+            At::ChunkSize => {
+                let size = self.head.split(|b| matches!(b, b';' | b'\r' | b'\n' | b' ' | b'\t')).next();
+                let size = size.and_then(|s| std::str::from_utf8(s).ok()).and_then(|s| u64::from_str_radix(s, 16).ok());
+                self.at = match size {
+                    Some(0) => At::Trailers,
+                    Some(n) => n.checked_add(2).map_or(At::Lost, At::ChunkData),
+                    None => At::Lost,
+                };
+                self.head.clear();
+            }
+            At::Trailers => {
+                if matches!(self.head.as_slice(), b"\n" | b"\r\n") {
+                    self.at = At::Head;
+                }
+                self.head.clear();
+            }
+            // empty lines before a request line are skipped, as hyper does
+            At::Head if matches!(self.head.as_slice(), b"\n" | b"\r\n") => self.head.clear(),
+            At::Head if self.head.ends_with(b"\n\r\n") || self.head.ends_with(b"\n\n") => self.head_ended(),
+            _ => {}
+        }
+    }
+
+    fn head_ended(&mut self) {
+        let (mut length, mut has_length, mut has_encoding, mut upgrade) = (0, false, false, false);
+        for line in self.head.split(|b| *b == b'\n').skip(1) {
+            let mut parts = line.splitn(2, |b| *b == b':');
+            let name = parts.next().unwrap_or_default().trim_ascii();
+            let value = parts.next().unwrap_or_default().trim_ascii();
+            if name.eq_ignore_ascii_case(b"content-length") {
+                has_length = true;
+                let number = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+                length = number.unwrap_or(u64::MAX);
+            } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+                has_encoding = true;
+            } else if name.eq_ignore_ascii_case(b"upgrade") {
+                upgrade = value.eq_ignore_ascii_case(b"websocket");
+            }
+        }
+        let http2 = self.head.starts_with(b"PRI ");
+        self.head.clear();
+        self.both.push_back(has_length && has_encoding);
+        self.at = match () {
+            // hyper closes after both; after an upgrade come other bytes
+            () if http2 || upgrade || (has_length && has_encoding) || self.both.len() > 1024 => At::Lost,
+            () if has_encoding => At::ChunkSize,
+            () if length > 0 => At::Body(length),
+            () => At::Head,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Framing;
+
+    fn answers(wire: &[u8], step: usize) -> Vec<bool> {
+        let mut framing = Framing::default();
+        wire.chunks(step).for_each(|c| framing.saw(c));
+        framing.both.into()
+    }
+
+    #[test]
+    fn both_is_seen_however_the_bytes_are_cut() {
+        let wire = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\
+            POST / HTTP/1.1\r\ncontent-length: 40\r\n\r\nContent-Length: 1\nTransfer-Encoding: x\n\n\n\
+            POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nx: y\r\n\r\n\
+            \r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\nTRANSFER-ENCODING : chunked\r\n\r\n0\r\n\r\n";
+        for step in 1..wire.len() {
+            assert_eq!(answers(wire, step), [false, false, false, true], "in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn bytes_after_an_upgrade_are_not_heads() {
+        let wire = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n";
+        assert_eq!(answers(wire, 7), [false]);
+    }
+}

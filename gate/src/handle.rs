@@ -1,0 +1,211 @@
+//! One request: is it sound, who calls, may they, and then on to a replica.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::header;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use syp_auth::{Request as PolicyRequest, Verifier};
+
+use crate::body::{Download, Upload};
+use crate::headers::{self, Bad};
+use crate::record::Record;
+use crate::replica::{Channel, Replica, as_http1, as_http2, pick};
+use crate::reply::{Failure, health, is_grpc, refuse};
+use crate::serve::Conn;
+use crate::state::Active;
+use crate::tunnel;
+
+/// A client that sends nothing of a body it announced is given up after this; not in gRPC, where silence is normal.
+const BODY_IDLE: Duration = Duration::from_secs(60);
+/// Replicas tried for one request.
+const ATTEMPTS: usize = 3;
+
+/// Answers one request.
+///
+/// # Errors
+/// Never.
+pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
+    // exact, on the raw target: no spelling of another path gets here
+    let target = request.uri().path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    if target == "/_syp/health" {
+        conn.take_framing();
+        return Ok(health(conn.state.healthy()));
+    }
+    let grpc = is_grpc(request.headers());
+    let record = Record::new(conn, request.method().clone(), request.uri().clone());
+    Ok(match admit(record, &request).await {
+        Ok((record, active, host)) => forward(record, &active, host, request, grpc).await,
+        Err(refused) => {
+            let (record, failure, reason, close) = *refused;
+            refuse(record, failure, reason, grpc, close)
+        }
+    })
+}
+
+type Refused = Box<(Record, Failure, &'static str, bool)>;
+
+async fn admit(mut record: Record, request: &Request<Incoming>) -> Result<(Record, Arc<Active>, HeaderValue), Refused> {
+    let both = record.conn().take_framing();
+    let host = match headers::check(request) {
+        Ok(host) if !both => host,
+        found => {
+            let reason = found.err().map_or("REQUEST_LENGTH_AND_ENCODING", |Bad(reason)| reason);
+            // whatever follows on this connection may be part of the trick
+            return Err(Box::new((record, Failure::BadRequest, reason, true)));
+        }
+    };
+    let path = request.uri().path();
+    if path == "/_syp" || path.starts_with("/_syp/") {
+        return Err(Box::new((record, Failure::NotFound, "RESERVED_PATH", false)));
+    }
+    let state = record.conn().state.clone();
+    let Some(active) = state.active() else {
+        return Err(Box::new((record, Failure::Unavailable, "NOT_CONFIGURED", false)));
+    };
+    if state.draining() {
+        return Err(Box::new((record, Failure::Unavailable, "DRAINING", true)));
+    }
+    let Some(token) = headers::bearer(request.headers()) else {
+        return Err(Box::new((record, Failure::Unauthenticated, "TOKEN_MISSING", false)));
+    };
+    let digest = Verifier::digest(token);
+    record.token = digest.first_chunk().copied();
+    match active.verifier.verify_digest(token, digest).await {
+        Ok(identity) => record.identity = Some(identity),
+        Err(error) => return Err(Box::new((record, Failure::Unauthenticated, error.reason(), false))),
+    }
+    let asked = PolicyRequest { path, method: request.method().as_str() };
+    let decision = record.identity.as_ref().map(|who| active.config.policy.decide(who, Some(&asked)));
+    let allowed = decision.as_ref().is_some_and(|d| d.allowed);
+    let reason = decision.as_ref().map_or("POLICY_NO_MATCH", |d| d.reason);
+    record.rule = decision.and_then(|d| d.rule_id);
+    if !allowed {
+        return Err(Box::new((record, Failure::Forbidden, reason, false)));
+    }
+    record.admitted = true;
+    record.reason = "CLIENT_GONE";
+    Ok((record, active, host))
+}
+
+async fn forward(
+    mut record: Record,
+    active: &Arc<Active>,
+    host: HeaderValue,
+    mut request: Request<Incoming>,
+    grpc: bool,
+) -> Response<Download> {
+    let websocket = headers::wants_websocket(&request);
+    let upgraded = websocket.then(|| hyper::upgrade::on(&mut request));
+    headers::strip(request.headers_mut(), active.config.forward_token, active.by_method);
+    let conn = record.conn().clone();
+    if let Some(who) = &record.identity {
+        headers::tell(request.headers_mut(), who, conn.peer.ip(), conn.tls, &host, &record.id);
+    }
+    let (parts, incoming) = request.into_parts();
+    let upload = if incoming.is_end_stream() {
+        Upload::empty()
+    } else {
+        let count = record.bytes_in.insert(Arc::default()).clone();
+        Upload::new(incoming, count, (!grpc).then_some(BODY_IDLE))
+    };
+    let mut request = Request::from_parts(parts, upload);
+    if let Some(upgraded) = upgraded {
+        return tunnel::open(record, active, &host, request, upgraded).await;
+    }
+    let mut tried: Vec<*const Replica> = Vec::new();
+    while tried.len() < ATTEMPTS {
+        let turn = active.turn.fetch_add(1, Relaxed);
+        let Some(replica) = pick(&active.replicas, turn, &tried).cloned() else { break };
+        record.goes_to(&replica);
+        match send(&replica, conn.worker, request, &host).await {
+            Ok((response, lease)) => return pass_on(record, response, lease),
+            Err(Failed::Before(back, why)) => {
+                // nothing of it was sent, so any request may go to another replica
+                conn.state.metrics.connect_failures.fetch_add(1, Relaxed);
+                replica.is_down(&why);
+                tried.push(Arc::as_ptr(&replica));
+                request = *back;
+            }
+            Err(Failed::After(error)) => {
+                let reason = if is_client_fault(&error) { "BODY_NOT_RECEIVED" } else { "UPSTREAM_BROKE_OFF" };
+                let failure = if is_client_fault(&error) { Failure::BadRequest } else { Failure::BadGateway };
+                return refuse(record, failure, reason, grpc, true);
+            }
+        }
+    }
+    let reason = if tried.is_empty() { "NO_REPLICA_READY" } else { "UPSTREAM_UNREACHABLE" };
+    refuse(record, Failure::Unavailable, reason, grpc, false)
+}
+
+fn is_client_fault(error: &hyper::Error) -> bool {
+    error.is_user()
+}
+
+/// Why a request did not get an answer.
+enum Failed {
+    /// Nothing of it was sent.
+    Before(Box<Request<Upload>>, String),
+    /// Some of it may have been.
+    After(hyper::Error),
+}
+
+type Answer = (Response<Incoming>, Option<crate::replica::Lease>);
+
+async fn send(replica: &Arc<Replica>, worker: usize, mut request: Request<Upload>, host: &HeaderValue) -> Result<Answer, Failed> {
+    let authority = request.uri().clone();
+    // a connection from the pool may have been closed a moment ago: then the request comes back unsent
+    for _ in 0..8 {
+        let channel = match replica.channel(worker).await {
+            Ok(channel) => channel,
+            Err(error) => return Err(Failed::Before(Box::new(request), error.to_string())),
+        };
+        let (result, reused) = match channel {
+            Channel::Http1(mut sender, reused) => {
+                as_http1(&mut request, host);
+                match sender.try_send_request(request).await {
+                    Ok(response) => return Ok((response, Some(replica.lease(worker, sender)))),
+                    Err(error) => (error, reused),
+                }
+            }
+            Channel::Http2(mut sender) => {
+                as_http2(&mut request, host);
+                match sender.try_send_request(request).await {
+                    Ok(response) => return Ok((response, None)),
+                    Err(error) => (error, true),
+                }
+            }
+        };
+        let mut result = result;
+        match result.take_message() {
+            Some(back) if reused => {
+                request = back;
+                *request.uri_mut() = authority.clone();
+            }
+            Some(back) => return Err(Failed::Before(Box::new(back), result.into_error().to_string())),
+            None => return Err(Failed::After(result.into_error())),
+        }
+    }
+    Err(Failed::Before(Box::new(request), "every pooled connection was closed".to_owned()))
+}
+
+/// Hands the app's answer to the client.
+pub fn pass_on(mut record: Record, response: Response<Incoming>, lease: Option<crate::replica::Lease>) -> Response<Download> {
+    let (mut parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS || parts.status.is_informational() {
+        // nobody asked for it: what follows would be read as the next answer
+        return refuse(record, Failure::BadGateway, "UPSTREAM_UNASKED_UPGRADE", false, true);
+    }
+    record.status = parts.status.as_u16();
+    record.reason = "OK";
+    headers::strip_response(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    if record.conn().state.draining() && !record.conn().http2 {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Response::from_parts(parts, Download::app(incoming, lease, record))
+}

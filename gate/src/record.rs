@@ -1,0 +1,107 @@
+//! One request from its head to its end: what the log line and the counters are made of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Instant, SystemTime};
+
+use syp_auth::Identity;
+
+use crate::access_log::Entry;
+use crate::replica::Replica;
+use crate::serve::Conn;
+
+/// Dropping it ends the request: counters and log are written then, whatever way it ended.
+pub struct Record {
+    conn: Arc<Conn>,
+    started: Instant,
+    /// The id the caller is told.
+    pub id: http::HeaderValue,
+    /// Method.
+    pub method: http::Method,
+    /// Target.
+    pub target: http::Uri,
+    /// Status; 0 until there is one.
+    pub status: u16,
+    /// Stable reason.
+    pub reason: &'static str,
+    /// The rule that decided.
+    pub rule: Option<String>,
+    /// Who called.
+    pub identity: Option<Arc<Identity>>,
+    /// First bytes of the token's SHA-256.
+    pub token: Option<[u8; 6]>,
+    /// Whether the caller was let in.
+    pub admitted: bool,
+    /// Bytes of the request's body.
+    pub bytes_in: Option<Arc<AtomicU64>>,
+    bytes_out: u64,
+    upstream: Option<Arc<Replica>>,
+}
+
+impl Record {
+    /// A request has arrived.
+    #[must_use]
+    pub fn new(conn: Arc<Conn>, method: http::Method, target: http::Uri) -> Self {
+        conn.metrics().in_flight.fetch_add(1, Relaxed);
+        let (id, started) = (conn.next_id(), Instant::now());
+        let (rule, identity, token, bytes_in, upstream) = (None, None, None, None, None);
+        let (status, reason, admitted, bytes_out) = (0, "CLIENT_GONE", false, 0);
+        Self {
+            conn, started, id, method, target, status, reason, rule, identity, token, admitted, bytes_in, bytes_out, upstream,
+        }
+    }
+
+    /// It goes to this replica now (and no longer to another).
+    pub fn goes_to(&mut self, replica: &Arc<Replica>) {
+        self.leaves();
+        replica.in_flight.fetch_add(1, Relaxed);
+        self.upstream = Some(replica.clone());
+    }
+
+    fn leaves(&mut self) -> Option<Arc<Replica>> {
+        let replica = self.upstream.take()?;
+        replica.in_flight.fetch_sub(1, Relaxed);
+        Some(replica)
+    }
+
+    /// So many bytes of the response went out.
+    pub fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+        self.conn.metrics().bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The connection it came by.
+    #[must_use]
+    pub fn conn(&self) -> &Arc<Conn> {
+        &self.conn
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let upstream = self.leaves();
+        let took = self.started.elapsed();
+        let bytes_in = self.bytes_in.as_ref().map_or(0, |b| b.load(Relaxed));
+        let counters = self.conn.metrics();
+        counters.in_flight.fetch_sub(1, Relaxed);
+        counters.bytes_in.fetch_add(bytes_in, Relaxed);
+        counters.finished(self.status, self.admitted.then_some(took));
+        let entry = Entry {
+            time: SystemTime::now(),
+            id: self.id.clone(),
+            reason: self.reason,
+            rule: self.rule.take(),
+            status: self.status,
+            method: std::mem::take(&mut self.method),
+            target: std::mem::take(&mut self.target),
+            identity: self.identity.take(),
+            token: self.token,
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            upstream,
+            bytes_in,
+            bytes_out: self.bytes_out,
+            peer: self.conn.peer.ip(),
+        };
+        self.conn.state.log.add(entry, &self.conn.state.metrics);
+    }
+}

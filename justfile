@@ -1,0 +1,38 @@
+# The same commands that ./test runs, by name. `just` alone lists them.
+
+export CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", env("XDG_CACHE_HOME", env("HOME") / ".cache") / "syp" / "target")
+
+_list:
+    @just --list --unsorted
+
+# formatting, as it must be
+fmt:
+    cargo fmt --all --check
+
+# clippy without a warning, and the shell scripts
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    shellcheck -x -S warning quickstart test .ci/run tests/testbed/*.sh examples/*/*.sh
+
+# licences, advisories, sources (cargo install cargo-deny)
+deny:
+    cargo deny --locked check
+
+# all tests with all they need; `just test --fast` leaves Docker out
+test *ARGS:
+    ./test {{ARGS}}
+
+# the API documentation, without a warning
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# the benchmarks
+bench *ARGS:
+    cargo bench --workspace --locked {{ARGS}}
+
+# what a change must pass before it lands
+verify: fmt lint doc test
+
+# a real image behind JWT on this machine; `just quickstart --down` takes it down
+quickstart *ARGS:
+    ./quickstart {{ARGS}}

@@ -1,0 +1,77 @@
+//! Brings policy, keys and upstreams to the gate. It changes what the gate's row owns, so it has no row of its own.
+use super::{Shared, admin, gate::subnet, names::{ADMIN, HOLDER}};
+use async_trait::async_trait;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use syp_auth::door::{GateConfig, Upstream};
+use serde_json::json;
+use syp_engine::{
+    fold::GATE_GENERATION,
+    step::{Done, Observed, Owner, Step, StepCx},
+};
+use syp_proto::journal::{Failure, LedgerRow};
+
+pub(super) struct Config(pub Arc<Shared>);
+
+/// A gate that was started a moment ago listens within this.
+const STARTING: Duration = Duration::from_secs(5);
+
+/// Where the gate of an instance is told things.
+pub(super) fn admin_address(cx: &StepCx) -> Result<SocketAddr, Failure> {
+    Ok(SocketAddr::new(IpAddr::V4(subnet(cx)?.address(2)), ADMIN))
+}
+
+/// The configuration with the replicas in it.
+pub(super) fn complete(cx: &StepCx) -> Result<GateConfig, Failure> {
+    let subnet = subnet(cx)?;
+    let replicas = u32::try_from(cx.spec.scaling.as_ref().map_or(1, |s| s.min.max(1))).unwrap_or(1);
+    let port = u16::try_from(cx.spec.port).unwrap_or(0);
+    let mut config = cx.gate.clone();
+    config.upstreams = (0..replicas)
+        .map(|n| {
+            let ip = IpAddr::V4(subnet.address(n + 3));
+            Upstream { id: n.to_string(), address: SocketAddr::new(ip, port), holder: Some(SocketAddr::new(ip, HOLDER)) }
+        })
+        .collect();
+    Ok(config)
+}
+
+/// Pushes, waiting a moment for a gate that starts.
+pub(super) async fn push(s: &Shared, cx: &StepCx) -> Result<(), Failure> {
+    let (to, config) = (admin_address(cx)?, complete(cx)?);
+    let token = s.admin_token(&cx.owner);
+    let mut wait = Duration::from_millis(3);
+    let end = tokio::time::Instant::now() + STARTING;
+    loop {
+        match admin::configure(to, &token, &config).await {
+            Err(f) if f.reason == "GATE_UNREACHABLE" && tokio::time::Instant::now() < end => {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+}
+
+#[async_trait]
+impl Step for Config {
+    fn kind(&self) -> &'static str {
+        "docker.config@1"
+    }
+
+    async fn observe(&self, _: &StepCx, _: &str) -> Result<Observed, Failure> {
+        Ok(Observed::Absent)
+    }
+
+    async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
+        push(&self.0, cx).await?;
+        Ok(Done { outputs: json!({ GATE_GENERATION: cx.gate.generation }), ..Default::default() })
+    }
+
+    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}

@@ -1,0 +1,72 @@
+//! What gate, holder and app have in common: a container with a name known before the call.
+use super::{
+    Shared,
+    client::{self, code, failed, inspect, is_ours, labels_of, running},
+};
+use bollard::{models::{ContainerCreateBody, ContainerInspectResponse}, query_parameters::CreateContainerOptions};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Observed, Owner, StepCx},
+};
+use syp_proto::journal::{Failure, LedgerRow};
+
+/// Looks for the container of a step.
+///
+/// # Errors
+/// The daemon's.
+pub(super) async fn observe(s: &Shared, owner: &Owner, key: &str) -> Result<Observed, Failure> {
+    Ok(match inspect(&s.docker, key).await? {
+        None => Observed::Absent,
+        Some(c) => Observed::Present {
+            ours: is_ours(owner, labels_of(&c)),
+            healthy: running(&c),
+            handle: c.id.unwrap_or_default(),
+        },
+    })
+}
+
+/// The container as it is; made first if it is not there. True when it was made now.
+///
+/// # Errors
+/// `NAME_CONFLICT` for a container of somebody else; the daemon's.
+pub(super) async fn ensure(
+    s: &Shared, cx: &StepCx, key: &str, body: impl AsyncFnOnce() -> Result<ContainerCreateBody, Failure>,
+) -> Result<(ContainerInspectResponse, bool), Failure> {
+    if let Some(c) = inspect(&s.docker, key).await? {
+        return if is_ours(&cx.owner, labels_of(&c)) { Ok((c, false)) } else { Err(syp_engine::name_conflict(key)) };
+    }
+    let name = CreateContainerOptions { name: Some(key.to_owned()), ..Default::default() };
+    match s.docker.create_container(Some(name), body().await?).await {
+        Ok(_) => {}
+        // an earlier call of ours landed meanwhile: what is there decides
+        Err(e) if code(&e) == Some(409) => {}
+        Err(e) if code(&e) == Some(404) => {
+            let f = failed(&e);
+            return Err(if f.message.to_lowercase().contains("image") {
+                failure(Class::Terminal, "IMAGE_NOT_FOUND", f.message, "check its name; 'docker images' shows what is here")
+            } else {
+                f
+            });
+        }
+        Err(e) => return Err(failed(&e)),
+    }
+    match inspect(&s.docker, key).await? {
+        Some(c) if is_ours(&cx.owner, labels_of(&c)) => Ok((c, true)),
+        Some(_) => Err(syp_engine::name_conflict(key)),
+        None => Err(failure(Class::Conflict, "PROVIDER_BUSY", format!("{key} vanished"), "the engine looks again")),
+    }
+}
+
+/// Removes the container of a row if it is ours.
+///
+/// # Errors
+/// The daemon's.
+pub(super) async fn destroy(s: &Shared, owner: &Owner, row: &LedgerRow, grace_s: Option<i32>) -> Result<bool, Failure> {
+    match inspect(&s.docker, &row.key).await? {
+        Some(c) if is_ours(owner, labels_of(&c)) => {
+            let grace = grace_s.filter(|_| running(&c));
+            client::remove(&s.docker, &row.key, grace).await
+        }
+        _ => Ok(false),
+    }
+}

@@ -1,0 +1,151 @@
+//! The gate's container: the only published port of an instance.
+use super::{
+    Shared,
+    client::{self, failed, labels, running},
+    container,
+    names::{ADMIN, Subnet, TRAFFIC},
+};
+use async_trait::async_trait;
+use bollard::{
+    models::{ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, NetworkingConfig, PortBinding},
+    query_parameters::UploadToContainerOptions,
+};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use std::{collections::HashMap, path::Path, sync::Arc};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Done, Observed, Owner, Step, StepCx},
+};
+use syp_proto::journal::{Failure, LedgerRow};
+
+pub(super) struct Gate(pub Arc<Shared>);
+
+/// Nobody in particular: the gate needs no rights at all.
+const USER: u32 = 65_534;
+const MEMORY: i64 = 256 << 20;
+
+// === impl Gate ===
+
+impl Gate {
+    async fn body(&self, cx: &StepCx) -> Result<ContainerCreateBody, Failure> {
+        let subnet = subnet(cx)?;
+        let image = self.0.gate_image.ensure(&self.0.docker).await?;
+        let (address, port) = published(cx);
+        let mut cmd: Vec<String> =
+            ["serve", "--listen", "0.0.0.0:8080", "--admin", "0.0.0.0:9901", "--admin-token-file", "/etc/syp/admin.token"]
+                .map(str::to_owned)
+                .to_vec();
+        if has_tls(cx) {
+            cmd.extend(["--tls-cert", "/etc/syp/tls.crt", "--tls-key", "/etc/syp/tls.key"].map(str::to_owned));
+        }
+        let binding = PortBinding { host_ip: Some(address), host_port: Some(port.to_string()) };
+        let traffic = format!("{TRAFFIC}/tcp");
+        Ok(ContainerCreateBody {
+            image: Some(image),
+            cmd: Some(cmd),
+            user: Some(format!("{USER}:{USER}")),
+            labels: Some(labels(&cx.owner, &cx.node)),
+            exposed_ports: Some(vec![traffic.clone()]),
+            host_config: Some(HostConfig {
+                network_mode: Some(client::key(&cx.owner, "network")),
+                port_bindings: Some(HashMap::from([(traffic, Some(vec![binding]))])),
+                cap_drop: Some(vec!["ALL".into()]),
+                security_opt: Some(vec!["no-new-privileges".into()]),
+                memory: Some(MEMORY),
+                pids_limit: Some(256),
+                ..Default::default()
+            }),
+            networking_config: Some(endpoint(&client::key(&cx.owner, "network"), &subnet.address(2).to_string())),
+            ..Default::default()
+        })
+    }
+
+    /// The token by which the engine talks to the gate, and the TLS files: as files, since `docker inspect` shows argv and environment.
+    async fn upload(&self, cx: &StepCx, key: &str) -> Result<(), Failure> {
+        let token = self.0.admin_token(&cx.owner);
+        let mut files = vec![("etc/syp/admin.token", token.expose_secret().as_bytes().to_vec())];
+        if let Some(p) = cx.spec.publish.as_ref().filter(|_| has_tls(cx)) {
+            for (name, path) in [("etc/syp/tls.crt", &p.tls_cert_file), ("etc/syp/tls.key", &p.tls_key_file)] {
+                files.push((name, read(path).await?));
+            }
+        }
+        let tar = archive(&files).map_err(|e| failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it"))?;
+        let to = UploadToContainerOptions { path: "/".into(), ..Default::default() };
+        self.0.docker.upload_to_container(key, Some(to), bollard::body_full(tar.into())).await.map_err(|e| failed(&e))
+    }
+}
+
+async fn read(path: &str) -> Result<Vec<u8>, Failure> {
+    tokio::fs::read(Path::new(path)).await.map_err(|e| {
+        failure(Class::Terminal, "TLS_FILE", format!("{path}: {e}"), "give a PEM file that the engine's user can read")
+    })
+}
+
+fn archive(files: &[(&str, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut head = tar::Header::new_gnu();
+        head.set_size(bytes.len() as u64);
+        head.set_mode(0o400);
+        head.set_uid(u64::from(USER));
+        head.set_gid(u64::from(USER));
+        tar.append_data(&mut head, name, bytes.as_slice())?;
+    }
+    tar.into_inner()
+}
+
+pub(super) fn endpoint(network: &str, address: &str) -> NetworkingConfig {
+    let settings = EndpointSettings {
+        ipam_config: Some(EndpointIpamConfig { ipv4_address: Some(address.into()), ..Default::default() }),
+        ..Default::default()
+    };
+    NetworkingConfig { endpoints_config: Some(HashMap::from([(network.to_owned(), settings)])) }
+}
+
+/// The instance's subnet, from the network step.
+pub(super) fn subnet(cx: &StepCx) -> Result<Subnet, Failure> {
+    cx.output("network", "subnet").and_then(Subnet::parse).ok_or_else(|| {
+        failure(Class::Terminal, "INTERNAL", "the network step left no subnet", "this is a bug: please report it")
+    })
+}
+
+fn published(cx: &StepCx) -> (String, u64) {
+    let address = cx.spec.publish.as_ref().map(|p| p.address.clone()).filter(|a| !a.is_empty());
+    (address.unwrap_or_else(|| "127.0.0.1".into()), cx.facts["port"].as_u64().unwrap_or(0))
+}
+
+fn has_tls(cx: &StepCx) -> bool {
+    cx.spec.publish.as_ref().is_some_and(|p| !p.tls_cert_file.is_empty())
+}
+
+#[async_trait]
+impl Step for Gate {
+    fn kind(&self) -> &'static str {
+        "docker.gate@1"
+    }
+
+    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
+        container::observe(&self.0, &cx.owner, key).await
+    }
+
+    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
+        let (c, _) = container::ensure(&self.0, cx, key, async || self.body(cx).await).await?;
+        if !running(&c) {
+            // before each start: a crash may have come between creation and upload
+            self.upload(cx, key).await?;
+            client::start(&self.0.docker, key).await?;
+        }
+        let (address, port) = published(cx);
+        let scheme = if has_tls(cx) { "https" } else { "http" };
+        let host = if address == "0.0.0.0" { "127.0.0.1".to_owned() } else { address };
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let admin = format!("{}:{ADMIN}", subnet(cx)?.address(2));
+        let outputs = json!({ "endpoint": format!("{scheme}://{host}:{port}"), "admin": admin });
+        Ok(Done { handle: c.id.unwrap_or_default(), outputs })
+    }
+
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+        container::destroy(&self.0, owner, row, None).await
+    }
+}

@@ -1,0 +1,86 @@
+//! The gate's image, made here from the `syp-gate` binary beside the engine: no registry is asked.
+use super::client::{failed, optional};
+use bollard::{Docker, query_parameters::CreateImageOptions};
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use syp_engine::failure::{Class, failure};
+use syp_proto::journal::Failure;
+use tokio::sync::Mutex;
+
+/// Makes the image once and remembers its name.
+#[derive(Debug)]
+pub struct GateImage {
+    binary: PathBuf,
+    made: Mutex<Option<String>>,
+}
+
+// === impl GateImage ===
+
+impl GateImage {
+    /// From a static binary.
+    pub fn new(binary: PathBuf) -> Self {
+        Self { binary, made: Mutex::new(None) }
+    }
+
+    /// Name of the image, made if it is not there.
+    ///
+    /// # Errors
+    /// `GATE_BINARY` when there is no binary; the daemon's.
+    pub async fn ensure(&self, d: &Docker) -> Result<String, Failure> {
+        let mut made = self.made.lock().await;
+        if let Some(name) = &*made {
+            // somebody may have pruned it since
+            if optional(d.inspect_image(name).await)?.is_some() {
+                return Ok(name.clone());
+            }
+        }
+        let bytes = tokio::fs::read(&self.binary).await.map_err(|e| {
+            failure(
+                Class::Terminal,
+                "GATE_BINARY",
+                format!("{}: {e}", self.binary.display()),
+                "install 'syp-gate' beside 'sypctl' (./quickstart builds both)",
+            )
+        })?;
+        let name = format!("syp-gate:{}", &hex::encode(Sha256::digest(&bytes))[..12]);
+        if optional(d.inspect_image(&name).await)?.is_none() {
+            import(d, &name, &bytes).await?;
+        }
+        *made = Some(name.clone());
+        Ok(name)
+    }
+}
+
+async fn import(d: &Docker, name: &str, binary: &[u8]) -> Result<(), Failure> {
+    let tar = archive(binary).map_err(|e| failure(Class::Terminal, "INTERNAL", e.to_string(), "please report this bug"))?;
+    let (repo, tag) = name.split_once(':').unwrap_or((name, "latest"));
+    let how = CreateImageOptions {
+        from_src: Some("-".into()),
+        repo: Some(repo.into()),
+        tag: Some(tag.into()),
+        changes: vec!["ENTRYPOINT [\"/syp-gate\"]".into(), "LABEL syp.dev/gate=1".into()],
+        ..Default::default()
+    };
+    let mut progress = d.create_image(Some(how), Some(bollard::body_full(tar.into())), None);
+    while let Some(p) = progress.next().await {
+        p.map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+fn archive(binary: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut head = tar::Header::new_gnu();
+    head.set_size(binary.len() as u64);
+    head.set_mode(0o755);
+    tar.append_data(&mut head, "syp-gate", binary)?;
+    for dir in ["etc/", "etc/syp/", "tmp/"] {
+        let mut head = tar::Header::new_gnu();
+        head.set_entry_type(tar::EntryType::Directory);
+        head.set_size(0);
+        head.set_mode(0o755);
+        tar.append_data(&mut head, dir, std::io::empty())?;
+    }
+    tar.into_inner()
+}

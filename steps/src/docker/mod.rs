@@ -1,0 +1,188 @@
+//! The docker target: one gate and, per replica, a sealed namespace with the user's image in it.
+mod admin;
+mod app;
+pub mod client;
+mod config;
+mod container;
+mod drain;
+mod gate;
+mod gate_image;
+mod holder;
+mod image;
+mod isolation;
+mod listing;
+pub mod names;
+mod network;
+mod observe;
+mod plan;
+mod preflight;
+mod probe;
+mod volume;
+
+pub use gate_image::GateImage;
+
+use crate::prices::local::Tariff;
+use async_trait::async_trait;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::stream::BoxStream;
+use hmac::{Hmac, Mac};
+use names::Subnet;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde_json::Value;
+use sha2::Sha256;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use syp_engine::{
+    clock::Clock,
+    failure::{Class, failure},
+    graph::RunKind,
+    id::{InstanceId, StoreId},
+    plan::Plan,
+    step::{LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
+};
+use syp_proto::{
+    journal::{Failure, Found},
+    v1,
+};
+
+/// Seconds that one call to the daemon may take.
+const CALL_TIMEOUT_S: u64 = 120;
+/// Where networks come from unless the engine is told otherwise.
+pub const DEFAULT_POOL: &str = "10.213.0.0/16";
+
+/// What the docker target is made of.
+pub struct Options {
+    /// `unix:///var/run/docker.sock` or what `DOCKER_HOST` says; empty: the default socket.
+    pub host: String,
+    /// The static `syp-gate`.
+    pub gate_binary: PathBuf,
+    /// The engine's own key, from which each gate's admin token is derived.
+    pub key: SecretSlice<u8>,
+    /// Pool of the instances' networks.
+    pub pool: String,
+    /// Prices.
+    pub tariff: Tariff,
+    /// Time.
+    pub clock: Clock,
+}
+
+pub(crate) struct Shared {
+    pub docker: Docker,
+    pub gate_image: GateImage,
+    pub pool: Subnet,
+    pub tariff: Tariff,
+    pub clock: Clock,
+    key: SecretSlice<u8>,
+}
+
+/// The docker target.
+pub struct DockerTarget {
+    shared: Arc<Shared>,
+    steps: BTreeMap<&'static str, Arc<dyn Step>>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Derived, so that it is in no journal and needs no store of its own.
+    pub fn admin_token(&self, owner: &Owner) -> SecretString {
+        // HMAC takes keys of any length, so this can't fail; an empty token is refused by every gate
+        let mac = Hmac::<Sha256>::new_from_slice(self.key.expose_secret());
+        mac.map_or_else(
+            |_| SecretString::default(),
+            |mut mac| {
+                mac.update(b"gate-admin|");
+                mac.update(owner.uid.as_bytes());
+                hex::encode(mac.finalize().into_bytes()).into()
+            },
+        )
+    }
+}
+
+// === impl DockerTarget ===
+
+impl DockerTarget {
+    /// Connects lazily: a daemon that is down is met at preflight, with words.
+    ///
+    /// # Errors
+    /// A host or pool that can't be understood.
+    pub fn new(o: Options) -> Result<Self, Failure> {
+        let wrong = |what: &str, e: String| failure(Class::Terminal, "INVALID_ARGUMENT", format!("{what}: {e}"), "");
+        let host = if o.host.is_empty() { "unix:///var/run/docker.sock" } else { &o.host };
+        let docker = match host.strip_prefix("unix://") {
+            // a socket that is not there yet is met at the first call, with words
+            Some(path) => Docker::connect_with_unix(path, CALL_TIMEOUT_S, API_DEFAULT_VERSION),
+            None => Docker::connect_with_host(host),
+        };
+        let docker = docker.map_err(|e| wrong("DOCKER_HOST", e.to_string()))?;
+        let pool = Subnet::parse(&o.pool).ok_or_else(|| wrong("SYP_DOCKER_POOL", format!("'{}' is no network", o.pool)))?;
+        let gate_image = GateImage::new(o.gate_binary);
+        let shared = Arc::new(Shared { docker, gate_image, pool, tariff: o.tariff, clock: o.clock, key: o.key });
+        let s = || Arc::clone(&shared);
+        let all: Vec<Arc<dyn Step>> = vec![
+            Arc::new(app::App(s())),
+            Arc::new(config::Config(s())),
+            Arc::new(drain::Drain(s())),
+            Arc::new(gate::Gate(s())),
+            Arc::new(holder::Holder(s())),
+            Arc::new(image::Image(s())),
+            Arc::new(isolation::Isolation),
+            Arc::new(network::Network(s())),
+            Arc::new(probe::Probe(s())),
+            Arc::new(volume::Volume(s())),
+        ];
+        let steps = all.into_iter().map(|s| (s.kind(), s)).collect();
+        Ok(Self { shared, steps })
+    }
+}
+
+#[async_trait]
+impl Target for DockerTarget {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    fn step(&self, kind: &str) -> Option<Arc<dyn Step>> {
+        self.steps.get(kind).cloned()
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        self.steps.keys().copied().collect()
+    }
+
+    fn plan(&self, kind: RunKind, owner: &Owner, spec: &v1::InstanceSpec, facts: &Value) -> Plan {
+        plan::plan(kind, owner, spec, facts)
+    }
+
+    async fn preflight(&self, owner: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
+        preflight::check(&self.shared, owner, spec).await
+    }
+
+    async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure> {
+        listing::list(&self.shared, store, uid).await
+    }
+
+    async fn remove(&self, _: &StoreId, found: &Found) -> Result<(), Failure> {
+        listing::remove(&self.shared, found).await
+    }
+
+    async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure> {
+        config::push(&self.shared, cx).await
+    }
+
+    async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure> {
+        observe::stats(&self.shared, cx).await
+    }
+
+    async fn logs(&self, cx: &StepCx, q: LogQuery) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
+        observe::logs(&self.shared, cx, q).await
+    }
+
+    async fn check(&self) -> Result<String, Failure> {
+        let v = self.shared.docker.version().await.map_err(|e| client::failed(&e))?;
+        Ok(format!("Docker {} (API {})", v.version.unwrap_or_default(), v.api_version.unwrap_or_default()))
+    }
+
+    async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
+        observe::changes(&self.shared, store).await
+    }
+}

@@ -1,0 +1,162 @@
+//! Everything that can be refused before anything is made.
+use super::{
+    Shared,
+    client::{code, failed},
+    image::not_found,
+};
+use bollard::{auth::DockerCredentials, models::ImageInspect};
+use base64::Engine as _;
+use serde_json::{Value, json};
+use std::{net::SocketAddr, path::PathBuf};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Owner, Preflight},
+};
+use syp_proto::{journal::Failure, v1};
+use tokio::net::TcpListener;
+
+/// Looks at the engine, the image and the port.
+pub(super) async fn check(s: &Shared, _owner: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
+    let mut spec = spec.clone();
+    let host = s.docker.version().await.map_err(|e| failed(&e))?;
+    s.gate_image.ensure(&s.docker).await?;
+    let mut facts = match s.docker.inspect_image(&spec.image).await {
+        Ok(i) => local_image(&spec.image, &i, host.arch.as_deref().unwrap_or_default())?,
+        Err(e) if code(&e) == Some(404) => remote_image(s, &spec.image, host.arch.as_deref().unwrap_or_default()).await?,
+        Err(e) => return Err(failed(&e)),
+    };
+    if spec.port == 0 {
+        spec.port = only_port(&facts)?;
+    }
+    facts["port"] = json!(free_port(&spec).await?);
+    let (hourly, lines) = s.tariff.hourly(&spec);
+    Ok(Preflight { facts, spec, hourly, lines })
+}
+
+fn local_image(name: &str, i: &ImageInspect, host: &str) -> Result<Value, Failure> {
+    let arch = i.architecture.clone().unwrap_or_default();
+    fits(name, &arch, host)?;
+    let config = i.config.clone().unwrap_or_default();
+    let id = i.id.clone().unwrap_or_default();
+    let digest = i.repo_digests.as_ref().and_then(|d| d.first()).and_then(|d| d.split('@').nth(1)).map(str::to_owned);
+    let mut volumes = config.volumes.unwrap_or_default();
+    volumes.sort();
+    Ok(json!({
+        "image": id,
+        "digest": digest.unwrap_or_else(|| id.clone()),
+        "arch": arch,
+        "exposed": config.exposed_ports.unwrap_or_default(),
+        "volumes": volumes,
+    }))
+}
+
+async fn remote_image(s: &Shared, name: &str, host: &str) -> Result<Value, Failure> {
+    let found = s.docker.inspect_registry_image(name, credentials(name).await).await.map_err(|e| {
+        let f = failed(&e);
+        // a registry that can't be reached has no such image for us
+        if f.reason == "PROVIDER_ERROR" {
+            failure(
+                Class::Terminal,
+                "IMAGE_NOT_FOUND",
+                format!("there is no image '{name}' here, and its registry does not answer: {}", f.message),
+                "check its name; 'docker images' shows what is here, 'docker pull' tries by hand",
+            )
+        } else {
+            not_found(f, name)
+        }
+    })?;
+    let arches: Vec<String> = found.platforms.iter().filter_map(|p| p.architecture.clone()).collect();
+    if !arches.is_empty() && !arches.iter().any(|a| a == host) {
+        return Err(wrong_arch(name, &arches.join(", "), host));
+    }
+    let digest = found.descriptor.digest.unwrap_or_default();
+    let repo = name.split('@').next().unwrap_or(name);
+    let repo = repo.rfind(':').filter(|p| !repo[*p..].contains('/')).map_or(repo, |p| &repo[..p]);
+    let pinned = format!("{repo}@{digest}");
+    Ok(json!({ "image": pinned, "pull": pinned, "digest": digest, "exposed": [], "volumes": [] }))
+}
+
+fn fits(name: &str, arch: &str, host: &str) -> Result<(), Failure> {
+    if arch.is_empty() || host.is_empty() || arch == host { Ok(()) } else { Err(wrong_arch(name, arch, host)) }
+}
+
+fn wrong_arch(name: &str, arch: &str, host: &str) -> Failure {
+    failure(
+        Class::Terminal,
+        "IMAGE_ARCH_MISMATCH",
+        format!("'{name}' is built for {arch}, this host is {host}"),
+        format!("build or pull it for linux/{host}: 'docker build --platform linux/{host}'"),
+    )
+}
+
+/// The port that the image says it listens on, when it names just one.
+fn only_port(facts: &Value) -> Result<i32, Failure> {
+    let ports: Vec<i32> = facts["exposed"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .filter(|p| !p.ends_with("/udp"))
+        .filter_map(|p| p.split('/').next()?.parse().ok())
+        .collect();
+    match ports[..] {
+        [one] => Ok(one),
+        [] => Err(failure(Class::Terminal, "PORT_UNKNOWN", "the image does not say on which port it listens", "add --port N")),
+        _ => Err(failure(
+            Class::Terminal,
+            "PORT_UNKNOWN",
+            format!("the image names several ports: {ports:?}"),
+            "choose one with --port N",
+        )),
+    }
+}
+
+/// The published port: the one asked for if it is free, else one that the kernel gives.
+async fn free_port(spec: &v1::InstanceSpec) -> Result<u16, Failure> {
+    let p = spec.publish.clone().unwrap_or_default();
+    let address = if p.address.is_empty() { "127.0.0.1" } else { &p.address };
+    let ip = address.parse().map_err(|_| failure(Class::Terminal, "INVALID_ARGUMENT", format!("'{address}' is no address"), ""))?;
+    let wanted = u16::try_from(p.port).unwrap_or(0);
+    let listener = TcpListener::bind(SocketAddr::new(ip, wanted)).await.map_err(|e| {
+        failure(
+            Class::Terminal,
+            "PORT_TAKEN",
+            format!("{address}:{wanted} can't be used: {e}"),
+            "choose another port with --publish, or stop what uses it ('ss -ltnp' shows it)",
+        )
+    })?;
+    Ok(listener.local_addr().map_or(wanted, |a| a.port()))
+}
+
+/// What `docker login` left for the registry of an image.
+pub(super) async fn credentials(image: &str) -> Option<DockerCredentials> {
+    let first = image.split('/').next().unwrap_or_default();
+    let has_host = image.contains('/') && (first.contains('.') || first.contains(':') || first == "localhost");
+    let registry = if has_host { first } else { "https://index.docker.io/v1/" };
+    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let dir = dir.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
+    let text = tokio::fs::read(dir.join("config.json")).await.ok()?;
+    let config: Value = serde_json::from_slice(&text).ok()?;
+    let auth = config["auths"][registry]["auth"].as_str()?;
+    let plain = base64::engine::general_purpose::STANDARD.decode(auth).ok()?;
+    let (user, password) = std::str::from_utf8(&plain).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
+    Some(DockerCredentials {
+        username: Some(user),
+        password: Some(password),
+        serveraddress: Some(registry.to_owned()),
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_port_of_an_image_is_used_and_a_choice_is_asked_for() {
+        assert_eq!(only_port(&json!({"exposed": ["8080/tcp"]})).unwrap(), 8080);
+        assert_eq!(only_port(&json!({"exposed": ["8080/tcp", "53/udp"]})).unwrap(), 8080);
+        assert_eq!(only_port(&json!({"exposed": []})).unwrap_err().reason, "PORT_UNKNOWN");
+        assert_eq!(only_port(&json!({"exposed": ["1/tcp", "2/tcp"]})).unwrap_err().reason, "PORT_UNKNOWN");
+    }
+}

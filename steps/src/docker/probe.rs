@@ -1,0 +1,170 @@
+//! Waits until the gate itself reaches every replica, then proves that nobody gets in without a token.
+use super::{
+    Shared, admin,
+    client::{self, inspect, key, last_lines, running, state_words},
+    config::admin_address,
+    names::{HOLDER, TRAFFIC},
+};
+use async_trait::async_trait;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use syp_auth::door::{GateStatus, UpstreamStatus};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Done, Observed, Owner, Step, StepCx},
+};
+use syp_proto::journal::{Failure, LedgerRow};
+use tokio::time::Instant;
+
+pub(super) struct Probe(pub Arc<Shared>);
+
+/// Time an app has to listen and answer, unless the spec's probe says more.
+const START: Duration = Duration::from_secs(60);
+/// With other ports open and this one closed, waiting longer rarely helps.
+const WRONG_PORT: Duration = Duration::from_secs(10);
+/// With no port open at all for so long, nothing will come.
+const NO_PORT: Duration = Duration::from_secs(30);
+const LOG_LINES: u32 = 20;
+
+// === impl Probe ===
+
+impl Probe {
+    async fn crashed(&self, cx: &StepCx, replicas: i64) -> Result<Option<Failure>, Failure> {
+        for n in 0..replicas {
+            let name = key(&cx.owner, &format!("app-{n}"));
+            let Some(c) = inspect(&self.0.docker, &name).await? else { continue };
+            if running(&c) {
+                continue;
+            }
+            let words = state_words(c.state.as_ref());
+            let lines = last_lines(&self.0.docker, &name, LOG_LINES).await;
+            // another attempt starts it again: some apps need a second try, none needs a tenth
+            return Ok(Some(failure(
+                Class::Transient,
+                "CRASH_LOOP",
+                format!("replica {n} {words}. Its last lines:\n{lines}"),
+                "run the image by hand to see why it ends: 'docker run --rm IMAGE'",
+            )));
+        }
+        Ok(None)
+    }
+
+    async fn restart_ended(&self, cx: &StepCx, replicas: i64) -> Result<(), Failure> {
+        for n in 0..replicas {
+            let name = key(&cx.owner, &format!("app-{n}"));
+            if inspect(&self.0.docker, &name).await?.is_some_and(|c| !running(&c)) {
+                client::start(&self.0.docker, &name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ready(&self, cx: &StepCx, replicas: i64) -> Result<(), Failure> {
+        let to = admin_address(cx)?;
+        let token = self.0.admin_token(&cx.owner);
+        let limit = cx.spec.probe.as_ref().and_then(|p| p.initial_delay.as_ref()).map_or(START, |d| {
+            START + Duration::from_millis(u64::try_from(syp_engine::clock::duration_millis(d)).unwrap_or(0))
+        });
+        let start = Instant::now();
+        let mut wait = Duration::from_millis(5);
+        let mut looked = Instant::now();
+        loop {
+            let status: GateStatus = admin::read(to, &token, "/status").await?;
+            let waiting: Vec<_> = status.upstreams.iter().filter(|u| !u.ready).collect();
+            if waiting.is_empty() && i64::try_from(status.upstreams.len()).unwrap_or(0) == replicas {
+                return Ok(());
+            }
+            if cx.cancel.is_cancelled() {
+                return Err(failure(Class::Transient, "CANCELLED", "cancelled", ""));
+            }
+            if looked.elapsed() >= Duration::from_millis(150) {
+                looked = Instant::now();
+                if let Some(f) = self.crashed(cx, replicas).await? {
+                    return Err(f);
+                }
+            }
+            let first = waiting.first().copied();
+            let message = first.map_or_else(|| "the gate has no replica yet".to_owned(), |u| format!("replica {}: {}", u.id, u.detail));
+            cx.waiting.on(&cx.node, "PROBING", message, "'sypctl logs' shows what the app says", self.0.clock.now());
+            if let Some(f) = first.and_then(|u| verdict(cx, u, start.elapsed(), limit)) {
+                let name = key(&cx.owner, &format!("app-{}", first.map_or("0", |u| u.id.as_str())));
+                let lines = last_lines(&self.0.docker, &name, LOG_LINES).await;
+                return Err(with_lines(f, &lines));
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 5 / 4).min(Duration::from_millis(100));
+        }
+    }
+}
+
+fn with_lines(mut f: Failure, lines: &str) -> Failure {
+    if !lines.is_empty() {
+        f.message = format!("{}. Its last lines:\n{lines}", f.message);
+    }
+    f
+}
+
+/// Is it time to give up on a replica, and with which words? Pure.
+fn verdict(cx: &StepCx, u: &UpstreamStatus, waited: Duration, limit: Duration) -> Option<Failure> {
+    let port = u16::try_from(cx.spec.port).unwrap_or(0);
+    let others: BTreeSet<u16> = u.listeners.iter().map(|l| l.port).filter(|p| *p != HOLDER).collect();
+    let wrong = !others.is_empty() && !others.contains(&port);
+    let nothing = others.is_empty() && u.sealed == Some(true);
+    if (wrong && waited >= WRONG_PORT) || (nothing && waited >= NO_PORT) || (waited >= limit && !others.contains(&port)) {
+        let found = others.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+        let (what, hint) = if wrong {
+            let first = others.first().copied().unwrap_or_default();
+            (format!("it listens on {found}"), format!("use --port {first}, or make the app listen on {port}"))
+        } else {
+            ("it listens on no port at all".to_owned(), "make the app listen, or give it more time with a probe".to_owned())
+        };
+        return Some(failure(Class::Terminal, "PORT_NOT_LISTENING", format!("nothing listens on port {port}; {what}"), hint));
+    }
+    (waited >= limit).then(|| {
+        failure(
+            Class::Terminal,
+            "PROBE_FAILED",
+            format!("replica {} is not ready: {}", u.id, u.detail),
+            "check --probe (the path must answer 2xx or 3xx without a token) and --protocol",
+        )
+    })
+}
+
+#[async_trait]
+impl Step for Probe {
+    fn kind(&self) -> &'static str {
+        "docker.probe@1"
+    }
+
+    async fn observe(&self, _: &StepCx, _: &str) -> Result<Observed, Failure> {
+        Ok(Observed::Absent)
+    }
+
+    async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
+        let replicas = cx.params["replicas"].as_i64().unwrap_or(1);
+        self.restart_ended(cx, replicas).await?;
+        self.ready(cx, replicas).await?;
+        let gate = SocketAddr::new(IpAddr::V4(super::gate::subnet(cx)?.address(2)), TRAFFIC);
+        // with TLS the port speaks no plain HTTP: the gate's own tests cover that door
+        if cx.spec.publish.as_ref().is_none_or(|p| p.tls_cert_file.is_empty()) {
+            let status = admin::anonymous(gate).await?;
+            if status != 401 {
+                return Err(failure(
+                    Class::Terminal,
+                    "AUTH_NOT_ENFORCED",
+                    format!("a request without a token was answered {status}, not 401"),
+                    "nothing is served; please report this bug",
+                ));
+            }
+        }
+        Ok(Done::default())
+    }
+
+    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}

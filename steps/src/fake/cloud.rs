@@ -1,0 +1,208 @@
+//! The provider's side: objects with a time at which they land and one at which listings see them.
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use syp_engine::{
+    failure::{Class, failure},
+    id::{InstanceId, StoreId},
+    step::Owner,
+};
+use syp_proto::journal::Failure;
+use tokio::time::Instant;
+
+/// What goes wrong, once, at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It works, and the caller sees a timeout.
+    ExecutedTimeout,
+    /// Half of it works, and the caller sees a final error.
+    HalfDone,
+    /// Nothing happens, final error.
+    Terminal,
+    /// Nothing happens, an error of the moment.
+    Transient,
+    /// Nothing happens, slow down.
+    Throttled,
+    /// Nothing happens and no answer ever comes.
+    Hang,
+}
+
+/// How the cloud behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Behaviour {
+    /// Time until the answer.
+    pub latency: Duration,
+    /// Time from a call until its effect is there, even if the caller is gone.
+    pub landing: Duration,
+    /// Time after which listings see it.
+    pub lag: Duration,
+}
+
+/// Something that exists, will exist or has existed.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// The provider's id.
+    pub id: u64,
+    /// The name or tag it was asked for under.
+    pub key: String,
+    /// Kind of its step.
+    pub kind: &'static str,
+    /// Node of its step.
+    pub node: String,
+    store: String,
+    uid: InstanceId,
+    lands: Instant,
+    seen: Instant,
+    dead: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: Vec<Object>,
+    tokens: HashMap<String, u64>,
+    faults: Vec<(String, Fault)>,
+    calls: Vec<String>,
+    next: u64,
+}
+
+/// The cloud; clones share it, and it outlives engines.
+#[derive(Clone, Debug)]
+pub struct FakeCloud {
+    state: Arc<Mutex<State>>,
+    behaviour: Behaviour,
+}
+
+// === impl FakeCloud ===
+
+impl FakeCloud {
+    /// An empty cloud.
+    pub fn new(behaviour: Behaviour) -> Self {
+        Self { state: Arc::default(), behaviour }
+    }
+
+    /// The next call of this name (`apply b`, `destroy b`, `observe b`, `list`, `push`) goes wrong.
+    pub fn inject(&self, call: &str, fault: Fault) {
+        self.state.lock().faults.push((call.into(), fault));
+    }
+
+    /// Names of the calls so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.state.lock().calls.clone()
+    }
+
+    /// After this nothing that was called can still land unseen.
+    pub fn settle_ms(&self) -> i64 {
+        let b = self.behaviour;
+        i64::try_from((b.landing + b.lag + b.latency + Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Everything that is there now, seen by listings or not.
+    pub fn live(&self) -> Vec<Object> {
+        let now = Instant::now();
+        self.state.lock().objects.iter().filter(|o| o.lands <= now && !o.dead).cloned().collect()
+    }
+
+    /// What a listing shows now.
+    pub fn visible(&self, store: &StoreId, uid: Option<InstanceId>) -> Vec<Object> {
+        let now = Instant::now();
+        let all = self.state.lock();
+        let mine = |o: &&Object| o.store == store.as_str() && uid.is_none_or(|u| o.uid == u);
+        all.objects.iter().filter(|o| o.seen <= now && !o.dead).filter(mine).cloned().collect()
+    }
+
+    /// Something of somebody else with this name.
+    pub fn plant(&self, key: &str, kind: &'static str) {
+        let owner = Owner { store: StoreId::random(), uid: InstanceId::random(), name: String::new(), revision: String::new() };
+        self.make(&owner, key, kind, "foreign", Duration::ZERO);
+    }
+
+    /// Removes an object by id.
+    pub fn kill(&self, id: &str) {
+        for o in &mut self.state.lock().objects {
+            o.dead |= o.id.to_string() == id;
+        }
+    }
+
+    pub(super) async fn call(&self, name: &str) -> Result<(), Failure> {
+        let fault = self.begin(name);
+        self.end(fault).await
+    }
+
+    /// Notes a call and takes the fault that waits for it.
+    pub(super) fn begin(&self, name: &str) -> Option<Fault> {
+        let mut s = self.state.lock();
+        s.calls.push(name.into());
+        let at = s.faults.iter().position(|(n, _)| n == name)?;
+        Some(s.faults.remove(at).1)
+    }
+
+    /// The answer to a call.
+    pub(super) async fn end(&self, fault: Option<Fault>) -> Result<(), Failure> {
+        tokio::time::sleep(self.behaviour.latency).await;
+        let error = |class, reason: &str| Err(failure(class, reason, format!("injected {fault:?}"), ""));
+        match fault {
+            None => Ok(()),
+            Some(Fault::ExecutedTimeout) => error(Class::Timeout, "STEP_TIMEOUT"),
+            Some(Fault::HalfDone | Fault::Terminal) => error(Class::Terminal, "PROVIDER_REFUSED"),
+            Some(Fault::Transient) => error(Class::Transient, "PROVIDER_ERROR"),
+            Some(Fault::Throttled) => error(Class::Throttled, "PROVIDER_THROTTLED"),
+            Some(Fault::Hang) => std::future::pending().await,
+        }
+    }
+
+    /// Takes effect at the call, not at the answer: dropping the caller does not undo it.
+    pub(super) fn create(&self, owner: &Owner, key: &str, kind: &'static str, node: &str) {
+        let exists = {
+            let mut s = self.state.lock();
+            match kind {
+                // by name: the provider refuses a second one, landed or not
+                "fake.ensure@1" => s.objects.iter().any(|o| o.key == key && !o.dead),
+                // by client token: the same token is the same request, also after the object is gone
+                "fake.token@1" => s.tokens.insert(key.into(), 1).is_some(),
+                _ => false,
+            }
+        };
+        if !exists {
+            self.make(owner, key, kind, node, self.behaviour.landing);
+        }
+    }
+
+    /// Waits until the newest object of a key has landed.
+    pub(super) async fn landed(&self, key: &str) {
+        let at = self.state.lock().objects.iter().rev().find(|o| o.key == key && !o.dead).map(|o| o.lands);
+        if let Some(at) = at {
+            tokio::time::sleep_until(at).await;
+        }
+    }
+
+    fn make(&self, owner: &Owner, key: &str, kind: &'static str, node: &str, landing: Duration) {
+        let mut s = self.state.lock();
+        s.next += 1;
+        let lands = Instant::now() + landing;
+        let o = Object {
+            id: s.next,
+            key: key.into(),
+            kind,
+            node: node.into(),
+            store: owner.store.to_string(),
+            uid: owner.uid,
+            lands,
+            seen: lands + self.behaviour.lag,
+            dead: false,
+        };
+        s.objects.push(o);
+    }
+
+    /// Objects of a key that have landed; with `listing`, only those that listings see.
+    pub(super) fn of_key(&self, key: &str, listing: bool) -> Vec<(u64, bool, Owner)> {
+        let now = Instant::now();
+        let s = self.state.lock();
+        let there = |o: &&Object| o.key == key && !o.dead && if listing { o.seen <= now } else { o.lands <= now };
+        let owner = |o: &Object| Owner {
+            store: StoreId::from_stored(o.store.clone()),
+            uid: o.uid,
+            name: String::new(),
+            revision: String::new(),
+        };
+        s.objects.iter().filter(there).map(|o| (o.id, true, owner(o))).collect()
+    }
+}

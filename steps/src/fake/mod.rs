@@ -1,0 +1,123 @@
+//! A cloud for exhaustive fault injection: late landings, listings that lag, calls that work and answer a timeout.
+//!
+//! It stands beside the real Docker in the tests, never instead of it. Time is tokio's (paused) time.
+mod cloud;
+mod steps;
+
+pub use cloud::{Behaviour, Fault, FakeCloud, Object};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use syp_engine::{
+    failure::{Class, failure},
+    graph::RunKind,
+    id::{InstanceId, StoreId},
+    plan::{Effect, InDoubt, Plan, PlanNode, Policy},
+    step::{LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
+};
+use syp_proto::{
+    journal::{Failure, Found},
+    v1,
+};
+
+/// Kinds of the fake steps, one for each way to resolve a doubt, and two without an effect.
+pub const KINDS: [&str; 5] = ["fake.ensure@1", "fake.token@1", "fake.lookup@1", "fake.note@1", "fake.drain@1"];
+
+/// Name of the effect of a node.
+pub fn key(owner: &Owner, node: &str) -> String {
+    format!("{}-{}-{node}", owner.store, owner.uid.short())
+}
+
+#[async_trait]
+impl Target for FakeCloud {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn step(&self, kind: &str) -> Option<Arc<dyn Step>> {
+        let kind = KINDS.into_iter().find(|k| *k == kind)?;
+        Some(Arc::new(steps::FakeStep { kind, cloud: self.clone() }))
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        KINDS.to_vec()
+    }
+
+    /// a (ensure) -> b (token), c (lookup) -> n (note) -> d (ensure)
+    fn plan(&self, kind: RunKind, owner: &Owner, _: &v1::InstanceSpec, _: &Value) -> Plan {
+        let settle = self.settle_ms();
+        let node = |id: &str, kind: &str, after: &[&str], doubt: InDoubt| PlanNode {
+            id: id.into(),
+            kind: kind.into(),
+            after: after.iter().map(|s| (*s).to_owned()).collect(),
+            params: "null".into(),
+            effect: matches!(kind, "fake.ensure@1" | "fake.token@1" | "fake.lookup@1").then(|| Effect {
+                provider: "fake".into(),
+                key: key(owner, id),
+                billed: id == "d",
+            }),
+            policy: Some(Policy {
+                in_doubt: doubt as i32,
+                attempt_timeout_ms: 5_000,
+                max_attempts: 4,
+                settle_ms: settle,
+                total_timeout_ms: 0,
+            }),
+        };
+        let nodes = match kind {
+            RunKind::Drain | RunKind::Teardown => vec![node("drain", "fake.drain@1", &[], InDoubt::Ensure)],
+            _ => vec![
+                node("a", "fake.ensure@1", &[], InDoubt::Ensure),
+                node("b", "fake.token@1", &["a"], InDoubt::Token),
+                node("c", "fake.lookup@1", &["a"], InDoubt::Lookup),
+                node("n", "fake.note@1", &["b", "c"], InDoubt::Ensure),
+                node("d", "fake.ensure@1", &["n"], InDoubt::Ensure),
+            ],
+        };
+        Plan { target: "fake".into(), version: 1, nodes }
+    }
+
+    async fn preflight(&self, _: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
+        if spec.image == "missing" {
+            return Err(failure(Class::Terminal, "IMAGE_NOT_FOUND", "there is no image 'missing'", "check its name"));
+        }
+        Ok(Preflight { facts: json!({}), spec: spec.clone(), hourly: Decimal::ONE, lines: vec![] })
+    }
+
+    async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure> {
+        self.call("list").await?;
+        Ok(self.visible(store, uid).iter().map(found).collect())
+    }
+
+    async fn remove(&self, _: &StoreId, f: &Found) -> Result<(), Failure> {
+        self.kill(&f.handle);
+        Ok(())
+    }
+
+    async fn push_gate(&self, _: &StepCx) -> Result<(), Failure> {
+        self.call("push").await
+    }
+
+    async fn stats(&self, _: &StepCx) -> Result<Stats, Failure> {
+        Ok(Stats::default())
+    }
+
+    async fn logs(&self, _: &StepCx, _: LogQuery) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
+        Ok(Box::pin(futures_util::stream::empty()))
+    }
+
+    async fn check(&self) -> Result<String, Failure> {
+        self.call("check").await.map(|()| "fake".into())
+    }
+
+    async fn changes(&self, _: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
+        Ok(Box::pin(futures_util::stream::pending()))
+    }
+}
+
+fn found(o: &Object) -> Found {
+    Found { kind: o.kind.into(), key: o.key.clone(), handle: o.id.to_string(), node: o.node.clone() }
+}

@@ -1,0 +1,71 @@
+//! One step type for all kinds: the kind decides how its create behaves.
+use super::cloud::{FakeCloud, Fault};
+use async_trait::async_trait;
+use serde_json::json;
+use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_proto::journal::{Failure, LedgerRow};
+
+pub(super) struct FakeStep {
+    pub kind: &'static str,
+    pub cloud: FakeCloud,
+}
+
+fn mine(a: &Owner, b: &Owner) -> bool {
+    a.store == b.store && a.uid == b.uid
+}
+
+#[async_trait]
+impl Step for FakeStep {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
+        self.cloud.call(&format!("observe {}", cx.node)).await?;
+        // a lookup goes through the listing, which lags
+        let all = self.cloud.of_key(key, self.kind == "fake.lookup@1");
+        Ok(all.first().map_or(Observed::Absent, |(id, healthy, owner)| Observed::Present {
+            handle: id.to_string(),
+            ours: mine(owner, &cx.owner),
+            healthy: *healthy,
+        }))
+    }
+
+    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
+        let name = format!("apply {}", cx.node);
+        let fault = self.cloud.begin(&name);
+        if matches!(self.kind, "fake.note@1" | "fake.drain@1") {
+            self.cloud.end(fault).await?;
+            return Ok(Done::default());
+        }
+        let foreign = self.cloud.of_key(key, false).iter().any(|(_, _, o)| !mine(o, &cx.owner));
+        if foreign {
+            return Err(syp_engine::name_conflict(key));
+        }
+        // what is there is taken, not made again
+        let there = self.kind == "fake.lookup@1" && !self.cloud.of_key(key, true).is_empty();
+        if !there && matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone)) {
+            self.cloud.create(&cx.owner, key, self.kind, &cx.node);
+        }
+        self.cloud.end(fault).await?;
+        // success is said when the effect is there, as every step must
+        self.cloud.landed(key).await;
+        let outputs = if cx.node == "d" { json!({ "endpoint": "http://fake" }) } else { json!({}) };
+        Ok(Done { handle: key.into(), outputs })
+    }
+
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+        let fault = self.cloud.begin(&format!("destroy {}", row.node));
+        let mut was = false;
+        if matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone)) {
+            for (id, _, o) in self.cloud.of_key(&row.key, false) {
+                if mine(&o, owner) {
+                    self.cloud.kill(&id.to_string());
+                    was = true;
+                }
+            }
+        }
+        self.cloud.end(fault).await?;
+        Ok(was)
+    }
+}

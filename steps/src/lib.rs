@@ -1,0 +1,7 @@
+//! What the targets do: one file a step, plus planning, listing, figures and prices of each target.
+//!
+//! A step knows its effect by a key that exists before the call; it converges, and it destroys what never ran, half ran or is gone.
+pub mod docker;
+pub mod prices;
+#[cfg(feature = "test-util")]
+pub mod fake;

@@ -1,0 +1,2 @@
+//! What a target costs. Local machines: watts times a tariff.
+pub mod local;

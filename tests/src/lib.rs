@@ -1,0 +1,2 @@
+//! The harness: a simulated world for exhaustive crashes, and real testbeds for everything else.
+pub mod sim;

@@ -1,0 +1,151 @@
+//! The fault matrix against the fake cloud: crashes at every point, one at a time and in pairs, and everything a provider may do wrong.
+use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use syp_engine::fault::{POINTS, Point};
+use syp_steps::fake::{Fault, KINDS};
+use syp_tests::sim::{Ask, Outcome, Scenario, run};
+
+/// Landing and listing lag in ms: an immediate cloud, a slow one, a very slow one.
+const CLOUDS: [(u64, u64); 3] = [(0, 0), (50, 200), (3_000, 2_000)];
+/// Nodes of the fake plan with an effect.
+const EFFECTS: [&str; 4] = ["a", "b", "c", "d"];
+
+async fn ok(s: &Scenario) -> Result<Outcome> {
+    run(s).await.with_context(|| format!("{s:?}"))
+}
+
+async fn every_single_crash(base: &Scenario) -> Result<usize> {
+    let n = ok(base).await?.hits;
+    for hit in 1..=n + 3 {
+        ok(&base.clone().crash_at(&[hit])).await?;
+    }
+    Ok(n)
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_a_crash_at_every_point_leaks_nothing_and_every_point_is_reached() -> Result<()> {
+    let mut seen: BTreeSet<(Point, String)> = BTreeSet::new();
+    for (landing, lag) in CLOUDS {
+        let base = Scenario::plain(landing, lag);
+        seen.extend(ok(&base).await?.seen);
+        every_single_crash(&base).await?;
+    }
+    // the coverage gate: every node in both directions at every point that it can meet
+    for node in EFFECTS {
+        for point in [Point::IntentSynced, Point::Called, Point::Answered] {
+            for what in [node.to_owned(), format!("undo {node}")] {
+                assert!(seen.contains(&(point, what.clone())), "{what} was never at {point:?}");
+            }
+        }
+    }
+    for p in POINTS {
+        assert!(seen.iter().any(|(x, _)| x == p), "{p:?} was never reached");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f2_pairs_of_crashes_leak_nothing() -> Result<()> {
+    let base = Scenario::plain(50, 200);
+    let n = ok(&base).await?.hits;
+    for a in 1..=n {
+        // every third partner: all pairs are for the nightly run
+        for b in (a + 1..=n + 3).step_by(3) {
+            ok(&base.clone().crash_at(&[a, b])).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_final_failure_at_every_node_drains_by_itself_and_names_the_node() -> Result<()> {
+    for node in ["a", "b", "c", "n", "d"] {
+        for fault in [Fault::Terminal, Fault::HalfDone] {
+            let call: &'static str = Box::leak(format!("apply {node}").into_boxed_str());
+            for (landing, lag) in CLOUDS {
+                let o = ok(&Scenario::plain(landing, lag).fault(call, fault)).await?;
+                assert!(!o.served);
+                let why = o.instance.past.first().and_then(|r| r.failure.clone()).unwrap();
+                assert_eq!(why.node, node, "the failing node is the injected one");
+                assert_eq!(why.reason, "PROVIDER_REFUSED");
+            }
+            every_single_crash(&Scenario::plain(50, 200).fault(call, fault)).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f5_what_was_executed_and_looked_like_a_timeout_is_not_made_twice() -> Result<()> {
+    for node in EFFECTS {
+        let call: &'static str = Box::leak(format!("apply {node}").into_boxed_str());
+        for (landing, lag) in CLOUDS {
+            let o = ok(&Scenario::plain(landing, lag).fault(call, Fault::ExecutedTimeout)).await?;
+            assert!(o.served, "a timeout is not a failure");
+            assert_eq!(o.most_alive, 1, "{node}");
+        }
+        every_single_crash(&Scenario::plain(50, 200).fault(call, Fault::ExecutedTimeout)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f6_a_create_that_lands_after_its_caller_died_is_removed() -> Result<()> {
+    for landing in [500, 3_000, 20_000] {
+        let base = Scenario::plain(landing, 1_000);
+        every_single_crash(&base).await?;
+        // asked to go away while creates are in the air
+        for n in 1..20 {
+            let mut s = base.clone();
+            s.at_record = Some((n, Ask::Delete));
+            ok(&s).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f7_errors_of_the_moment_are_tried_again_and_a_teardown_never_gives_up() -> Result<()> {
+    for fault in [Fault::Transient, Fault::Throttled, Fault::Hang] {
+        for node in EFFECTS {
+            let apply: &'static str = Box::leak(format!("apply {node}").into_boxed_str());
+            let destroy: &'static str = Box::leak(format!("destroy {node}").into_boxed_str());
+            assert!(ok(&Scenario::plain(0, 0).fault(apply, fault)).await?.served);
+            let mut s = Scenario::plain(0, 0);
+            for _ in 0..20 {
+                s = s.fault(destroy, fault);
+            }
+            ok(&s.fault("list", fault).fault("list", Fault::Transient)).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_cancel_drain_and_delete_at_every_record_end_clean() -> Result<()> {
+    let records = ok(&Scenario::plain(50, 200)).await?.instance.head_seq;
+    for ask in [Ask::Cancel, Ask::Drain, Ask::Delete] {
+        for n in 1..=records {
+            let mut s = Scenario::plain(50, 200);
+            s.at_record = Some((n, ask));
+            let hits = ok(&s).await?.hits;
+            // and a crash somewhere around it
+            for hit in (1..=hits).step_by(5) {
+                ok(&s.clone().crash_at(&[hit])).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_registered_fake_kind_is_in_the_plan_that_the_matrix_walks() {
+    use syp_engine::{graph::RunKind, id::{InstanceId, StoreId}, step::{Owner, Target}};
+    let cloud = syp_steps::fake::FakeCloud::new(syp_tests::sim::behaviour(0, 0));
+    let owner = Owner { store: StoreId::random(), uid: InstanceId::random(), name: "x".into(), revision: String::new() };
+    let mut planned = BTreeSet::new();
+    for kind in [RunKind::Provision, RunKind::Drain] {
+        planned.extend(cloud.plan(kind, &owner, &Default::default(), &serde_json::json!({})).nodes.into_iter().map(|n| n.kind));
+    }
+    assert_eq!(planned, KINDS.iter().map(|k| (*k).to_owned()).collect());
+}
