@@ -5,7 +5,13 @@ use std::{path::PathBuf, time::Duration};
 
 /// Any Docker image behind your own sign-on, with a known cost and a provable end.
 #[derive(Debug, Parser)]
-#[command(name = "sypctl", version, about, propagate_version = false, max_term_width = 110, after_help = "\
+#[command(
+    name = "sypctl",
+    version,
+    about,
+    propagate_version = false,
+    max_term_width = 110,
+    after_help = "\
 Examples:
   sypctl up shop --image nginx:1.27 --port 80 --allow user:alice@example.com
   sypctl curl shop /
@@ -13,7 +19,8 @@ Examples:
 
 Exit codes: 0 ok, 1 failed, 2 usage, 4 not authenticated, 5 not found, 6 not allowed (now, or to you), 7 conflict,
 8 wait timed out and the work goes on, 9 something is left after a teardown, 10 budget or quota, 11 engine or provider
-unavailable, 130 interrupted and the work goes on.")]
+unavailable, 130 interrupted and the work goes on."
+)]
 pub struct Cli {
     /// For every command.
     #[command(flatten)]
@@ -28,7 +35,15 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// How data is printed on stdout; json is the proto3 JSON of the API
-    #[arg(short = 'o', long = "output", value_enum, default_value_t, global = true, env = "SYPCTL_OUTPUT", value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        default_value_t,
+        global = true,
+        env = "SYPCTL_OUTPUT",
+        value_name = "FORMAT"
+    )]
     pub output: Format,
     /// A server, https://host:port; without it the local engine (started when it does not run)
     #[arg(long, global = true, env = "SYP_SERVER", value_name = "URL")]
@@ -109,7 +124,9 @@ pub enum Command {
     /// What a reason means and what to do
     Explain(cmd::explain::Args),
     /// Completion for your shell
-    #[command(after_help = "Examples:\n  source <(sypctl completion bash)\n  sypctl completion fish > ~/.config/fish/completions/sypctl.fish")]
+    #[command(
+        after_help = "Examples:\n  source <(sypctl completion bash)\n  sypctl completion fish > ~/.config/fish/completions/sypctl.fish"
+    )]
     Completion {
         /// The shell
         #[arg(value_enum)]
@@ -154,14 +171,40 @@ mod tests {
         for words in [
             "sypctl up shop --image nginx:local --port 80 --on docker --allow user:alice@example.com --allow group:ml@example.com --cpu .5 --memory 256Mi --replicas 2 --env K=V --protocol h2c --egress none --probe /healthz --ttl 8h --entrypoint X -l team=a -- ARGS -x",
             "sypctl up hello --image syp-example/hello:latest --port 8080 --on docker --yes",
-            "sypctl curl shop /path", "sypctl curl shop -- -X POST -d x -i", "sypctl open shop", "sypctl ls", "sypctl ls -o name",
-            "sypctl show shop -o json", "sypctl events shop -w", "sypctl logs shop -f --tail 10 --since 10m", "sypctl cost shop",
-            "sypctl graph shop", "sypctl wait shop --for state=serving --timeout 10s", "sypctl op ls", "sypctl op watch x",
-            "sypctl op cancel x", "sypctl op retry x", "sypctl transition shop --to draining --if-state serving", "sypctl drain shop",
-            "sypctl down shop --yes", "sypctl down -l team=a --yes", "sypctl down --all --yes", "sypctl receipt shop --verify", "sypctl sweep",
-            "sypctl login --issuer https://x", "sypctl whoami", "sypctl access show shop", "sypctl access allow shop a@x.org --path /a",
-            "sypctl access deny shop a@x.org --remove", "sypctl server run --listen 127.0.0.1:7443", "sypctl server status", "sypctl server stop",
-            "sypctl doctor", "sypctl version", "sypctl token shop --as user:bob@example.com --group g --ttl 1h", "sypctl explain CRASH_LOOP",
+            "sypctl curl shop /path",
+            "sypctl curl shop -- -X POST -d x -i",
+            "sypctl open shop",
+            "sypctl ls",
+            "sypctl ls -o name",
+            "sypctl show shop -o json",
+            "sypctl events shop -w",
+            "sypctl logs shop -f --tail 10 --since 10m",
+            "sypctl cost shop",
+            "sypctl graph shop",
+            "sypctl wait shop --for state=serving --timeout 10s",
+            "sypctl op ls",
+            "sypctl op watch x",
+            "sypctl op cancel x",
+            "sypctl op retry x",
+            "sypctl transition shop --to draining --if-state serving",
+            "sypctl drain shop",
+            "sypctl down shop --yes",
+            "sypctl down -l team=a --yes",
+            "sypctl down --all --yes",
+            "sypctl receipt shop --verify",
+            "sypctl sweep",
+            "sypctl login --issuer https://x",
+            "sypctl whoami",
+            "sypctl access show shop",
+            "sypctl access allow shop a@x.org --path /a",
+            "sypctl access deny shop a@x.org --remove",
+            "sypctl server run --listen 127.0.0.1:7443",
+            "sypctl server status",
+            "sypctl server stop",
+            "sypctl doctor",
+            "sypctl version",
+            "sypctl token shop --as user:bob@example.com --group g --ttl 1h",
+            "sypctl explain CRASH_LOOP",
         ] {
             if let Err(e) = parse(words) {
                 panic!("{words}: {e}");
@@ -179,7 +222,7 @@ mod tests {
             ("sypctl up shop --image x --allow alice", "user:ADDRESS"),
             ("sypctl up shop --image x --memory 5x", "256Mi"),
             ("sypctl up shop --image x --env A", "NAME=VALUE"),
-            ("sypctl down", "--all"),
+            ("sypctl down", "NAMES"),
             ("sypctl wait shop --for something", "state="),
             ("sypctl transition shop --to gone", "serving"),
         ] {

@@ -1,18 +1,18 @@
 //! The connection to the engine: where it is, the token of every call, retries, versions.
 use crate::{
     args::Global,
-    exit,
+    channel, exit,
     failure::Failure,
     local,
     login::{self, Login},
     paths,
 };
-use hyper_util::rt::TokioIo;
+use futures_util::future::LocalBoxFuture;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::{
     error::Error as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,11 +20,7 @@ use syp_proto::{
     google::rpc,
     v1::{IssueLocalTokenRequest, IssueLocalTokenResponse, access_client::AccessClient},
 };
-use tonic::{
-    Code, Request, Response, Status,
-    metadata::MetadataMap,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri},
-};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -75,15 +71,17 @@ impl Client {
     pub async fn open(g: &Global, start: Start) -> Result<Self, Failure> {
         let data_dir = paths::data_dir(g.data_dir.as_deref())?;
         let (channel, place) = match g.server.as_deref().filter(|s| !s.is_empty()) {
-            Some(url) => (remote(url, g.ca_file.as_deref())?, Place::Remote),
+            Some(url) => (channel::remote(url, g.ca_file.as_deref())?, Place::Remote),
             None => {
                 let socket = paths::socket_path(&data_dir);
                 match start {
                     Start::IfNeeded => local::ensure(&data_dir, &socket, g.quiet).await?,
-                    Start::Never if local::connect(&socket).await.is_err() => return Err(local::not_running(&data_dir)),
+                    Start::Never if local::connect(&socket).await.is_err() => {
+                        return Err(local::not_running(&data_dir));
+                    }
                     Start::Never => {}
                 }
-                (unix(socket.clone()), Place::Local(socket))
+                (channel::unix(socket.clone()), Place::Local(socket))
             }
         };
         Ok(Self {
@@ -108,29 +106,42 @@ impl Client {
     ///
     /// # Errors
     /// What the server said.
-    pub async fn call<M, R, F, Fut>(&self, message: M, f: F) -> Result<R, Failure>
+    pub fn call<'a, M, R, F, Fut>(&'a self, message: M, f: F) -> LocalBoxFuture<'a, Result<R, Failure>>
     where
-        M: Clone,
-        F: Fn(Channel, Request<M>) -> Fut,
-        Fut: Future<Output = Result<Response<R>, Status>>,
+        M: Clone + 'a,
+        R: 'a,
+        F: Fn(Channel, Request<M>) -> Fut + 'a,
+        Fut: Future<Output = Result<Response<R>, Status>> + 'a,
     {
-        let Some(limit) = self.timeout else { return self.stream(message, f).await };
-        match tokio::time::timeout(limit, self.stream(message, f)).await {
-            Ok(r) => r,
-            Err(_) => Err(Failure::new(
-                exit::TIMED_OUT,
-                "DEADLINE_EXCEEDED",
-                format!("no answer within {}", humantime::format_duration(limit)),
-                "ask again, or give it more time with --timeout",
-            )),
-        }
+        let work = self.stream(message, f);
+        let Some(limit) = self.timeout else { return work };
+        Box::pin(async move {
+            tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                Err(Failure::new(
+                    exit::TIMED_OUT,
+                    "DEADLINE_EXCEEDED",
+                    format!("no answer within {}", humantime::format_duration(limit)),
+                    "ask again, or give it more time with --timeout",
+                ))
+            })
+        })
     }
 
-    /// The same without a time limit: opens a stream.
+    /// The same without a time limit: opens a stream. Boxed, as the futures of large messages are large.
     ///
     /// # Errors
     /// What the server said.
-    pub async fn stream<M, R, F, Fut>(&self, message: M, f: F) -> Result<R, Failure>
+    pub fn stream<'a, M, R, F, Fut>(&'a self, message: M, f: F) -> LocalBoxFuture<'a, Result<R, Failure>>
+    where
+        M: Clone + 'a,
+        R: 'a,
+        F: Fn(Channel, Request<M>) -> Fut + 'a,
+        Fut: Future<Output = Result<Response<R>, Status>> + 'a,
+    {
+        Box::pin(self.attempts(message, f))
+    }
+
+    async fn attempts<M, R, F, Fut>(&self, message: M, f: F) -> Result<R, Failure>
     where
         M: Clone,
         F: Fn(Channel, Request<M>) -> Fut,
@@ -180,7 +191,9 @@ impl Client {
     pub async fn revive(&self, tries: u32) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(50 << tries.min(5))).await;
         match (&self.place, self.start) {
-            (Place::Local(socket), Start::IfNeeded) => local::ensure(&self.data_dir, socket, self.quiet).await,
+            (Place::Local(socket), Start::IfNeeded) => {
+                local::ensure(&self.data_dir, socket, self.quiet).await
+            }
             _ => Ok(()),
         }
     }
@@ -189,12 +202,17 @@ impl Client {
     ///
     /// # Errors
     /// When there is none to be had.
-    pub async fn data_token(&self, request: IssueLocalTokenRequest) -> Result<IssueLocalTokenResponse, Failure> {
+    pub async fn data_token(
+        &self,
+        request: IssueLocalTokenRequest,
+    ) -> Result<IssueLocalTokenResponse, Failure> {
         if self.is_local() {
             return self.issue(request).await;
         }
         if !(request.email.is_empty() && request.subject.is_empty() && request.groups.is_empty()) {
-            return Err(Failure::usage("only the local engine's own issuer makes tokens for others: --as and --group don't go with --server"));
+            return Err(Failure::usage(
+                "only the local engine's own issuer makes tokens for others: --as and --group don't go with --server",
+            ));
         }
         let token = self.bearer(false).await?;
         Ok(IssueLocalTokenResponse { token, ..Default::default() })
@@ -255,17 +273,27 @@ impl Client {
     /// One line when client and server are of different versions.
     fn compare(&self, m: &MetadataMap) {
         let Some(theirs) = m.get("syp-server-version").and_then(|v| v.to_str().ok()) else { return };
-        if let Some(line) = versions_differ(VERSION, theirs, self.is_local()) {
-            if !self.told.swap(true, Ordering::Relaxed) && !self.quiet {
-                eprintln!("{line}");
-            }
+        if let Some(line) = versions_differ(VERSION, theirs, self.is_local())
+            && !self.told.swap(true, Ordering::Relaxed)
+            && !self.quiet
+        {
+            eprintln!("{line}");
         }
     }
 }
 
 fn unreachable(f: &Failure, local: bool) -> Failure {
-    let hint = if local { "run 'sypctl doctor'; the engine's log is engine.log in the data directory" } else { "check --server, and that it is running" };
-    Failure::new(exit::UNAVAILABLE, "ENGINE_UNREACHABLE", format!("the engine can't be reached: {}", f.message()), hint)
+    let hint = if local {
+        "run 'sypctl doctor'; the engine's log is engine.log in the data directory"
+    } else {
+        "check --server, and that it is running"
+    };
+    Failure::new(
+        exit::UNAVAILABLE,
+        "ENGINE_UNREACHABLE",
+        format!("the engine can't be reached: {}", f.message()),
+        hint,
+    )
 }
 
 fn sign<M>(request: &mut Request<M>, bearer: &str) -> Result<(), Failure> {
@@ -275,7 +303,9 @@ fn sign<M>(request: &mut Request<M>, bearer: &str) -> Result<(), Failure> {
 }
 
 fn set(m: &mut MetadataMap, key: &'static str, value: &str) -> Result<(), Failure> {
-    let value = value.parse().map_err(|_| Failure::usage(format!("the value for '{key}' has characters that can't be sent")))?;
+    let value = value
+        .parse()
+        .map_err(|_| Failure::usage(format!("the value for '{key}' has characters that can't be sent")))?;
     m.insert(key, value);
     Ok(())
 }
@@ -289,42 +319,6 @@ pub fn is_broken(s: &Status) -> bool {
         (Code::Unknown | Code::Internal | Code::Cancelled, None) => s.source().is_some(),
         _ => false,
     }
-}
-
-fn unix(socket: PathBuf) -> Channel {
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { local::connect(&socket).await.map(TokioIo::new) }
-    });
-    alive(Endpoint::from_static("http://engine.local")).connect_with_connector_lazy(connector)
-}
-
-fn remote(url: &str, ca: Option<&Path>) -> Result<Channel, Failure> {
-    let wrong = |why: &str| Failure::usage(format!("--server {url}: {why}"));
-    let uri: Uri = url.parse().map_err(|_| wrong("not a URL; expected https://host:port"))?;
-    let host = uri.host().unwrap_or_default();
-    let loopback = host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback());
-    let endpoint = alive(Endpoint::from(uri.clone())).connect_timeout(Duration::from_secs(10));
-    let endpoint = match uri.scheme_str() {
-        Some("http") if loopback => endpoint,
-        Some("http") => return Err(wrong("without TLS the token would cross the network in clear: use https")),
-        Some("https") => {
-            let tls = match ca {
-                Some(file) => {
-                    let pem = std::fs::read(file).map_err(|e| Failure::usage(format!("--ca-file {}: {e}", file.display())))?;
-                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
-                }
-                None => ClientTlsConfig::new().with_native_roots(),
-            };
-            endpoint.tls_config(tls).map_err(|e| wrong(&e.to_string()))?
-        }
-        _ => return Err(wrong("expected https://host:port or http://127.0.0.1:port")),
-    };
-    Ok(endpoint.connect_lazy())
-}
-
-fn alive(e: Endpoint) -> Endpoint {
-    e.http2_keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(20)).keep_alive_while_idle(true)
 }
 
 /// What to say when major.minor differ.
@@ -359,14 +353,6 @@ mod tests {
         assert_eq!(versions_differ("0.1.0", "0.1.9", true), None);
         assert!(versions_differ("0.2.0", "0.1.9", true).unwrap().contains("server stop"));
         assert!(versions_differ("0.2.0", "1.0.0", false).unwrap().contains("upgrade sypctl"));
-    }
-
-    #[tokio::test]
-    async fn tokens_never_go_over_plain_http_to_another_host() {
-        assert_eq!(remote("http://example.com:80", None).unwrap_err().exit(), 2);
-        assert!(remote("http://127.0.0.1:7443", None).is_ok());
-        assert!(remote("http://[::1]:7443", None).is_ok());
-        assert_eq!(remote("ftp://x", None).unwrap_err().exit(), 2);
     }
 
     #[test]

@@ -64,8 +64,18 @@ fn of_reason(reason: &str) -> Option<u8> {
         "SELF_LOCKOUT" | "PERMISSION_DENIED" => NOT_ALLOWED,
         "NAME_IN_USE" => CONFLICT,
         // the thing was tried and does not work: that is not "not allowed now"
-        "IMAGE_NOT_FOUND" | "IMAGE_AUTH_FAILED" | "IMAGE_ARCH_MISMATCH" | "PORT_NOT_LISTENING" | "PROBE_FAILED" | "CRASH_LOOP"
-        | "PORT_TAKEN" | "ISOLATION_NOT_ENFORCED" | "DISK_FULL" | "STORE_IO" | "STEP_TIMEOUT" | "NAME_CONFLICT" => FAILED,
+        "IMAGE_NOT_FOUND"
+        | "IMAGE_AUTH_FAILED"
+        | "IMAGE_ARCH_MISMATCH"
+        | "PORT_NOT_LISTENING"
+        | "PROBE_FAILED"
+        | "CRASH_LOOP"
+        | "PORT_TAKEN"
+        | "ISOLATION_NOT_ENFORCED"
+        | "DISK_FULL"
+        | "STORE_IO"
+        | "STEP_TIMEOUT"
+        | "NAME_CONFLICT" => FAILED,
         _ => return None,
     })
 }

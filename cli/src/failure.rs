@@ -74,18 +74,6 @@ impl Failure {
         }))
     }
 
-    /// With another hint.
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = hint.into();
-        self
-    }
-
-    /// With another exit code.
-    pub fn exit_with(mut self, exit: u8) -> Self {
-        self.0.exit = exit;
-        self
-    }
-
     /// The exit code.
     pub fn exit(&self) -> u8 {
         self.0.exit
@@ -135,7 +123,8 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(s: Status) -> Self {
         let rich = rpc::Status::decode(s.details()).unwrap_or_default();
-        let status = rpc::Status { code: s.code() as i32, message: s.message().to_owned(), details: rich.details };
+        let status =
+            rpc::Status { code: s.code() as i32, message: s.message().to_owned(), details: rich.details };
         Self::of_rpc(&status, s.code())
     }
 }
@@ -178,9 +167,13 @@ mod tests {
         let info = rpc::ErrorInfo {
             reason: "CRASH_LOOP".into(),
             domain: "syp.dev".into(),
-            metadata: [("hint".to_owned(), "look".to_owned()), ("step".to_owned(), "app-0".to_owned())].into(),
+            metadata: [("hint".to_owned(), "look".to_owned()), ("step".to_owned(), "app-0".to_owned())]
+                .into(),
         };
-        let any = prost_types::Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(), value: info.encode_to_vec() };
+        let any = prost_types::Any {
+            type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(),
+            value: info.encode_to_vec(),
+        };
         rpc::Status { code: 9, message: "it exits with 3".into(), details: vec![any] }
     }
 

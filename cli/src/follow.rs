@@ -11,7 +11,10 @@ use prost::Message;
 use std::time::Duration;
 use syp_proto::{
     google::longrunning::{Operation, operation},
-    v1::{Instance, WatchOperationRequest, operation_event::Event, operation_events_client::OperationEventsClient},
+    v1::{
+        Instance, WatchOperationRequest, operation_event::Event,
+        operation_events_client::OperationEventsClient,
+    },
 };
 use tonic::Code;
 
@@ -22,7 +25,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 ///
 /// # Errors
 /// 130, 8, or what the engine said. A failed operation is no error here: see [`outcome`].
-pub async fn operation(client: &Client, out: &Out, name: &str, limit: Duration) -> Result<Operation, Failure> {
+pub async fn operation(
+    client: &Client,
+    out: &Out,
+    name: &str,
+    limit: Duration,
+) -> Result<Operation, Failure> {
     let mut progress = Progress::new(out);
     let done = tokio::select! {
         r = to_the_end(client, name, &mut progress) => r,

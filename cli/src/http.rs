@@ -19,15 +19,20 @@ pub type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub fn client(ca: Option<&Path>) -> Result<Http, Failure> {
     let builder = HttpsConnectorBuilder::new();
     let builder = match ca {
-        None => builder.with_native_roots().map_err(|e| anyhow::anyhow!("the system's certificate authorities: {e}"))?,
+        None => builder
+            .with_native_roots()
+            .map_err(|e| anyhow::anyhow!("the system's certificate authorities: {e}"))?,
         Some(file) => {
-            let wrong = |e: &dyn std::fmt::Display| Failure::usage(format!("--ca-file {}: {e}", file.display()));
+            let wrong =
+                |e: &dyn std::fmt::Display| Failure::usage(format!("--ca-file {}: {e}", file.display()));
             let pem = std::fs::read(file).map_err(|e| wrong(&e))?;
             let mut roots = rustls::RootCertStore::empty();
             for cert in rustls_pemfile::certs(&mut pem.as_slice()) {
                 roots.add(cert.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
             }
-            builder.with_tls_config(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+            builder.with_tls_config(
+                rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth(),
+            )
         }
     };
     Ok(Client::builder(TokioExecutor::new()).build(builder.https_or_http().enable_all_versions().build()))

@@ -46,7 +46,8 @@ pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), F
     if connect(socket).await.is_ok() {
         return Ok(());
     }
-    paths::private_dir(data_dir).map_err(|e| failed(data_dir, &format!("{}: {e}", data_dir.display()), ""))?;
+    paths::private_dir(data_dir)
+        .map_err(|e| failed(data_dir, &format!("{}: {e}", data_dir.display()), ""))?;
     let end = Instant::now() + WAIT;
     let lock = paths::append_private(&data_dir.join("start.lock"))?;
     // who has the lock starts it; the others wait for the socket or for the lock
@@ -77,7 +78,12 @@ pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), F
 
 /// The pid of who answers.
 async fn await_socket(
-    child: &mut Child, socket: &Path, log: &Path, from: u64, end: Instant, data_dir: &Path,
+    child: &mut Child,
+    socket: &Path,
+    log: &Path,
+    from: u64,
+    end: Instant,
+    data_dir: &Path,
 ) -> Result<Option<u32>, Failure> {
     let mut ended_at: Option<Instant> = None;
     loop {
@@ -96,7 +102,11 @@ async fn await_socket(
             }
         }
         if Instant::now() > end {
-            return Err(failed(data_dir, &format!("no answer within {} s", WAIT.as_secs()), &tail(log, from)));
+            return Err(failed(
+                data_dir,
+                &format!("no answer within {} s", WAIT.as_secs()),
+                &tail(log, from),
+            ));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -109,7 +119,10 @@ fn failed(data_dir: &Path, why: &str, said: &str) -> Failure {
         exit::UNAVAILABLE,
         "ENGINE_START_FAILED",
         format!("the local engine did not start: {why}{message}"),
-        format!("the whole log is {}; 'sypctl doctor' looks for causes", data_dir.join("engine.log").display()),
+        format!(
+            "the whole log is {}; 'sypctl doctor' looks for causes",
+            data_dir.join("engine.log").display()
+        ),
     )
 }
 

@@ -2,9 +2,8 @@
 use crate::{client::now_s, exit, failure::Failure, http, paths};
 use http_body_util::{BodyExt, Full, Limited};
 use oauth2::{
-    Client, ClientId, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet,
-    ExtraTokenFields, HttpRequest, HttpResponse, RefreshToken, StandardRevocableToken, StandardTokenResponse, TokenResponse,
-    TokenUrl,
+    Client, ClientId, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, ExtraTokenFields, HttpRequest,
+    HttpResponse, RefreshToken, StandardRevocableToken, StandardTokenResponse, TokenResponse, TokenUrl,
     basic::{
         BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
     },
@@ -50,8 +49,16 @@ impl ExtraTokenFields for IdToken {}
 /// A token answer with its ID token.
 pub type Tokens = StandardTokenResponse<IdToken, BasicTokenType>;
 type Oauth<D> = Client<
-    BasicErrorResponse, Tokens, BasicTokenIntrospectionResponse, StandardRevocableToken, BasicRevocationErrorResponse,
-    EndpointNotSet, D, EndpointNotSet, EndpointNotSet, EndpointSet,
+    BasicErrorResponse,
+    Tokens,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+    EndpointNotSet,
+    D,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointSet,
 >;
 
 /// What to say when there is no login.
@@ -119,9 +126,10 @@ impl Login {
 
     fn take(&mut self, t: &Tokens) {
         self.access_token = t.access_token().secret().clone();
-        self.id_token = t.extra_fields().id_token.clone().or(self.id_token.take());
+        self.id_token = t.extra_fields().id_token.clone().or_else(|| self.id_token.take());
         // providers that rotate send a new one, others let us keep ours
-        self.refresh_token = t.refresh_token().map(|r| r.secret().clone()).or(self.refresh_token.take());
+        self.refresh_token =
+            t.refresh_token().map(|r| r.secret().clone()).or_else(|| self.refresh_token.take());
         let life = t.expires_in().unwrap_or(Duration::from_secs(300));
         self.expires = now_s() + i64::try_from(life.as_secs()).unwrap_or(300);
     }
@@ -159,12 +167,20 @@ pub fn audience_parameter(audience: &str) -> &'static str {
     if audience.contains(':') { "resource" } else { "audience" }
 }
 
-fn url<T>(what: &str, text: &str, make: impl Fn(String) -> Result<T, oauth2::url::ParseError>) -> Result<T, Failure> {
+fn url<T>(
+    what: &str,
+    text: &str,
+    make: impl Fn(String) -> Result<T, oauth2::url::ParseError>,
+) -> Result<T, Failure> {
     make(text.to_owned()).map_err(|e| Failure::usage(format!("{what} '{text}': {e}")))
 }
 
 fn oauth(client_id: &str, token_endpoint: &str) -> Result<Oauth<EndpointNotSet>, Failure> {
-    Ok(Client::new(ClientId::new(client_id.to_owned())).set_token_uri(url("token endpoint", token_endpoint, TokenUrl::new)?))
+    Ok(Client::new(ClientId::new(client_id.to_owned())).set_token_uri(url(
+        "token endpoint",
+        token_endpoint,
+        TokenUrl::new,
+    )?))
 }
 
 /// The client of a device login.
@@ -190,7 +206,12 @@ pub fn device_client(d: &Discovery, client_id: &str) -> Result<Oauth<EndpointSet
 /// When it can't be had, or is somebody else's.
 pub async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Discovery, Failure> {
     let failed = |why: String| {
-        Failure::new(exit::UNAVAILABLE, "ISSUER_UNREACHABLE", format!("{issuer}: {why}"), "check the URL; it is the issuer's, byte for byte")
+        Failure::new(
+            exit::UNAVAILABLE,
+            "ISSUER_UNREACHABLE",
+            format!("{issuer}: {why}"),
+            "check the URL; it is the issuer's, byte for byte",
+        )
     };
     let at = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
     let request = ::http::Request::get(at).body(Vec::new()).map_err(|e| failed(e.to_string()))?;
@@ -198,7 +219,8 @@ pub async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Discovery, Fail
     if !answer.status().is_success() {
         return Err(failed(format!("discovery answers {}", answer.status())));
     }
-    let d: Discovery = serde_json::from_slice(answer.body()).map_err(|e| failed(format!("discovery: {e}")))?;
+    let d: Discovery =
+        serde_json::from_slice(answer.body()).map_err(|e| failed(format!("discovery: {e}")))?;
     if d.issuer != issuer {
         return Err(failed(format!("discovery is of '{}'", d.issuer)));
     }
@@ -218,7 +240,9 @@ pub async fn send(http: http::Http, request: HttpRequest) -> Result<HttpResponse
         let bytes = Limited::new(body, 1 << 20).collect().await.map_err(io::Error::other)?.to_bytes();
         Ok(::http::Response::from_parts(parts, bytes.to_vec()))
     };
-    tokio::time::timeout(LIMIT, go).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 30 s"))?
+    tokio::time::timeout(LIMIT, go)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 30 s"))?
 }
 
 /// An error with its causes.
@@ -245,6 +269,9 @@ mod tests {
         assert_eq!(l.bearer(), "a.b.c");
         let l = Login { access_token: "x.y.z".into(), id_token: Some("a.b.c".into()), ..Default::default() };
         assert_eq!(l.bearer(), "x.y.z");
-        assert_eq!((audience_parameter("urn:aud:x"), audience_parameter("syp-api")), ("resource", "audience"));
+        assert_eq!(
+            (audience_parameter("urn:aud:x"), audience_parameter("syp-api")),
+            ("resource", "audience")
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! `sypctl`: the command line of Serve Yourself Private, and the local engine.
 mod args;
+mod channel;
 mod client;
 mod cmd;
 mod exit;
@@ -11,6 +12,7 @@ mod login;
 mod output;
 mod parse;
 mod paths;
+mod plan;
 mod progress;
 mod reasons;
 mod render;

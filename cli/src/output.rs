@@ -82,7 +82,10 @@ impl Out {
     /// # Errors
     /// When the message can't be printed.
     pub fn document<M: Message + Name>(
-        &self, message: &M, table: impl FnOnce() -> String, name: impl FnOnce() -> String,
+        &self,
+        message: &M,
+        table: impl FnOnce() -> String,
+        name: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         let text = match self.format {
             Format::Table => table(),

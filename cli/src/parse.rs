@@ -1,7 +1,10 @@
 //! Words of the command line that have a form: names, members, durations, quantities.
 use prost_types::Duration;
 use std::path::Path;
-use syp_proto::v1::{self, access_policy::{Effect, Rule}};
+use syp_proto::v1::{
+    self,
+    access_policy::{Effect, Rule},
+};
 
 /// Highest port that can be sealed off from neighbours; the engine refuses higher ones too.
 pub const MAX_PORT: u16 = 49_149;
@@ -13,7 +16,9 @@ pub fn name(text: &str) -> Result<String, String> {
     let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let first = id.chars().next().is_some_and(|c| c.is_ascii_lowercase());
     if !(first && id.len() <= 40 && id.chars().all(ok) && !id.ends_with('-')) {
-        return Err("names have 1 to 40 lower-case letters, digits and hyphens, beginning with a letter".into());
+        return Err(
+            "names have 1 to 40 lower-case letters, digits and hyphens, beginning with a letter".into()
+        );
     }
     if uid.is_some_and(|u| u.is_empty() || !u.chars().all(|c| c.is_ascii_hexdigit() || c == '-')) {
         return Err("behind '@' comes the uid of an incarnation, as 'sypctl show' prints it".into());
@@ -23,7 +28,11 @@ pub fn name(text: &str) -> Result<String, String> {
 
 /// The full name of an instance.
 pub fn full_name(project: &str, text: &str) -> String {
-    if text.starts_with("projects/") { text.to_owned() } else { format!("projects/{project}/instances/{text}") }
+    if text.starts_with("projects/") {
+        text.to_owned()
+    } else {
+        format!("projects/{project}/instances/{text}")
+    }
 }
 
 /// The short name in a full one, without uid.
@@ -46,7 +55,9 @@ pub fn member(text: &str) -> Result<String, String> {
     }
     match kind {
         "user" if !value.contains('@') => Err("a user is an e-mail address: user:alice@example.com".into()),
-        "domain" if value.contains('@') || !value.contains('.') => Err("a domain, such as domain:example.com".into()),
+        "domain" if value.contains('@') || !value.contains('.') => {
+            Err("a domain, such as domain:example.com".into())
+        }
         "claim" if value.split_once('=').is_none_or(|(k, v)| k.is_empty() || v.is_empty()) => {
             Err("a claim is claim:NAME=VALUE".into())
         }
@@ -57,7 +68,12 @@ pub fn member(text: &str) -> Result<String, String> {
 
 /// Rules that admit members: one for the addresses, groups and subjects, one for each claim.
 pub fn rules(members: &[String], effect: Effect, role: v1::Role, paths: &[String]) -> Vec<Rule> {
-    let base = Rule { effect: effect as i32, role: role as i32, path_prefixes: paths.to_vec(), ..Default::default() };
+    let base = Rule {
+        effect: effect as i32,
+        role: role as i32,
+        path_prefixes: paths.to_vec(),
+        ..Default::default()
+    };
     let (claims, plain): (Vec<_>, Vec<_>) = members.iter().cloned().partition(|m| m.starts_with("claim:"));
     let mut out = Vec::new();
     if !plain.is_empty() {
@@ -78,7 +94,10 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
 
 /// As the API has it.
 pub fn proto_duration(d: std::time::Duration) -> Duration {
-    Duration { seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), nanos: i32::try_from(d.subsec_nanos()).unwrap_or(0) }
+    Duration {
+        seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(d.subsec_nanos()).unwrap_or(0),
+    }
 }
 
 /// `K=V`.
@@ -101,7 +120,8 @@ pub fn path(text: &str) -> Result<String, String> {
 /// `.5`, `2`, `500m`.
 pub fn cpu(text: &str) -> Result<String, String> {
     let number = text.strip_suffix('m').unwrap_or(text);
-    let fine = number.parse::<f64>().is_ok_and(|n| n > 0.0 && n.is_finite()) && number.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let fine = number.parse::<f64>().is_ok_and(|n| n > 0.0 && n.is_finite())
+        && number.chars().all(|c| c.is_ascii_digit() || c == '.');
     let whole = !text.ends_with('m') || !number.contains('.');
     if fine && whole { Ok(text.to_owned()) } else { Err("cores, such as 0.5 or 500m".into()) }
 }
@@ -109,7 +129,8 @@ pub fn cpu(text: &str) -> Result<String, String> {
 /// `256Mi`, `1Gi`, `512M`, bytes.
 pub fn memory(text: &str) -> Result<String, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let fine = digits.parse::<u64>().is_ok_and(|n| n > 0) && matches!(&text[digits.len()..], "" | "Ki" | "Mi" | "Gi" | "K" | "M" | "G");
+    let fine = digits.parse::<u64>().is_ok_and(|n| n > 0)
+        && matches!(&text[digits.len()..], "" | "Ki" | "Mi" | "Gi" | "K" | "M" | "G");
     if fine { Ok(text.to_owned()) } else { Err("bytes with Ki, Mi or Gi, such as 256Mi".into()) }
 }
 
@@ -119,19 +140,23 @@ pub fn publish(text: &str) -> Result<(String, u16), String> {
         return Ok((a.ip().to_string(), a.port()));
     }
     let bare = text.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<std::net::IpAddr>().map(|a| (a.to_string(), 0)).map_err(|_| "an IP address of this host, perhaps with a port: 0.0.0.0:8443".into())
+    bare.parse::<std::net::IpAddr>()
+        .map(|a| (a.to_string(), 0))
+        .map_err(|_| "an IP address of this host, perhaps with a port: 0.0.0.0:8443".into())
 }
 
 /// Variables of a file: `NAME=VALUE` a line, `#` begins a comment line.
 pub fn env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#'));
+    let lines =
+        text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#'));
     lines.map(|(n, l)| key_value(l).map_err(|e| format!("{}, line {}: {e}", path.display(), n + 1))).collect()
 }
 
 /// A label selector, `a=1` or `a=1,b=2`, as a filter of the API.
 pub fn selector(text: &str) -> Result<String, String> {
-    let terms: Result<Vec<_>, _> = text.split(',').map(|t| key_value(t.trim()).map(|(k, v)| format!("labels.{k}={v}"))).collect();
+    let terms: Result<Vec<_>, _> =
+        text.split(',').map(|t| key_value(t.trim()).map(|(k, v)| format!("labels.{k}={v}"))).collect();
     terms.map(|t| t.join(" AND ")).map_err(|_| "labels as NAME=VALUE, several with commas".into())
 }
 
@@ -141,7 +166,9 @@ mod tests {
 
     #[test]
     fn names() {
-        assert!(name("shop").is_ok() && name("shop@0af3").is_ok() && name("projects/p/instances/shop").is_ok());
+        assert!(
+            name("shop").is_ok() && name("shop@0af3").is_ok() && name("projects/p/instances/shop").is_ok()
+        );
         for bad in ["", "Shop", "1a", "a_b", "a-", "shop@", "shop@xyz", "a b", &"a".repeat(41)] {
             assert!(name(bad).is_err(), "{bad}");
         }

@@ -106,7 +106,8 @@ impl Tree {
 
 fn utf8() -> bool {
     let set = |k: &str| std::env::var(k).ok().filter(|v| !v.is_empty());
-    let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default().to_lowercase();
+    let locale =
+        set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default().to_lowercase();
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
@@ -114,7 +115,8 @@ fn utf8() -> bool {
 pub fn line(s: &Step, now: i64, ascii: bool) -> String {
     let (good, bad, busy, idle) = if ascii { ("+", "x", "...", ".") } else { ("✓", "✗", "…", "·") };
     let start = s.start_time.as_ref().map(millis);
-    let until = |end: Option<i64>| start.map_or(String::new(), |a| format!(" {}", took(end.unwrap_or(now) - a)));
+    let until =
+        |end: Option<i64>| start.map_or(String::new(), |a| format!(" {}", took(end.unwrap_or(now) - a)));
     let done = until(s.end_time.as_ref().map(millis));
     let first = |text: &str| text.lines().next().unwrap_or_default().to_owned();
     match s.state() {
@@ -125,10 +127,19 @@ pub fn line(s: &Step, now: i64, ascii: bool) -> String {
             format!("{bad} {}{done}{why}", s.id)
         }
         StepState::Running | StepState::Waiting => {
-            let why = s.waiting_on.as_ref().map(|w| first(&w.message)).filter(|m| !m.is_empty() && m != "being done");
+            let why = s
+                .waiting_on
+                .as_ref()
+                .map(|w| first(&w.message))
+                .filter(|m| !m.is_empty() && m != "being done");
             let why = why.or_else(|| s.last_error.as_ref().map(|e| first(&e.message)));
             let again = if s.attempt > 1 { format!(" (attempt {})", s.attempt) } else { String::new() };
-            format!("{busy} {}{}{again}{}", s.id, until(None), why.map_or(String::new(), |w| format!(" waiting on {w}")))
+            format!(
+                "{busy} {}{}{again}{}",
+                s.id,
+                until(None),
+                why.map_or(String::new(), |w| format!(" waiting on {w}"))
+            )
         }
         StepState::Queued | StepState::Unspecified => format!("{idle} {}", s.id),
     }
@@ -164,7 +175,8 @@ mod tests {
         assert_eq!(line(&s, 13_200, true), "... app-0 3.2s (attempt 2)");
         assert_eq!(line(&Step { start_time: None, ..step(StepState::Queued) }, 0, false), "· app-0");
         let mut s = step(StepState::Failed);
-        s.last_error = Some(syp_proto::google::rpc::Status { message: "exited with 3".into(), ..Default::default() });
+        s.last_error =
+            Some(syp_proto::google::rpc::Status { message: "exited with 3".into(), ..Default::default() });
         assert_eq!(line(&s, 11_000, false), "✗ app-0 1.0s exited with 3");
     }
 }

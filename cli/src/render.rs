@@ -25,7 +25,8 @@ pub fn money_or(m: Option<&Money>) -> String {
 /// `2026-11-24T19:00:00Z`.
 pub fn time(t: Option<&Timestamp>) -> String {
     let Some(t) = t else { return "-".into() };
-    let at = u64::try_from(t.seconds).ok().and_then(|s| UNIX_EPOCH.checked_add(std::time::Duration::from_secs(s)));
+    let at =
+        u64::try_from(t.seconds).ok().and_then(|s| UNIX_EPOCH.checked_add(std::time::Duration::from_secs(s)));
     at.map_or_else(|| "-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
 }
 
@@ -36,7 +37,9 @@ pub fn millis(t: &Timestamp) -> i64 {
 
 /// Now, in milliseconds since 1970.
 pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// `3m`, `2h`, `5d` since then.
@@ -54,7 +57,11 @@ pub fn age(t: Option<&Timestamp>, now: i64) -> String {
 /// `0.1s`, `12.3s`, `2m05s`.
 pub fn took(ms: i64) -> String {
     let ms = ms.max(0);
-    if ms < 60_000 { format!("{}.{}s", ms / 1000, ms % 1000 / 100) } else { format!("{}m{:02}s", ms / 60_000, ms / 1000 % 60) }
+    if ms < 60_000 {
+        format!("{}.{}s", ms / 1000, ms % 1000 / 100)
+    } else {
+        format!("{}m{:02}s", ms / 60_000, ms / 1000 % 60)
+    }
 }
 
 /// `1.2ms`, `340us`, `2s`.
@@ -93,12 +100,17 @@ pub fn state_cell(i: &v1::Instance) -> Cell {
         _ => Color::Yellow,
     };
     let ready = i.conditions.iter().find(|c| c.r#type == "Ready");
-    let broken = i.state() == State::Serving && ready.is_some_and(|c| c.status() == v1::condition::Status::False);
+    let broken =
+        i.state() == State::Serving && ready.is_some_and(|c| c.status() == v1::condition::Status::False);
     Cell::new(state(i.state)).fg(if broken { Color::Red } else { colour })
 }
 
 /// A table without lines; the last column is not padded.
-pub fn table<R: Into<comfy_table::Row>>(header: &[&str], rows: impl IntoIterator<Item = R>, colours: bool) -> String {
+pub fn table<R: Into<comfy_table::Row>>(
+    header: &[&str],
+    rows: impl IntoIterator<Item = R>,
+    colours: bool,
+) -> String {
     let mut t = Table::new();
     t.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     if colours {
@@ -188,7 +200,10 @@ mod tests {
     fn tables_are_plain_when_piped() {
         let t = table(&["NAME", "STATE"], [vec!["a", "SERVING"], vec!["longer", "PENDING"]], false);
         assert_eq!(t, "NAME    STATE\na       SERVING\nlonger  PENDING");
-        assert_eq!(fields([("A", "1".into()), ("Long", "2\n3".into()), ("No", String::new())]), "A     1\nLong  2\n      3");
+        assert_eq!(
+            fields([("A", "1".into()), ("Long", "2\n3".into()), ("No", String::new())]),
+            "A     1\nLong  2\n      3"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The engine, wired: store, identities, targets, API. The only place that knows all of them.
 mod crash;
 
+use crate::paths::{private_dir, socket_path, write_private};
 use anyhow::{Context, bail};
 use secrecy::SecretSlice;
 use std::{
@@ -11,7 +12,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use crate::paths::{private_dir, socket_path, write_private};
 use syp_auth::{fetch::Fetcher, jwks, jwks::IssuerConfig, local::LocalIssuer, verify::Verifier};
 use syp_engine::{
     api::{
@@ -140,7 +140,10 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
 
 async fn stop_signals(shutdown: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
@@ -159,8 +162,12 @@ async fn stop_when_idle(engine: Engine, shutdown: CancellationToken) {
 
 fn open_store(dir: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
     let kv = SledKv::open(dir).map_err(|e| match e {
-        store::Error::Busy(_) => anyhow::anyhow!("another engine is using {} (reason: STORE_BUSY)", dir.display()),
-        store::Error::Corrupt(w) => anyhow::anyhow!("the store can't be opened, nothing was changed: {w} (reason: STORE_CORRUPT)"),
+        store::Error::Busy(_) => {
+            anyhow::anyhow!("another engine is using {} (reason: STORE_BUSY)", dir.display())
+        }
+        store::Error::Corrupt(w) => {
+            anyhow::anyhow!("the store can't be opened, nothing was changed: {w} (reason: STORE_CORRUPT)")
+        }
         other => other.into(),
     })?;
     Ok(store::open(Arc::new(kv))?)
@@ -168,7 +175,9 @@ fn open_store(dir: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
 
 async fn stored_policy(store: &dyn store::Store) -> anyhow::Result<Option<v1::AccessPolicy>> {
     let bytes = store.setting(CONTROL_POLICY).await?;
-    bytes.map(|b| prost::Message::decode(b.as_slice()).context("the stored control policy can't be read")).transpose()
+    bytes
+        .map(|b| prost::Message::decode(b.as_slice()).context("the stored control policy can't be read"))
+        .transpose()
 }
 
 fn external_issuer(issuer: &str) -> IssuerConfig {
@@ -194,7 +203,10 @@ fn tls(o: &ServerOptions) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
 fn key(path: &Path) -> anyhow::Result<SecretSlice<u8>> {
     match fs::read(path) {
         Ok(bytes) if bytes.len() == 32 => return Ok(bytes.into()),
-        Ok(_) => bail!("{} is damaged: restore it from a backup (gates of running instances know the old one)", path.display()),
+        Ok(_) => bail!(
+            "{} is damaged: restore it from a backup (gates of running instances know the old one)",
+            path.display()
+        ),
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e).with_context(|| path.display().to_string()),
     }
@@ -207,7 +219,9 @@ fn key(path: &Path) -> anyhow::Result<SecretSlice<u8>> {
 fn tariff(data_dir: &Path) -> anyhow::Result<Tariff> {
     let path = data_dir.join("tariff.json");
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is not a tariff", path.display())),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| format!("{} is not a tariff", path.display()))
+        }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Tariff::default()),
         Err(e) => Err(e).with_context(|| path.display().to_string()),
     }

@@ -305,11 +305,10 @@ impl Engine {
             if i.state() != State::Serving {
                 continue;
             }
-            if let Ok(target) = self.inner.target(&i) {
-                if let Err(f) = target.push_gate(&self.context(&cell)).await {
+            if let Ok(target) = self.inner.target(&i)
+                && let Err(f) = target.push_gate(&self.context(&cell)).await {
                     tracing::warn!(instance = %cell.id, reason = f.reason, "keys not brought to the gate: {}", f.message);
                 }
-            }
         }
     }
 

@@ -68,7 +68,7 @@ pub fn encode(kind: Kind, message: &impl Message) -> Result<Vec<u8>, Error> {
 /// All but [`Error::TooLarge`].
 pub fn decode<M: Message + Default>(kind: Kind, bytes: &[u8]) -> Result<M, Error> {
     let (head, body) = bytes.split_at_checked(HEAD).ok_or(Error::NotARecord)?;
-    if head[0] != MAGIC {
+    if head[0] != MAGIC || head[1] == 0 {
         return Err(Error::NotARecord);
     }
     if head[1] > FORMAT {

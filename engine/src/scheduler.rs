@@ -132,7 +132,7 @@ fn forward(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
     let failed = run.nodes.iter().find(|n| n.state() == node::State::Terminal);
     let late = run.deadline_ms != 0 && run.deadline_ms <= now;
     if failed.is_some() || late {
-        let why = failed.map_or_else(|| deadline(run), |n| of_node(n));
+        let why = failed.map_or_else(|| deadline(run), of_node);
         if run.kind() == RunKind::Provision {
             return end_provision(i, run, Trigger::RunFailed, Some(why), d);
         }

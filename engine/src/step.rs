@@ -24,7 +24,20 @@ pub struct Owner {
 
 /// What a step says it waits for; shown as `waiting_on`, not stored.
 #[derive(Clone, Debug, Default)]
-pub struct Waiting(Arc<parking_lot::Mutex<BTreeMap<String, (String, String, String, Millis)>>>);
+pub struct Waiting(Arc<parking_lot::Mutex<BTreeMap<String, Said>>>);
+
+/// What one node says.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// UPPER_SNAKE.
+    pub reason: String,
+    /// What it waits for.
+    pub message: String,
+    /// What a person could do.
+    pub hint: String,
+    /// Since when it says so.
+    pub since: Millis,
+}
 
 /// Everything a step may use. Built anew for each attempt from the journal alone.
 #[derive(Clone, Debug)]
@@ -187,8 +200,9 @@ impl Waiting {
     /// Says what `node` waits for, and what a person could do about it.
     pub fn on(&self, node: &str, reason: &str, message: impl Into<String>, hint: impl Into<String>, now: Millis) {
         let mut all = self.0.lock();
-        let since = all.get(node).filter(|w| w.0 == reason).map_or(now, |w| w.3);
-        all.insert(node.to_owned(), (reason.to_owned(), message.into(), hint.into(), since));
+        let since = all.get(node).filter(|w| w.reason == reason).map_or(now, |w| w.since);
+        let said = Said { reason: reason.to_owned(), message: message.into(), hint: hint.into(), since };
+        all.insert(node.to_owned(), said);
     }
 
     /// `node` waits no more.
@@ -196,9 +210,9 @@ impl Waiting {
         self.0.lock().remove(node);
     }
 
-    /// (node, reason, message, hint, since).
-    pub fn all(&self) -> Vec<(String, String, String, String, Millis)> {
-        self.0.lock().iter().map(|(n, w)| (n.clone(), w.0.clone(), w.1.clone(), w.2.clone(), w.3)).collect()
+    /// What every node says.
+    pub fn all(&self) -> BTreeMap<String, Said> {
+        self.0.lock().clone()
     }
 }
 

@@ -93,14 +93,14 @@ pub fn waiting_on(i: &Instance, live: &crate::step::Waiting) -> Vec<WaitingOn> {
         match n.state() {
             node::State::Retry => out.push(of_failure(&n.id, &n.id, &why, n.end_ms, n.retry_at_ms, n.attempt)),
             node::State::Intent => {
-                let w = said.iter().find(|w| w.0 == n.id);
+                let w = said.get(&n.id);
                 out.push(WaitingOn {
                     step: n.id.clone(),
                     resource: n.id.clone(),
-                    reason: w.map_or_else(|| "RUNNING".into(), |w| w.1.clone()),
-                    message: w.map_or_else(|| "being done".into(), |w| w.2.clone()),
-                    hint: w.map_or_else(String::new, |w| w.3.clone()),
-                    since: timestamp(w.map_or(n.start_ms, |w| w.4)),
+                    reason: w.map_or_else(|| "RUNNING".into(), |w| w.reason.clone()),
+                    message: w.map_or_else(|| "being done".into(), |w| w.message.clone()),
+                    hint: w.map_or_else(String::new, |w| w.hint.clone()),
+                    since: timestamp(w.map_or(n.start_ms, |w| w.since)),
                     attempt: i32::try_from(n.attempt).unwrap_or(i32::MAX),
                     ..Default::default()
                 });
@@ -196,7 +196,7 @@ fn step(n: &journal::Node, waiting: &[WaitingOn]) -> Step {
         start_time: timestamp(n.first_ms),
         end_time: timestamp(n.end_ms),
         waiting_on: waiting.iter().find(|w| w.step == n.id).cloned(),
-        last_error: n.failure.as_ref().map(|f| status(f)),
+        last_error: n.failure.as_ref().map(status),
     }
 }
 
@@ -214,7 +214,7 @@ fn undo_step(r: &journal::LedgerRow, run: &Run, waiting: &[WaitingOn]) -> Step {
         start_time: timestamp(if r.undo_attempt == 0 { 0 } else { r.attempt_ms.max(run.created_ms) }),
         end_time: timestamp(r.gone_ms),
         waiting_on: waiting.iter().find(|w| w.step == id).cloned(),
-        last_error: r.failure.as_ref().map(|f| status(f)),
+        last_error: r.failure.as_ref().map(status),
         id,
     }
 }

@@ -192,11 +192,10 @@ fn is_current(i: &Instance, body: &Body) -> bool {
 
 /// Rows found by a listing get the next free numbers, whatever was there when the listing was made.
 fn renumbered(i: &Instance, mut body: Body) -> Body {
-    if let Body::Adopted(a) = &mut body {
-        if a.found.is_some() {
+    if let Body::Adopted(a) = &mut body
+        && a.found.is_some() {
             a.entry = u32::try_from(i.ledger.len()).unwrap_or(u32::MAX);
         }
-    }
     body
 }
 

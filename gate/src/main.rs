@@ -1,2 +1,129 @@
-//! gate
-fn main() {}
+//! `syp-gate`: the data-plane door (`serve`), the owner of a replica's network namespace (`hold`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use syp_gate::hold::{self, Egress};
+use syp_gate::serve::{Gate, Options};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(name = "syp-gate", version, about = "The door in front of a served instance")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Admit requests with a valid token of a listed user and pass them on to the app
+    Serve(Serve),
+    /// Own the network namespace of one replica: close it to everybody but the gate
+    Hold(Hold),
+    /// Print the version
+    Version,
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Where clients come in
+    #[arg(long, env = "SYP_GATE_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Where the engine pushes configuration and reads status and metrics
+    #[arg(long, env = "SYP_GATE_ADMIN", default_value = "0.0.0.0:9901")]
+    admin: SocketAddr,
+    /// File with the admin port's token
+    #[arg(long, env = "SYP_GATE_ADMIN_TOKEN_FILE", default_value = "/etc/syp/admin.token")]
+    admin_token_file: PathBuf,
+    /// Configuration to begin with, if the file is there
+    #[arg(long, env = "SYP_GATE_CONFIG", default_value = "/etc/syp/gate.json")]
+    config: PathBuf,
+    /// Certificate chain (PEM) for TLS
+    #[arg(long, env = "SYP_GATE_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM) for TLS
+    #[arg(long, env = "SYP_GATE_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Extra certificate authorities (PEM) for fetching issuers' keys
+    #[arg(long, env = "SYP_GATE_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Threads for traffic; 0: one for each core
+    #[arg(long, env = "SYP_GATE_WORKERS", default_value_t = 0)]
+    workers: usize,
+    /// Connections at the same time
+    #[arg(long, env = "SYP_GATE_MAX_CONNECTIONS", default_value_t = 20_000)]
+    max_connections: usize,
+    /// Seconds that requests under way have when the process is told to end
+    #[arg(long, env = "SYP_GATE_STOP_SECONDS", default_value_t = 30)]
+    stop_seconds: u64,
+    /// Do not log requests
+    #[arg(long, env = "SYP_GATE_NO_ACCESS_LOG")]
+    no_access_log: bool,
+}
+
+#[derive(Args)]
+struct Hold {
+    /// The gate's address: the only one that may come in
+    #[arg(long, env = "SYP_HOLD_GATE")]
+    gate: IpAddr,
+    /// The app's port
+    #[arg(long, env = "SYP_HOLD_PORT")]
+    port: u16,
+    /// Whether the app may open connections to elsewhere
+    #[arg(long, env = "SYP_HOLD_EGRESS", value_enum, default_value_t = Egress::On)]
+    egress: Egress,
+    /// Port on which the gate asks for the holder's status
+    #[arg(long, env = "SYP_HOLD_STATUS", default_value_t = 49_150)]
+    status: u16,
+}
+
+fn main() -> ExitCode {
+    syp_auth::install_crypto();
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve(args),
+        Command::Hold(args) => {
+            hold::run(hold::Options { gate: args.gate, port: args.port, egress: args.egress, status: args.status })
+                .map_err(|e| e.to_string())
+        }
+        Command::Version => {
+            println!("{}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            println!("{}", serde_json::json!({ "event": "error", "message": message }));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: Serve) -> Result<(), String> {
+    let options = Options {
+        listen: args.listen,
+        admin: args.admin,
+        admin_token_file: args.admin_token_file,
+        config: Some(args.config),
+        tls: args.tls_cert.zip(args.tls_key),
+        ca_file: args.ca_file,
+        workers: args.workers,
+        max_connections: args.max_connections,
+        stop_deadline: Duration::from_secs(args.stop_seconds),
+        access_log: !args.no_access_log,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let words = |e: std::io::Error| e.to_string();
+        // handlers first: as process 1 in a container a signal without one is ignored
+        let (mut term, mut int) = (signal(SignalKind::terminate()).map_err(words)?, signal(SignalKind::interrupt()).map_err(words)?);
+        let gate = Gate::start(options).map_err(|e| e.to_string())?;
+        println!("{}", serde_json::json!({ "event": "listening", "traffic": gate.traffic, "admin": gate.admin }));
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        gate.stop().await;
+        Ok(())
+    })
+}

@@ -7,7 +7,8 @@ use crate::{
     parse, render,
 };
 use syp_proto::v1::{
-    self, AccessPolicy, GetAccessPolicyRequest, SetAccessPolicyRequest, access_client::AccessClient,
+    self, AccessPolicy, GetAccessPolicyRequest, SetAccessPolicyRequest,
+    access_client::AccessClient,
     access_policy::{Effect, Rule},
 };
 
@@ -66,13 +67,19 @@ pub struct Change {
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Show the rules, in the order they are tried; the first that fits decides, none denies
-    #[command(after_help = "Examples:\n  sypctl access show shop\n  sypctl access show shop --plane control -o json")]
+    #[command(
+        after_help = "Examples:\n  sypctl access show shop\n  sypctl access show shop --plane control -o json"
+    )]
     Show(Which),
     /// Let members in
-    #[command(after_help = "Examples:\n  sypctl access allow shop user:bob@example.com group:ml@example.com\n  sypctl access allow shop domain:example.com --path /public")]
+    #[command(
+        after_help = "Examples:\n  sypctl access allow shop user:bob@example.com group:ml@example.com\n  sypctl access allow shop domain:example.com --path /public"
+    )]
     Allow(Change),
     /// Keep members out: a rule in front of all others
-    #[command(after_help = "Examples:\n  sypctl access deny shop user:bob@example.com\n  sypctl access deny shop user:bob@example.com --remove    (only takes the permission back)")]
+    #[command(
+        after_help = "Examples:\n  sypctl access deny shop user:bob@example.com\n  sypctl access deny shop user:bob@example.com --remove    (only takes the permission back)"
+    )]
     Deny {
         /// The change
         #[command(flatten)]
@@ -127,7 +134,9 @@ fn plane(w: &Which) -> v1::Plane {
 
 fn resource(ctx: &Ctx<'_>, w: &Which) -> Result<String, Failure> {
     match (w.name.as_str(), w.plane) {
-        ("-", Plane::Data) => Err(Failure::usage("the engine itself has only a control plane: --plane control")),
+        ("-", Plane::Data) => {
+            Err(Failure::usage("the engine itself has only a control plane: --plane control"))
+        }
         ("-", Plane::Control) => Ok(String::new()),
         (name, _) => Ok(ctx.full(name)),
     }
@@ -175,20 +184,30 @@ fn remove(p: &mut AccessPolicy, c: &Change) {
         }
         let named = !r.members.is_empty();
         r.members.retain(|m| !c.members.contains(m));
-        let claim = r.members.is_empty() && r.claims.len() == 1 && claims.iter().any(|(k, v)| r.claims.get(*k).is_some_and(|x| x == v));
+        let claim = r.members.is_empty()
+            && r.claims.len() == 1
+            && claims.iter().any(|(k, v)| r.claims.get(*k).is_some_and(|x| x == v));
         !((named && r.members.is_empty()) || (claim && !named))
     });
 }
 
 fn shown(ctx: &Ctx<'_>, p: &AccessPolicy) -> Done {
-    ctx.out.document(p, || text(p), || p.rules.iter().flat_map(|r| r.members.clone()).collect::<Vec<_>>().join("\n"))?;
+    ctx.out.document(
+        p,
+        || text(p),
+        || p.rules.iter().flat_map(|r| r.members.clone()).collect::<Vec<_>>().join("\n"),
+    )?;
     Ok(exit::OK)
 }
 
 fn text(p: &AccessPolicy) -> String {
     let line = |(n, r): (usize, &Rule)| {
         let effect = if r.effect() == Effect::Deny { "deny " } else { "allow" };
-        let role = if r.role() == v1::Role::User || r.role == 0 { String::new() } else { format!(" as {}", r.role().as_str_name().to_lowercase()) };
+        let role = if r.role() == v1::Role::User || r.role == 0 {
+            String::new()
+        } else {
+            format!(" as {}", r.role().as_str_name().to_lowercase())
+        };
         let issuer = if r.issuer.is_empty() { String::new() } else { format!(" (issuer {})", r.issuer) };
         format!("{}. {effect} {}{role}{issuer}", n + 1, render::rule(r).trim_start_matches("not "))
     };

@@ -5,7 +5,9 @@ use syp_proto::v1::{CostSummary, GetCostRequest, cost_summary::Accuracy, costs_c
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl cost shop\n  sypctl cost            (every instance)\n  sypctl cost shop -o json")]
+#[command(
+    after_help = "Examples:\n  sypctl cost shop\n  sypctl cost            (every instance)\n  sypctl cost shop -o json"
+)]
 pub struct Args {
     /// Name, perhaps with @uid; without it every instance
     #[arg(value_parser = parse::name)]
@@ -26,7 +28,8 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
             [parse::short_name(&i.name).to_owned()].into_iter().chain(m).collect::<Vec<_>>()
         });
         let text = || render::table(&["NAME", "PER HOUR", "PER MONTH", "ACCRUED"], rows, ctx.out.colours);
-        let names = || all.instances.iter().map(|i| parse::short_name(&i.name)).collect::<Vec<_>>().join("\n");
+        let names =
+            || all.instances.iter().map(|i| parse::short_name(&i.name)).collect::<Vec<_>>().join("\n");
         ctx.out.document(&all, text, names)?;
         return Ok(exit::OK);
     };
@@ -43,7 +46,9 @@ fn text(c: &CostSummary) -> String {
         Accuracy::Billed => " (billed)",
         _ => "",
     };
-    let billed = c.billed.as_ref().map_or_else(String::new, |m| format!("{} as of {}", render::money(m), render::time(c.billed_as_of.as_ref())));
+    let billed = c.billed.as_ref().map_or_else(String::new, |m| {
+        format!("{} as of {}", render::money(m), render::time(c.billed_as_of.as_ref()))
+    });
     render::fields([
         ("Rate", format!("{} an hour", render::money_or(c.rate_per_hour.as_ref()))),
         ("Month", format!("{} if always on", render::money_or(c.projected_month.as_ref()))),

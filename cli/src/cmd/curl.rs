@@ -90,7 +90,9 @@ impl Flags {
                 std::io::stdin().read_to_end(&mut all)?;
                 all.into()
             }
-            Some((_, Some(file))) => std::fs::read(file).map_err(|e| Failure::usage(format!("-d @{file}: {e}")))?.into(),
+            Some((_, Some(file))) => {
+                std::fs::read(file).map_err(|e| Failure::usage(format!("-d @{file}: {e}")))?.into()
+            }
             Some((text, None)) => Bytes::copy_from_slice(text.as_bytes()),
         })
     }
@@ -101,7 +103,8 @@ impl Flags {
         *r.method_mut() = self.request.clone().unwrap_or(default);
         *r.uri_mut() = uri;
         let h = r.headers_mut();
-        let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| Failure::usage("the token can't be sent in a header"))?;
+        let bearer = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| Failure::usage("the token can't be sent in a header"))?;
         h.insert(header::AUTHORIZATION, bearer);
         h.insert(header::USER_AGENT, HeaderValue::from_static(concat!("sypctl/", env!("CARGO_PKG_VERSION"))));
         h.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -120,7 +123,8 @@ impl Flags {
 /// # Errors
 /// What the engine said; 11 when nobody answers at the endpoint.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
-    let extra = Extra::try_parse_from(&a.extra).map_err(|e| Failure::usage(e.render().to_string().trim_end().to_owned()))?;
+    let extra = Extra::try_parse_from(&a.extra)
+        .map_err(|e| Failure::usage(e.render().to_string().trim_end().to_owned()))?;
     let flags = a.flags.and(extra.flags);
     let client = ctx.client().await?;
     let i = get(&client, ctx.full(&a.name)).await?;
@@ -140,11 +144,23 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let http = http::client(ctx.global.ca_file.as_deref())?;
     let answer = http.request(request);
     let answer = match ctx.global.timeout {
-        Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| Failure::new(exit::TIMED_OUT, "DEADLINE_EXCEEDED", "no answer in time", "give it more time with --timeout"))?,
+        Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| {
+            Failure::new(
+                exit::TIMED_OUT,
+                "DEADLINE_EXCEEDED",
+                "no answer in time",
+                "give it more time with --timeout",
+            )
+        })?,
         None => answer.await,
     };
     let answer = answer.map_err(|e| {
-        Failure::new(exit::UNAVAILABLE, "ENDPOINT_UNREACHABLE", format!("{}: {}", i.endpoint, login::chain(&e)), format!("sypctl show {}", a.name))
+        Failure::new(
+            exit::UNAVAILABLE,
+            "ENDPOINT_UNREACHABLE",
+            format!("{}: {}", i.endpoint, login::chain(&e)),
+            format!("sypctl show {}", a.name),
+        )
     })?;
     print(ctx, answer, flags.include).await
 }
@@ -161,7 +177,9 @@ async fn print(ctx: &Ctx<'_>, answer: Response<Incoming>, include: bool) -> Done
         write!(out, "\r\n")?;
     }
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Failure::new(exit::FAILED, "", format!("the answer broke off: {}", login::chain(&e)), ""))?;
+        let frame = frame.map_err(|e| {
+            Failure::new(exit::FAILED, "", format!("the answer broke off: {}", login::chain(&e)), "")
+        })?;
         if let Some(bytes) = frame.data_ref() {
             out.write_all(bytes)?;
             out.flush()?;
@@ -184,7 +202,10 @@ mod tests {
         let before = Flags { header: vec![header_line("c: d").unwrap()], ..Default::default() };
         let f = before.and(e);
         let r = f.request("http://127.0.0.1/x".parse().unwrap(), "t.o.k").unwrap();
-        assert_eq!((r.method().as_str(), r.headers()["a"].as_bytes(), r.headers()["c"].as_bytes()), ("PUT", &b"b"[..], &b"d"[..]));
+        assert_eq!(
+            (r.method().as_str(), r.headers()["a"].as_bytes(), r.headers()["c"].as_bytes()),
+            ("PUT", &b"b"[..], &b"d"[..])
+        );
         assert_eq!(r.headers()["authorization"], "Bearer t.o.k");
         assert!(f.include && Extra::try_parse_from(["--nope"]).is_err());
         assert!(header_line("no colon").is_err());

@@ -74,7 +74,14 @@ fn docker() -> Check {
     let path = match host.strip_prefix("unix://") {
         Some(p) => PathBuf::from(p),
         None if host.is_empty() => PathBuf::from("/var/run/docker.sock"),
-        None => return check("docker", Verdict::Warn, format!("DOCKER_HOST={host}: not looked at"), "only unix:// is tried here"),
+        None => {
+            return check(
+                "docker",
+                Verdict::Warn,
+                format!("DOCKER_HOST={host}: not looked at"),
+                "only unix:// is tried here",
+            );
+        }
     };
     let ping = || -> std::io::Result<String> {
         let mut s = UnixStream::connect(&path)?;
@@ -89,7 +96,12 @@ fn docker() -> Check {
             let api = a.lines().find_map(|l| l.strip_prefix("Api-Version:")).unwrap_or(" unknown");
             check("docker", Verdict::Ok, format!("answers on {}, API{api}", path.display()), NEXT)
         }
-        Ok(a) => check("docker", Verdict::Fail, format!("{}: {}", path.display(), a.lines().next().unwrap_or("no answer")), NEXT),
+        Ok(a) => check(
+            "docker",
+            Verdict::Fail,
+            format!("{}: {}", path.display(), a.lines().next().unwrap_or("no answer")),
+            NEXT,
+        ),
         Err(e) => check("docker", Verdict::Fail, format!("{}: {e}", path.display()), NEXT),
     }
 }
@@ -109,12 +121,22 @@ fn directory(dir: &Path) -> Check {
     }
     let probe = dir.join(format!(".doctor-{}", std::process::id()));
     if let Err(e) = fs::write(&probe, b"") {
-        return check("data", Verdict::Fail, format!("{}: {e}", dir.display()), "make it writable for you, or choose another with --data-dir");
+        return check(
+            "data",
+            Verdict::Fail,
+            format!("{}: {e}", dir.display()),
+            "make it writable for you, or choose another with --data-dir",
+        );
     }
     let _ = fs::remove_file(&probe);
     let mode = fs::metadata(dir).map_or(0, |m| m.permissions().mode() & 0o777);
     let open = mode & 0o077 != 0;
-    check("data", if open { Verdict::Warn } else { Verdict::Ok }, format!("{}, mode {mode:03o}", dir.display()), "others can look into it: chmod 700")
+    check(
+        "data",
+        if open { Verdict::Warn } else { Verdict::Ok },
+        format!("{}, mode {mode:03o}", dir.display()),
+        "others can look into it: chmod 700",
+    )
 }
 
 fn existing(dir: &Path) -> &Path {
@@ -133,7 +155,12 @@ fn disk(dir: &Path) -> Check {
                 100..1024 => Verdict::Warn,
                 _ => Verdict::Ok,
             };
-            check("disk", verdict, format!("{} free", render::bytes(i64::try_from(free).unwrap_or(i64::MAX))), NEXT)
+            check(
+                "disk",
+                verdict,
+                format!("{} free", render::bytes(i64::try_from(free).unwrap_or(i64::MAX))),
+                NEXT,
+            )
         }
         Err(e) => check("disk", Verdict::Warn, e.to_string(), NEXT),
     }
@@ -142,16 +169,28 @@ fn disk(dir: &Path) -> Check {
 fn socket(dir: &Path) -> Check {
     let s = paths::socket_path(dir);
     let near = s.starts_with(dir);
-    let found = if near { s.display().to_string() } else { format!("{} (the data directory's path is too long for a socket)", s.display()) };
-    check("socket", if s.as_os_str().len() <= 107 { Verdict::Ok } else { Verdict::Fail }, found, "choose a shorter --data-dir")
+    let found = if near {
+        s.display().to_string()
+    } else {
+        format!("{} (the data directory's path is too long for a socket)", s.display())
+    };
+    check(
+        "socket",
+        if s.as_os_str().len() <= 107 { Verdict::Ok } else { Verdict::Fail },
+        found,
+        "choose a shorter --data-dir",
+    )
 }
 
 /// A clock that is behind the data it wrote, or behind this program, refuses good tokens and takes old ones.
 fn clock(dir: &Path) -> Check {
     const NEXT: &str = "set the clock (NTP): tokens are good only for their time";
     let now = render::now_ms() / 1000;
-    let newest = ["engine.log", "token"].iter().filter_map(|f| fs::metadata(dir.join(f)).ok()?.modified().ok()).max();
-    let newest = newest.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0));
+    let newest =
+        ["engine.log", "token"].iter().filter_map(|f| fs::metadata(dir.join(f)).ok()?.modified().ok()).max();
+    let newest = newest
+        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0));
     // 2025-01-01
     let found = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
     if now < 1_735_689_600 {
@@ -159,7 +198,12 @@ fn clock(dir: &Path) -> Check {
     }
     let behind = newest - now;
     if behind > 60 {
-        return check("clock", Verdict::Fail, format!("{found}: {behind} s behind files that were written here"), NEXT);
+        return check(
+            "clock",
+            Verdict::Fail,
+            format!("{found}: {behind} s behind files that were written here"),
+            NEXT,
+        );
     }
     check("clock", Verdict::Ok, found, NEXT)
 }
@@ -168,7 +212,12 @@ fn clock(dir: &Path) -> Check {
 fn ports() -> Check {
     match std::net::TcpListener::bind(("127.0.0.1", 0)) {
         Ok(_) => check("ports", Verdict::Ok, "127.0.0.1 has free ports", ""),
-        Err(e) => check("ports", Verdict::Fail, format!("127.0.0.1: {e}"), "gates are published there: free some ports"),
+        Err(e) => check(
+            "ports",
+            Verdict::Fail,
+            format!("127.0.0.1: {e}"),
+            "gates are published there: free some ports",
+        ),
     }
 }
 
@@ -183,9 +232,24 @@ async fn engine(ctx: &Ctx<'_>, dir: &Path) -> Check {
         Err(_) => check("engine", Verdict::Fail, "no answer within 10 s", NEXT),
         Ok(Err(f)) => check("engine", Verdict::Fail, f.message().to_owned(), NEXT),
         Ok(Ok(i)) => {
-            let found = format!("version {}, pid {}, {} instances, targets {}", i.version, i.pid, i.instances, i.targets.join(", "));
-            let verdict = if versions_differ(VERSION, &i.version, here).is_some() { Verdict::Warn } else { Verdict::Ok };
-            check("engine", verdict, found, "sypctl and the engine are of different versions: 'sypctl server stop', then any command")
+            let found = format!(
+                "version {}, pid {}, {} instances, targets {}",
+                i.version,
+                i.pid,
+                i.instances,
+                i.targets.join(", ")
+            );
+            let verdict = if versions_differ(VERSION, &i.version, here).is_some() {
+                Verdict::Warn
+            } else {
+                Verdict::Ok
+            };
+            check(
+                "engine",
+                verdict,
+                found,
+                "sypctl and the engine are of different versions: 'sypctl server stop', then any command",
+            )
         }
     }
 }

@@ -7,7 +7,10 @@ use crate::{
     follow, output, parse,
 };
 use std::time::Duration;
-use syp_proto::{google::longrunning::Operation, v1::{TeardownReceipt, instance::State}};
+use syp_proto::{
+    google::longrunning::Operation,
+    v1::{TeardownReceipt, instance::State},
+};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -66,7 +69,12 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     }
     if a.plan {
         for n in &names {
-            transition::show_plan(ctx, &client, transition::request(ctx.full(n), State::Destroyed, a.grace, a.force)).await?;
+            transition::show_plan(
+                ctx,
+                &client,
+                transition::request(ctx.full(n), State::Destroyed, a.grace, a.force),
+            )
+            .await?;
         }
         return Ok(exit::OK);
     }
@@ -111,8 +119,12 @@ async fn several(ctx: &Ctx<'_>, c: &Client, a: &Args, names: &[String], many: bo
         }
     }
     match (many, receipts.as_slice()) {
-        (false, [r]) => ctx.out.document(r, || receipt::summary(r), || parse::short_name(&r.name).to_owned())?,
-        (true, all) if matches!(ctx.out.format, output::Format::Json | output::Format::Yaml) && !a.no_wait => {
+        (false, [r]) => {
+            ctx.out.document(r, || receipt::summary(r), || parse::short_name(&r.name).to_owned())?
+        }
+        (true, all)
+            if matches!(ctx.out.format, output::Format::Json | output::Format::Yaml) && !a.no_wait =>
+        {
             let all: Result<Vec<_>, _> = all.iter().map(output::json).collect();
             ctx.out.value(&serde_json::json!({"receipts": all?}))?;
         }

@@ -6,7 +6,9 @@ use syp_proto::v1::instance::State;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl drain shop\n  sypctl drain shop --grace 60s\n\nIt stays draining until 'sypctl down shop', or goes back with 'sypctl transition shop --to serving'.")]
+#[command(
+    after_help = "Examples:\n  sypctl drain shop\n  sypctl drain shop --grace 60s\n\nIt stays draining until 'sypctl down shop', or goes back with 'sypctl transition shop --to serving'."
+)]
 pub struct Args {
     /// Name
     #[arg(value_parser = parse::name)]

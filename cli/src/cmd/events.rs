@@ -1,6 +1,11 @@
 //! `sypctl events`: the journal of an instance in words.
 use super::Ctx;
-use crate::{client::{Client, is_broken}, exit, failure::{Done, Failure}, parse, render};
+use crate::{
+    client::{Client, is_broken},
+    exit,
+    failure::{Done, Failure},
+    parse, render,
+};
 use futures_util::StreamExt;
 use syp_proto::v1::{
     InstanceEvent, ListInstanceEventsRequest, ListInstanceEventsResponse, WatchInstanceEventsRequest,
@@ -33,7 +38,9 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let mut ask = ListInstanceEventsRequest { parent, page_size: 1000, ..Default::default() };
     let mut all = ListInstanceEventsResponse::default();
     loop {
-        let page = client.call(ask.clone(), |ch, r| async move { InstancesClient::new(ch).list_instance_events(r).await }).await?;
+        let page = client
+            .call(ask.clone(), |ch, r| async move { InstancesClient::new(ch).list_instance_events(r).await })
+            .await?;
         all.events.extend(page.events);
         if page.next_page_token.is_empty() {
             break;
@@ -48,7 +55,12 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
 async fn watch(ctx: &Ctx<'_>, client: &Client, parent: String) -> Done {
     let mut ask = WatchInstanceEventsRequest { parent, resume_token: String::new() };
     loop {
-        let mut events = client.stream(ask.clone(), |ch, r| async move { InstancesClient::new(ch).watch_instance_events(r).await }).await?;
+        let mut events = client
+            .stream(
+                ask.clone(),
+                |ch, r| async move { InstancesClient::new(ch).watch_instance_events(r).await },
+            )
+            .await?;
         let lost = loop {
             let e = tokio::select! {
                 e = events.next() => e,
@@ -76,7 +88,15 @@ async fn watch(ctx: &Ctx<'_>, client: &Client, parent: String) -> Done {
 fn line(e: &InstanceEvent) -> String {
     let some = |s: &str| if s.is_empty() { String::new() } else { format!("  {s}") };
     let step = if e.step.is_empty() { String::new() } else { format!(" {}", e.step) };
-    format!("{:>4}  {}  {}{step}{}{}{}", e.seq, render::time(e.time.as_ref()), e.r#type, some(&e.reason), some(&e.message), some(&e.actor))
+    format!(
+        "{:>4}  {}  {}{step}{}{}{}",
+        e.seq,
+        render::time(e.time.as_ref()),
+        e.r#type,
+        some(&e.reason),
+        some(&e.message),
+        some(&e.actor)
+    )
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! `sypctl fsck`: does the store hold together?
 use super::Ctx;
-use crate::{exit, failure::{Done, Failure}};
+use crate::{
+    exit,
+    failure::{Done, Failure},
+};
 use syp_proto::v1::{CheckStoreRequest, server_client::ServerClient};
 
 /// Runs it.
@@ -9,7 +12,9 @@ use syp_proto::v1::{CheckStoreRequest, server_client::ServerClient};
 /// What the engine said; 1 when there are problems.
 pub async fn run(ctx: &Ctx<'_>) -> Done {
     let client = ctx.client().await?;
-    let c = client.call(CheckStoreRequest {}, |ch, r| async move { ServerClient::new(ch).check_store(r).await }).await?;
+    let c = client
+        .call(CheckStoreRequest {}, |ch, r| async move { ServerClient::new(ch).check_store(r).await })
+        .await?;
     let text = || {
         let head = format!("{} instances, {} records: {} problems", c.instances, c.records, c.problems.len());
         c.problems.iter().fold(head, |all, p| format!("{all}\n{p}"))

@@ -2,7 +2,9 @@
 use super::Ctx;
 use crate::{exit, failure::Done, parse, render};
 use std::fmt::Write as _;
-use syp_proto::v1::{GetStateGraphRequest, StateGraph, instances_client::InstancesClient, state_graph::StepNode};
+use syp_proto::v1::{
+    GetStateGraphRequest, StateGraph, instances_client::InstancesClient, state_graph::StepNode,
+};
 
 /// How it is drawn.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -17,7 +19,9 @@ pub enum Drawing {
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl graph shop\n  sypctl graph shop --format dot | dot -Tsvg > shop.svg")]
+#[command(
+    after_help = "Examples:\n  sypctl graph shop\n  sypctl graph shop --format dot | dot -Tsvg > shop.svg"
+)]
 pub struct Args {
     /// Name, perhaps with @uid
     #[arg(value_parser = parse::name)]
@@ -34,7 +38,8 @@ pub struct Args {
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
     let ask = GetStateGraphRequest { name: ctx.full(&a.name) };
-    let g = client.call(ask, |ch, r| async move { InstancesClient::new(ch).get_state_graph(r).await }).await?;
+    let g =
+        client.call(ask, |ch, r| async move { InstancesClient::new(ch).get_state_graph(r).await }).await?;
     let drawn = || match a.format {
         Drawing::Text => text(&g),
         Drawing::Dot => dot(&g),
@@ -61,7 +66,11 @@ fn text(g: &StateGraph) -> String {
         out.push_str("Steps:\n");
     }
     for s in &g.steps {
-        let after = if s.depends_on.is_empty() { String::new() } else { format!("  after {}", s.depends_on.join(", ")) };
+        let after = if s.depends_on.is_empty() {
+            String::new()
+        } else {
+            format!("  after {}", s.depends_on.join(", "))
+        };
         let _ = writeln!(out, "  {}{after}", label(s));
     }
     out
@@ -118,7 +127,10 @@ mod tests {
             steps: vec![step("network", &[]), step("app-0", &["network"])],
             current: 1,
         };
-        assert_eq!(text(&g), "State: PENDING\n* PENDING -> PROVISIONING\nSteps:\n  network succeeded\n  app-0 succeeded  after network\n");
+        assert_eq!(
+            text(&g),
+            "State: PENDING\n* PENDING -> PROVISIONING\nSteps:\n  network succeeded\n  app-0 succeeded  after network\n"
+        );
         assert!(dot(&g).contains("\"step network\" -> \"step app-0\";"));
         assert!(mermaid(&g).contains("PENDING --> PROVISIONING") && mermaid(&g).contains("s0 --> s1"));
     }

@@ -45,7 +45,14 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = device_client(&provider, &a.client_id)?;
     let http = http::client(ca)?;
     let send = |r: HttpRequest| login::send(http.clone(), r);
-    let refused = |e: &dyn std::error::Error| Failure::new(exit::UNAUTHENTICATED, "LOGIN_FAILED", format!("{}: {}", a.issuer, login::chain(e)), "check --client-id and --scope at the provider");
+    let refused = |e: &dyn std::error::Error| {
+        Failure::new(
+            exit::UNAUTHENTICATED,
+            "LOGIN_FAILED",
+            format!("{}: {}", a.issuer, login::chain(e)),
+            "check --client-id and --scope at the provider",
+        )
+    };
     let mut ask = client.exchange_device_code();
     for s in a.scope.split_whitespace() {
         ask = ask.add_scope(Scope::new(s.to_owned()));
@@ -53,13 +60,18 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     if let Some(aud) = &a.audience {
         ask = ask.add_extra_param(login::audience_parameter(aud), aud.clone());
     }
-    let device: StandardDeviceAuthorizationResponse = ask.request_async(&send).await.map_err(|e| refused(&e))?;
+    let device: StandardDeviceAuthorizationResponse =
+        ask.request_async(&send).await.map_err(|e| refused(&e))?;
     // this is what the command is for: it is said even with -q
     eprintln!("Open {} and enter {}", **device.verification_uri(), device.user_code().secret());
     if let Some(direct) = device.verification_uri_complete() {
         eprintln!("or open  {}", direct.secret());
     }
-    let wait = client.exchange_device_access_token(&device).request_async(&send, tokio::time::sleep, ctx.global.timeout);
+    let wait = client.exchange_device_access_token(&device).request_async(
+        &send,
+        tokio::time::sleep,
+        ctx.global.timeout,
+    );
     let tokens: Tokens = tokio::select! {
         t = wait => t.map_err(|e| refused(&e))?,
         _ = tokio::signal::ctrl_c() => return Err(Failure::new(exit::INTERRUPTED, "INTERRUPTED", "not logged in", "")),

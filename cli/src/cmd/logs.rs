@@ -1,13 +1,19 @@
 //! `sypctl logs`: what the image prints.
 use super::Ctx;
-use crate::{exit, failure::{Done, Failure}, parse, render};
+use crate::{
+    exit,
+    failure::{Done, Failure},
+    parse, render,
+};
 use futures_util::StreamExt;
 use std::{collections::HashSet, time::Duration};
 use syp_proto::v1::{LogEntry, StreamLogsRequest, instances_client::InstancesClient};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl logs shop --tail 50\n  sypctl logs shop -f --since 10m\n  sypctl logs shop --replica 1 -o json    (a JSON line each)")]
+#[command(
+    after_help = "Examples:\n  sypctl logs shop --tail 50\n  sypctl logs shop -f --since 10m\n  sypctl logs shop --replica 1 -o json    (a JSON line each)"
+)]
 pub struct Args {
     /// Name
     #[arg(value_parser = parse::name)]
@@ -34,7 +40,10 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
     let since = a.since.map(|d| {
         let ms = render::now_ms() - i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        prost_types::Timestamp { seconds: ms / 1000, nanos: i32::try_from(ms % 1000).unwrap_or(0).max(0) * 1_000_000 }
+        prost_types::Timestamp {
+            seconds: ms / 1000,
+            nanos: i32::try_from(ms % 1000).unwrap_or(0).max(0) * 1_000_000,
+        }
     });
     let ask = StreamLogsRequest {
         name: ctx.full(&a.name),
@@ -44,7 +53,8 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         replica: a.replica.unwrap_or_default(),
         ..Default::default()
     };
-    let mut lines = client.stream(ask, |ch, r| async move { InstancesClient::new(ch).stream_logs(r).await }).await?;
+    let mut lines =
+        client.stream(ask, |ch, r| async move { InstancesClient::new(ch).stream_logs(r).await }).await?;
     let mut replicas = HashSet::new();
     loop {
         let next = tokio::select! {

@@ -16,7 +16,9 @@ use tonic::Code;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl ls\n  sypctl ls -l team=ml --state serving -o json\n  sypctl ls -w")]
+#[command(
+    after_help = "Examples:\n  sypctl ls\n  sypctl ls -l team=ml --state serving -o json\n  sypctl ls -w"
+)]
 pub struct Args {
     /// Only with this label (NAME=VALUE, several with commas)
     #[arg(short = 'l', long = "label", value_parser = parse::selector, value_name = "NAME=VALUE")]
@@ -50,8 +52,15 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     }
     let mut resume_token = String::new();
     loop {
-        let ask = WatchInstancesRequest { parent: ctx.parent(), filter: filter.clone(), resume_token: resume_token.clone(), read_mask: None };
-        let mut events = client.stream(ask, |ch, r| async move { InstancesClient::new(ch).watch_instances(r).await }).await?;
+        let ask = WatchInstancesRequest {
+            parent: ctx.parent(),
+            filter: filter.clone(),
+            resume_token: resume_token.clone(),
+            read_mask: None,
+        };
+        let mut events = client
+            .stream(ask, |ch, r| async move { InstancesClient::new(ch).watch_instances(r).await })
+            .await?;
         let lost = loop {
             let e = tokio::select! {
                 e = events.next() => e,
@@ -64,7 +73,9 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
                     resume_token.clone_from(&e.resume_token);
                     match &e.event {
                         Some(Event::Added(i) | Event::Modified(i)) => ctx.out.item(&e, || line(i))?,
-                        Some(Event::Purged(n)) => ctx.out.item(&e, || format!("{}  PURGED", parse::short_name(n)))?,
+                        Some(Event::Purged(n)) => {
+                            ctx.out.item(&e, || format!("{}  PURGED", parse::short_name(n)))?
+                        }
                         _ => {}
                     }
                 }
@@ -96,7 +107,11 @@ fn text(all: &ListInstancesResponse, colours: bool) -> String {
         return String::new();
     }
     let now = render::now_ms();
-    render::table(&["NAME", "STATE", "TARGET", "IMAGE", "ENDPOINT", "PER HOUR", "AGE"], all.instances.iter().map(|i| row(i, now)), colours)
+    render::table(
+        &["NAME", "STATE", "TARGET", "IMAGE", "ENDPOINT", "PER HOUR", "AGE"],
+        all.instances.iter().map(|i| row(i, now)),
+        colours,
+    )
 }
 
 fn names(all: &ListInstancesResponse) -> String {
@@ -104,8 +119,14 @@ fn names(all: &ListInstancesResponse) -> String {
 }
 
 fn line(i: &Instance) -> String {
-    let why = i.waiting_on.first().map_or_else(String::new, |w| format!("  waiting on {}: {}", w.step, w.message));
-    format!("{}  {}  {}{why}", render::time(i.update_time.as_ref()), parse::short_name(&i.name), render::state(i.state))
+    let why =
+        i.waiting_on.first().map_or_else(String::new, |w| format!("  waiting on {}: {}", w.step, w.message));
+    format!(
+        "{}  {}  {}{why}",
+        render::time(i.update_time.as_ref()),
+        parse::short_name(&i.name),
+        render::state(i.state)
+    )
 }
 
 #[cfg(test)]
@@ -114,11 +135,19 @@ mod tests {
 
     #[test]
     fn a_list_is_a_table_and_an_empty_one_is_nothing() {
-        let i = Instance { name: "projects/p/instances/shop".into(), state: 3, endpoint: "http://x".into(), ..Default::default() };
+        let i = Instance {
+            name: "projects/p/instances/shop".into(),
+            state: 3,
+            endpoint: "http://x".into(),
+            ..Default::default()
+        };
         let all = ListInstancesResponse { instances: vec![i], ..Default::default() };
         let t = text(&all, false);
         assert_eq!(t.lines().next().unwrap(), "NAME  STATE    TARGET  IMAGE  ENDPOINT  PER HOUR  AGE");
         assert!(t.contains("shop  SERVING") && t.contains("http://x"), "{t}");
-        assert_eq!((text(&ListInstancesResponse::default(), false), names(&all)), (String::new(), "shop".into()));
+        assert_eq!(
+            (text(&ListInstancesResponse::default(), false), names(&all)),
+            (String::new(), "shop".into())
+        );
     }
 }

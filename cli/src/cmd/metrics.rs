@@ -28,7 +28,8 @@ fn text(m: &MetricsPoint) -> String {
     let l = m.latency.unwrap_or_default();
     let mut classes: Vec<_> = m.status_class.iter().map(|(k, v)| format!("{k} {v}")).collect();
     classes.sort();
-    let window = m.window.as_ref().map_or_else(String::new, |w| format!(" over {}", render::took(w.seconds * 1000)));
+    let window =
+        m.window.as_ref().map_or_else(String::new, |w| format!(" over {}", render::took(w.seconds * 1000)));
     render::fields([
         ("Requests", format!("{:.2}/s{window}", m.rps)),
         ("Answers", classes.join(", ")),

@@ -31,12 +31,14 @@ use crate::{
     args::{Cli, Command, Global},
     client::{Client, Start},
     failure::{Done, Failure},
-    follow, parse,
+    follow,
     output::Out,
+    parse,
 };
 use std::time::Duration;
 use syp_proto::v1::{
-    GetInstanceRequest, Instance, ListInstancesRequest, ListInstancesResponse, instances_client::InstancesClient,
+    GetInstanceRequest, Instance, ListInstancesRequest, ListInstancesResponse,
+    instances_client::InstancesClient,
 };
 
 /// What every command gets.
@@ -125,11 +127,19 @@ pub async fn get(c: &Client, name: String) -> Result<Instance, Failure> {
 ///
 /// # Errors
 /// What the engine said.
-pub async fn list(c: &Client, parent: String, filter: String, show_destroyed: bool) -> Result<ListInstancesResponse, Failure> {
-    let mut ask = ListInstancesRequest { parent, filter, show_destroyed, page_size: 1000, ..Default::default() };
+pub async fn list(
+    c: &Client,
+    parent: String,
+    filter: String,
+    show_destroyed: bool,
+) -> Result<ListInstancesResponse, Failure> {
+    let mut ask =
+        ListInstancesRequest { parent, filter, show_destroyed, page_size: 1000, ..Default::default() };
     let mut all = ListInstancesResponse::default();
     loop {
-        let page = c.call(ask.clone(), |ch, r| async move { InstancesClient::new(ch).list_instances(r).await }).await?;
+        let page = c
+            .call(ask.clone(), |ch, r| async move { InstancesClient::new(ch).list_instances(r).await })
+            .await?;
         all.instances.extend(page.instances);
         all.unreachable.extend(page.unreachable);
         if page.next_page_token.is_empty() {

@@ -9,8 +9,8 @@ use crate::{
 use prost::Message;
 use syp_proto::{
     google::longrunning::{
-        CancelOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation, operation,
-        operations_client::OperationsClient,
+        CancelOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse,
+        Operation, operation, operations_client::OperationsClient,
     },
     v1::{OperationMetadata, RetryOperationRequest, operation_events_client::OperationEventsClient},
 };
@@ -27,7 +27,9 @@ pub struct Which {
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List them
-    #[command(after_help = "Examples:\n  sypctl op ls\n  sypctl op ls shop\n  sypctl op ls --running -o name")]
+    #[command(
+        after_help = "Examples:\n  sypctl op ls\n  sypctl op ls shop\n  sypctl op ls --running -o name"
+    )]
     Ls {
         /// Only of this instance
         #[arg(value_parser = parse::name)]
@@ -80,16 +82,28 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         Command::Cancel(w) => {
             let name = resolve(ctx, &client, &w.op).await?;
             let ask = CancelOperationRequest { name: name.clone() };
-            client.call(ask, |ch, r| async move { OperationsClient::new(ch).cancel_operation(r).await }).await?;
+            client
+                .call(ask, |ch, r| async move { OperationsClient::new(ch).cancel_operation(r).await })
+                .await?;
             let o = one(ctx, &client, &name).await?;
-            ctx.out.document(&o, || format!("{}: cancel was asked for", follow::short(&o.name)), || follow::short(&o.name).to_owned())?;
+            ctx.out.document(
+                &o,
+                || format!("{}: cancel was asked for", follow::short(&o.name)),
+                || follow::short(&o.name).to_owned(),
+            )?;
             Ok(exit::OK)
         }
         Command::Retry { which, no_wait } => {
             let name = resolve(ctx, &client, &which.op).await?;
             let ask = RetryOperationRequest { name, request_id: request_id() };
-            let o = client.call(ask, |ch, r| async move { OperationEventsClient::new(ch).retry_operation(r).await }).await?;
-            let o = if no_wait || o.done { o } else { follow::operation(&client, ctx.out, &o.name, ctx.limit()).await? };
+            let o = client
+                .call(ask, |ch, r| async move { OperationEventsClient::new(ch).retry_operation(r).await })
+                .await?;
+            let o = if no_wait || o.done {
+                o
+            } else {
+                follow::operation(&client, ctx.out, &o.name, ctx.limit()).await?
+            };
             show(ctx, &o)?;
             follow::outcome(&o)?;
             Ok(exit::OK)
@@ -102,7 +116,9 @@ async fn resolve(ctx: &Ctx<'_>, c: &Client, text: &str) -> Result<String, Failur
     if let Some(name) = operation_name(text) {
         return Ok(name);
     }
-    parse::name(text).map_err(|_| Failure::usage(format!("'{text}' is neither an operation nor the name of an instance")))?;
+    parse::name(text).map_err(|_| {
+        Failure::usage(format!("'{text}' is neither an operation nor the name of an instance"))
+    })?;
     let i = get(c, ctx.full(text)).await?;
     Ok(if i.current_operation.is_empty() { i.last_operation } else { i.current_operation })
 }
@@ -111,13 +127,19 @@ async fn resolve(ctx: &Ctx<'_>, c: &Client, text: &str) -> Result<String, Failur
 fn operation_name(text: &str) -> Option<String> {
     let short = follow::short(text);
     let (uid, run) = short.rsplit_once('-')?;
-    let hex = uid.chars().filter(|c| *c != '-').count() == 32 && uid.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    (text.starts_with("operations/") || (hex && run.parse::<u32>().is_ok())).then(|| format!("operations/{short}"))
+    let hex = uid.chars().filter(|c| *c != '-').count() == 32
+        && uid.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    (text.starts_with("operations/") || (hex && run.parse::<u32>().is_ok()))
+        .then(|| format!("operations/{short}"))
 }
 
 async fn one(ctx: &Ctx<'_>, c: &Client, text: &str) -> Result<Operation, Failure> {
     let name = resolve(ctx, c, text).await?;
-    c.call(GetOperationRequest { name }, |ch, r| async move { OperationsClient::new(ch).get_operation(r).await }).await
+    c.call(
+        GetOperationRequest { name },
+        |ch, r| async move { OperationsClient::new(ch).get_operation(r).await },
+    )
+    .await
 }
 
 async fn ls(ctx: &Ctx<'_>, c: &Client, name: Option<String>, running: bool) -> Done {
@@ -129,7 +151,9 @@ async fn ls(ctx: &Ctx<'_>, c: &Client, name: Option<String>, running: bool) -> D
     };
     let mut all = ListOperationsResponse::default();
     loop {
-        let page = c.call(ask.clone(), |ch, r| async move { OperationsClient::new(ch).list_operations(r).await }).await?;
+        let page = c
+            .call(ask.clone(), |ch, r| async move { OperationsClient::new(ch).list_operations(r).await })
+            .await?;
         all.operations.extend(page.operations);
         if page.next_page_token.is_empty() {
             break;
@@ -149,7 +173,10 @@ fn table(all: &ListOperationsResponse, colours: bool, now: i64) -> String {
     }
     let rows = all.operations.iter().map(|o| {
         let m = metadata(o);
-        let took = m.create_time.as_ref().map(|a| m.end_time.as_ref().map_or(now, render::millis) - render::millis(a));
+        let took = m
+            .create_time
+            .as_ref()
+            .map(|a| m.end_time.as_ref().map_or(now, render::millis) - render::millis(a));
         vec![
             follow::short(&o.name).to_owned(),
             parse::short_name(&m.target).to_owned(),
@@ -209,10 +236,18 @@ mod tests {
 
     #[test]
     fn operations_are_a_table() {
-        let m = OperationMetadata { target: "projects/p/instances/shop".into(), verb: "up".into(), actor: "user:a@x".into(), ..Default::default() };
+        let m = OperationMetadata {
+            target: "projects/p/instances/shop".into(),
+            verb: "up".into(),
+            actor: "user:a@x".into(),
+            ..Default::default()
+        };
         let any = prost_types::Any { type_url: String::new(), value: m.encode_to_vec() };
         let o = Operation { name: "operations/a-1".into(), metadata: Some(any), ..Default::default() };
         let t = table(&ListOperationsResponse { operations: vec![o], ..Default::default() }, false, 0);
-        assert_eq!(t, "OPERATION  INSTANCE  VERB  RESULT   TOOK  BY\na-1        shop      up    running        user:a@x");
+        assert_eq!(
+            t,
+            "OPERATION  INSTANCE  VERB  RESULT   TOOK  BY\na-1        shop      up    running        user:a@x"
+        );
     }
 }

@@ -74,7 +74,11 @@ pub fn problem(r: &TeardownReceipt) -> Option<Failure> {
         return left(format!("{name} has left {}: {}", r.residuals.len(), ids.join(", ")));
     }
     if r.verified_gone_count < r.created_count {
-        return left(format!("{name}: {} of {} are not verified to be gone", r.created_count - r.verified_gone_count, r.created_count));
+        return left(format!(
+            "{name}: {} of {} are not verified to be gone",
+            r.created_count - r.verified_gone_count,
+            r.created_count
+        ));
     }
     None
 }
@@ -87,10 +91,17 @@ fn id(r: &Resource) -> String {
 fn text(r: &TeardownReceipt, colours: bool) -> String {
     let row = |x: &Resource| {
         let phase = if x.phase() == Phase::Unspecified { "RESIDUAL" } else { x.phase().as_str_name() };
-        vec![x.kind.clone(), x.deterministic_id.clone(), phase.to_owned(), render::time(x.create_time.as_ref()), render::time(x.verified_gone_time.as_ref())]
+        vec![
+            x.kind.clone(),
+            x.deterministic_id.clone(),
+            phase.to_owned(),
+            render::time(x.create_time.as_ref()),
+            render::time(x.verified_gone_time.as_ref()),
+        ]
     };
     // residuals that the ledger has too are shown once
-    let extra = r.residuals.iter().filter(|x| !r.resources.iter().any(|y| y.deterministic_id == x.deterministic_id));
+    let extra =
+        r.residuals.iter().filter(|x| !r.resources.iter().any(|y| y.deterministic_id == x.deterministic_id));
     let rows = r.resources.iter().chain(extra).map(row);
     format!("{}\n{}", render::table(&["KIND", "ID", "PHASE", "MADE", "GONE"], rows, colours), summary(r))
 }
@@ -123,7 +134,11 @@ mod tests {
     #[test]
     fn what_is_left_is_exit_code_9() {
         let mut r = clean();
-        r.residuals.push(Resource { kind: "docker.container".into(), provider_id: "abc".into(), ..Default::default() });
+        r.residuals.push(Resource {
+            kind: "docker.container".into(),
+            provider_id: "abc".into(),
+            ..Default::default()
+        });
         let f = problem(&r).unwrap();
         assert_eq!((f.exit(), f.message()), (9, "shop has left 1: docker.container abc"));
         assert!(text(&r, false).contains("docker.container"));

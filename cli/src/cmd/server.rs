@@ -90,7 +90,8 @@ async fn serve(ctx: &Ctx<'_>, r: Run) -> Done {
 /// # Errors
 /// What the engine said.
 pub async fn info(c: &Client) -> Result<ServerInfo, Failure> {
-    c.call(GetServerInfoRequest {}, |ch, r| async move { ServerClient::new(ch).get_server_info(r).await }).await
+    c.call(GetServerInfoRequest {}, |ch, r| async move { ServerClient::new(ch).get_server_info(r).await })
+        .await
 }
 
 async fn status(ctx: &Ctx<'_>) -> Done {
@@ -110,14 +111,19 @@ async fn stop(ctx: &Ctx<'_>) -> Done {
         Err(f) => return Err(f),
     };
     if !client.is_local() {
-        return Err(Failure::usage("'server stop' is for the local engine: leave --server and SYP_SERVER away"));
+        return Err(Failure::usage(
+            "'server stop' is for the local engine: leave --server and SYP_SERVER away",
+        ));
     }
     let pid = info(&client).await.map(|i| i.pid).unwrap_or_default();
-    client.call(ShutdownServerRequest {}, |ch, r| async move { ServerClient::new(ch).shutdown_server(r).await }).await?;
+    client
+        .call(ShutdownServerRequest {}, |ch, r| async move { ServerClient::new(ch).shutdown_server(r).await })
+        .await?;
     let socket = paths::socket_path(&paths::data_dir(ctx.global.data_dir.as_deref())?);
     let limit = ctx.global.timeout.unwrap_or(Duration::from_secs(60));
     if !local::gone(&socket, pid, limit).await {
-        let what = format!("the local engine (pid {pid}) still runs after {}", humantime::format_duration(limit));
+        let what =
+            format!("the local engine (pid {pid}) still runs after {}", humantime::format_duration(limit));
         return Err(Failure::timed_out(&what, "sypctl server status".into()));
     }
     ctx.out.note("stopped the local engine; instances go on serving");

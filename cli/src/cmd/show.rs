@@ -5,7 +5,9 @@ use syp_proto::v1::{Instance, condition::Status};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl show shop\n  sypctl show shop -o json\n  sypctl show shop@0af3    (an earlier incarnation)")]
+#[command(
+    after_help = "Examples:\n  sypctl show shop\n  sypctl show shop -o json\n  sypctl show shop@0af3    (an earlier incarnation)"
+)]
 pub struct Args {
     /// Name, perhaps with @uid
     #[arg(value_parser = parse::name)]
@@ -29,20 +31,32 @@ fn text(i: &Instance, now: i64) -> String {
     let cost = i.cost.clone().unwrap_or_default();
     let mut labels: Vec<_> = i.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     labels.sort();
-    let state = format!("{}{}", render::state(i.state), if i.reconciling { " (being worked on)" } else { "" });
+    let state =
+        format!("{}{}", render::state(i.state), if i.reconciling { " (being worked on)" } else { "" });
     let conditions = i.conditions.iter().map(|c| {
         let status = match c.status() {
             Status::True => "yes",
             Status::False => "NO",
             _ => "?",
         };
-        format!("{} {status}{}", c.r#type, if c.message.is_empty() { String::new() } else { format!(": {} ({})", c.message, c.reason) })
+        format!(
+            "{} {status}{}",
+            c.r#type,
+            if c.message.is_empty() { String::new() } else { format!(": {} ({})", c.message, c.reason) }
+        )
     });
     let waiting = i.waiting_on.iter().map(|w| {
         let again = if w.attempt > 1 { format!(", attempt {}", w.attempt) } else { String::new() };
-        format!("{}: {} ({}{again}, since {})", w.step, w.message, w.reason, render::age(w.since.as_ref(), now))
+        format!(
+            "{}: {} ({}{again}, since {})",
+            w.step,
+            w.message,
+            w.reason,
+            render::age(w.since.as_ref(), now)
+        )
     });
-    let time = |t: &Option<prost_types::Timestamp>| t.as_ref().map_or_else(String::new, |t| render::time(Some(t)));
+    let time =
+        |t: &Option<prost_types::Timestamp>| t.as_ref().map_or_else(String::new, |t| render::time(Some(t)));
     render::fields([
         ("Name", i.name.clone()),
         ("Uid", i.uid.clone()),
@@ -77,7 +91,9 @@ fn next(i: &Instance, name: &str) -> String {
         "SERVING" => format!("sypctl curl {name} /"),
         "DRAINING" if !i.reconciling => format!("sypctl down {name}"),
         "DESTROYED" => format!("sypctl receipt {name}"),
-        _ if !i.current_operation.is_empty() => format!("sypctl op watch {}", follow::short(&i.current_operation)),
+        _ if !i.current_operation.is_empty() => {
+            format!("sypctl op watch {}", follow::short(&i.current_operation))
+        }
         _ => String::new(),
     }
 }
@@ -104,7 +120,12 @@ mod tests {
             ..Default::default()
         };
         let t = text(&i, 0);
-        assert!(t.ends_with("Waiting on  app-0: the port (PORT_NOT_LISTENING, since -)\nNext        check --port"), "{t}");
+        assert!(
+            t.ends_with(
+                "Waiting on  app-0: the port (PORT_NOT_LISTENING, since -)\nNext        check --port"
+            ),
+            "{t}"
+        );
         assert!(t.contains("State       PROVISIONING (being worked on)"), "{t}");
     }
 }

@@ -1,6 +1,10 @@
 //! `sypctl sweep`: what carries our labels and belongs to nobody.
 use super::{Ctx, request_id};
-use crate::{exit, failure::{Done, Failure}, render};
+use crate::{
+    exit,
+    failure::{Done, Failure},
+    render,
+};
 use prost::Message;
 use syp_proto::{
     google::longrunning::operation,
@@ -9,7 +13,9 @@ use syp_proto::{
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl sweep\n  sypctl sweep --provider docker --delete\n\nWithout --delete it only lists.")]
+#[command(
+    after_help = "Examples:\n  sypctl sweep\n  sypctl sweep --provider docker --delete\n\nWithout --delete it only lists."
+)]
 pub struct Args {
     /// Only at this provider
     #[arg(long, value_name = "NAME")]
@@ -33,7 +39,9 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     };
     let op = client.call(ask, |ch, r| async move { ProvidersClient::new(ch).sweep_orphans(r).await }).await?;
     let report = match &op.result {
-        Some(operation::Result::Response(any)) => SweepReport::decode(any.value.as_slice()).map_err(anyhow::Error::from)?,
+        Some(operation::Result::Response(any)) => {
+            SweepReport::decode(any.value.as_slice()).map_err(anyhow::Error::from)?
+        }
         Some(operation::Result::Error(s)) => return Err(Failure::of_operation(s)),
         None => SweepReport::default(),
     };

@@ -1,6 +1,11 @@
 //! `sypctl token`: a token for an instance's data plane.
 use super::Ctx;
-use crate::{client::Client, exit, failure::{Done, Failure}, parse, render};
+use crate::{
+    client::Client,
+    exit,
+    failure::{Done, Failure},
+    parse, render,
+};
 use std::time::Duration;
 use syp_proto::v1::{IssueLocalTokenRequest, IssueLocalTokenResponse};
 
@@ -35,7 +40,11 @@ pub struct Args {
 /// A member that a token can be made for.
 fn somebody(text: &str) -> Result<String, String> {
     let m = parse::member(text)?;
-    if m.starts_with("user:") || m.starts_with("sub:") { Ok(m) } else { Err("a token is for user:ADDRESS or sub:SUBJECT; groups go with --group".into()) }
+    if m.starts_with("user:") || m.starts_with("sub:") {
+        Ok(m)
+    } else {
+        Err("a token is for user:ADDRESS or sub:SUBJECT; groups go with --group".into())
+    }
 }
 
 /// A token for an instance.
@@ -43,7 +52,11 @@ fn somebody(text: &str) -> Result<String, String> {
 /// # Errors
 /// When there is none to be had.
 pub async fn issue(
-    ctx: &Ctx<'_>, c: &Client, name: &str, who: &As, ttl: Option<Duration>,
+    ctx: &Ctx<'_>,
+    c: &Client,
+    name: &str,
+    who: &As,
+    ttl: Option<Duration>,
 ) -> Result<IssueLocalTokenResponse, Failure> {
     let (email, subject) = match who.who.as_deref().and_then(|w| w.split_once(':')) {
         Some(("user", email)) => (email.to_owned(), String::new()),

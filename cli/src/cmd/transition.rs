@@ -1,10 +1,18 @@
 //! `sypctl transition`: the raw primitive.
 use super::{Ctx, get, request_id, up};
-use crate::{client::Client, exit, failure::{Done, Failure}, follow, parse, render};
+use crate::{
+    client::Client,
+    exit,
+    failure::{Done, Failure},
+    follow, parse, plan, render,
+};
 use std::time::Duration;
 use syp_proto::{
     google::longrunning::Operation,
-    v1::{TransitionInstanceRequest, instance::State, instances_client::InstancesClient, plan_instance_request::Action},
+    v1::{
+        TransitionInstanceRequest, instance::State, instances_client::InstancesClient,
+        plan_instance_request::Action,
+    },
 };
 
 /// Arguments.
@@ -68,8 +76,8 @@ pub async fn start(c: &Client, r: TransitionInstanceRequest) -> Result<Operation
 /// # Errors
 /// What the engine said.
 pub async fn show_plan(ctx: &Ctx<'_>, c: &Client, r: TransitionInstanceRequest) -> Done {
-    let p = up::plan(c, Action::Transition(r)).await?;
-    ctx.out.document(&p, || up::plan_text(&p, ctx.out.colours), || up::plan_names(&p))?;
+    let p = plan::ask(c, Action::Transition(r)).await?;
+    ctx.out.document(&p, || plan::text(&p, ctx.out.colours), || plan::names(&p))?;
     Ok(exit::OK)
 }
 
@@ -99,6 +107,10 @@ pub async fn finish(ctx: &Ctx<'_>, c: &Client, op: Operation, name: &str, no_wai
     let op = if op.done { op } else { follow::operation(c, ctx.out, &op.name, ctx.limit()).await? };
     follow::outcome(&op)?;
     let i = get(c, ctx.full(&format!("{}@{}", parse::short_name(name), follow::uid(&op.name)))).await?;
-    ctx.out.document(&i, || format!("{} is {}", parse::short_name(name), render::state(i.state)), || parse::short_name(name).to_owned())?;
+    ctx.out.document(
+        &i,
+        || format!("{} is {}", parse::short_name(name), render::state(i.state)),
+        || parse::short_name(name).to_owned(),
+    )?;
     Ok(exit::OK)
 }

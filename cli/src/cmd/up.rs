@@ -4,13 +4,13 @@ use crate::{
     client::Client,
     exit,
     failure::{Done, Failure},
-    follow, parse, render,
+    follow, parse, plan, render,
 };
-use std::{collections::HashMap, path::{Path, PathBuf}, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 use syp_proto::{
     google::longrunning::Operation,
     v1::{
-        self, AccessPolicy, CreateInstanceRequest, Instance, InstanceSpec, Plan, PlanInstanceRequest, Probe, Publish, Resources,
+        self, AccessPolicy, CreateInstanceRequest, Instance, InstanceSpec, Probe, Publish, Resources,
         Scaling, access_policy::Effect, instance::State, instance_spec, instances_client::InstancesClient,
         plan_instance_request::Action,
     },
@@ -158,18 +158,20 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     };
     let client = ctx.client().await?;
     if a.plan {
-        let p = plan(&client, Action::Create(request)).await?;
-        ctx.out.document(&p, || plan_text(&p, ctx.out.colours), || plan_names(&p))?;
+        let p = plan::ask(&client, Action::Create(request)).await?;
+        ctx.out.document(&p, || plan::text(&p, ctx.out.colours), || plan::names(&p))?;
         return Ok(exit::OK);
     }
     if !a.yes && ctx.out.may_ask() && !exists(&client, ctx.full(&a.name)).await {
-        let p = plan(&client, Action::Create(request.clone())).await?;
-        ctx.out.note(plan_text(&p, false));
+        let p = plan::ask(&client, Action::Create(request.clone())).await?;
+        ctx.out.note(plan::text(&p, false));
         if !ctx.out.ask(&format!("Serve {} as {}?", a.image, a.name), true) {
             return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
         }
     }
-    let op = client.call(request, |ch, r| async move { InstancesClient::new(ch).create_instance(r).await }).await?;
+    let op = client
+        .call(request, |ch, r| async move { InstancesClient::new(ch).create_instance(r).await })
+        .await?;
     if a.no_wait {
         return accepted(ctx, &op, &a.name);
     }
@@ -185,15 +187,6 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
 
 async fn exists(c: &Client, name: String) -> bool {
     get(c, name).await.is_ok_and(|i| i.state() != State::Destroyed)
-}
-
-/// Asks for a plan.
-///
-/// # Errors
-/// What the engine said.
-pub async fn plan(c: &Client, action: Action) -> Result<Plan, Failure> {
-    let ask = PlanInstanceRequest { action: Some(action) };
-    c.call(ask, |ch, r| async move { InstancesClient::new(ch).plan_instance(r).await }).await
 }
 
 /// With `--no-wait`: the operation is the document.
@@ -216,7 +209,9 @@ async fn cleaned(ctx: &Ctx<'_>, c: &Client, failed: &Operation) {
     ctx.out.note("taking down what was made ...");
     match follow::operation(c, ctx.out, &i.current_operation, ctx.limit()).await {
         Ok(o) if follow::outcome(&o).is_ok() => ctx.out.note("taken down: nothing is left of it"),
-        _ => ctx.out.note(format!("still being taken down: sypctl op watch {}", follow::short(&i.current_operation))),
+        _ => ctx
+            .out
+            .note(format!("still being taken down: sypctl op watch {}", follow::short(&i.current_operation))),
     }
 }
 
@@ -228,7 +223,9 @@ async fn by_uid(ctx: &Ctx<'_>, c: &Client, op: &Operation, uid: &str) -> Result<
 
 fn instance(a: &Args) -> Result<Instance, Failure> {
     let mut env: HashMap<_, _> = match &a.env_file {
-        Some(f) => parse::env_file(f).map_err(|e| Failure::usage(format!("--env-file {e}")))?.into_iter().collect(),
+        Some(f) => {
+            parse::env_file(f).map_err(|e| Failure::usage(format!("--env-file {e}")))?.into_iter().collect()
+        }
         None => HashMap::new(),
     };
     env.extend(a.env.iter().cloned());
@@ -256,7 +253,8 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
             Protocol::Http1 => instance_spec::Protocol::Http1,
             Protocol::H2c => instance_spec::Protocol::H2c,
         } as i32,
-        egress: if a.egress == Egress::None { instance_spec::Egress::Off } else { instance_spec::Egress::On } as i32,
+        egress: if a.egress == Egress::None { instance_spec::Egress::Off } else { instance_spec::Egress::On }
+            as i32,
         isolation: match a.isolation {
             Isolation::Enforced => instance_spec::Isolation::Enforced,
             Isolation::None => instance_spec::Isolation::NotEnforced,
@@ -274,10 +272,15 @@ fn published(a: &Args) -> Result<Option<Publish>, Failure> {
     }
     let file = |f: &Option<PathBuf>| -> Result<String, Failure> {
         let Some(f) = f else { return Ok(String::new()) };
-        Ok(std::path::absolute(f).as_deref().map(Path::to_string_lossy)?.into_owned())
+        Ok(std::path::absolute(f)?.to_string_lossy().into_owned())
     };
     let (address, port) = a.publish.clone().unwrap_or_default();
-    Ok(Some(Publish { address, port: i32::from(port), tls_cert_file: file(&a.tls_cert)?, tls_key_file: file(&a.tls_key)? }))
+    Ok(Some(Publish {
+        address,
+        port: i32::from(port),
+        tls_cert_file: file(&a.tls_cert)?,
+        tls_key_file: file(&a.tls_key)?,
+    }))
 }
 
 fn policy(members: &[String], role: v1::Role) -> Option<AccessPolicy> {
@@ -285,34 +288,12 @@ fn policy(members: &[String], role: v1::Role) -> Option<AccessPolicy> {
     (!rules.is_empty()).then(|| AccessPolicy { rules, etag: String::new() })
 }
 
-/// What a plan makes, changes and costs.
-pub fn plan_text(p: &Plan, colours: bool) -> String {
-    let rows = p.resources.iter().map(|r| {
-        let rate = r.hourly_rate.as_ref().map_or_else(String::new, render::money);
-        vec![r.change().as_str_name().to_lowercase(), r.kind.clone(), r.id.clone(), rate]
-    });
-    let table = render::table(&["CHANGE", "KIND", "ID", "PER HOUR"], rows, colours);
-    let list = |v: &[String]| v.join("\n");
-    let cost = format!("{} an hour now, {} after", render::money_or(p.hourly_before.as_ref()), render::money_or(p.hourly_after.as_ref()));
-    let below = render::fields([
-        ("Cost", cost),
-        ("Month", p.monthly_after.as_ref().map_or_else(String::new, |m| format!("{} if always on", render::money(m)))),
-        ("Missing rights", list(&p.missing_permissions)),
-        ("Quota", list(&p.quota_problems)),
-        ("Access", list(&p.access_changes)),
-    ]);
-    format!("{table}\n{below}")
-}
-
-/// The ids of a plan, one a line.
-pub fn plan_names(p: &Plan) -> String {
-    p.resources.iter().map(|r| r.id.as_str()).collect::<Vec<_>>().join("\n")
-}
-
 fn summary(i: &Instance) -> String {
     let name = parse::short_name(&i.name);
-    let tried = i.conditions.iter().any(|c| c.r#type == "AuthEnforced" && c.status() == v1::condition::Status::True);
-    let endpoint = if tried { format!("{}   (401 without a token: verified)", i.endpoint) } else { i.endpoint.clone() };
+    let tried =
+        i.conditions.iter().any(|c| c.r#type == "AuthEnforced" && c.status() == v1::condition::Status::True);
+    let endpoint =
+        if tried { format!("{}   (401 without a token: verified)", i.endpoint) } else { i.endpoint.clone() };
     let spec = i.spec.clone().unwrap_or_default();
     let cost = i.cost.clone().unwrap_or_default();
     let cost = format!(
@@ -355,7 +336,10 @@ mod tests {
         assert_eq!(s.access.unwrap().rules.len(), 2);
         assert_eq!((s.operators, s.ttl.unwrap().seconds), (None, 8 * 3600));
         assert_eq!((s.scaling.unwrap().max, s.args.len(), s.entrypoint.len()), (2, 2, 1));
-        assert_eq!((s.egress, s.isolation), (instance_spec::Egress::Off as i32, instance_spec::Isolation::NotEnforced as i32));
+        assert_eq!(
+            (s.egress, s.isolation),
+            (instance_spec::Egress::Off as i32, instance_spec::Isolation::NotEnforced as i32)
+        );
         let p = s.publish.unwrap();
         assert_eq!((p.address.as_str(), p.port, p.tls_key_file.as_str()), ("0.0.0.0", 8443, "/k"));
         assert_eq!((s.env["K"].as_str(), i.labels["team"].as_str()), ("V", "a"));
@@ -368,8 +352,15 @@ mod tests {
             name: "projects/default/instances/shop".into(),
             state: State::Serving as i32,
             endpoint: "http://127.0.0.1:9000".into(),
-            cost: Some(v1::CostSummary { rate_per_hour: m(2_100_000), projected_month: m(153_000_000), ..Default::default() }),
-            spec: Some(InstanceSpec { access: policy(&["user:a@x.org".into()], v1::Role::User), ..Default::default() }),
+            cost: Some(v1::CostSummary {
+                rate_per_hour: m(2_100_000),
+                projected_month: m(153_000_000),
+                ..Default::default()
+            }),
+            spec: Some(InstanceSpec {
+                access: policy(&["user:a@x.org".into()], v1::Role::User),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         assert_eq!(

@@ -19,7 +19,9 @@ pub async fn run(ctx: &Ctx<'_>) -> Done {
     };
     let engine = tokio::time::timeout(Duration::from_secs(3), ask).await.ok().flatten().map(|i| i.version);
     match ctx.out.format {
-        Format::Json | Format::Yaml => ctx.out.value(&serde_json::json!({"sypctl": VERSION, "engine": engine}))?,
+        Format::Json | Format::Yaml => {
+            ctx.out.value(&serde_json::json!({"sypctl": VERSION, "engine": engine}))?
+        }
         _ => ctx.out.data(match engine {
             Some(e) => format!("sypctl {VERSION}\nengine {e}"),
             None => format!("sypctl {VERSION}"),

@@ -50,8 +50,12 @@ fn until(text: &str) -> Result<Until, String> {
             .ok_or_else(|| FORMS.into()),
         Some(("condition", c)) => match c.split_once('=') {
             None if !c.is_empty() => Ok(Until::Condition(c.into(), true)),
-            Some((c, v)) if !c.is_empty() && v.eq_ignore_ascii_case("true") => Ok(Until::Condition(c.into(), true)),
-            Some((c, v)) if !c.is_empty() && v.eq_ignore_ascii_case("false") => Ok(Until::Condition(c.into(), false)),
+            Some((c, v)) if !c.is_empty() && v.eq_ignore_ascii_case("true") => {
+                Ok(Until::Condition(c.into(), true))
+            }
+            Some((c, v)) if !c.is_empty() && v.eq_ignore_ascii_case("false") => {
+                Ok(Until::Condition(c.into(), false))
+            }
             _ => Err(FORMS.into()),
         },
         _ => Err(FORMS.into()),
@@ -76,19 +80,31 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         }
     };
     match found {
-        Some(i) => ctx.out.document(&i, || format!("{} {}", a.name, render::state(i.state)), || a.name.clone())?,
+        Some(i) => {
+            ctx.out.document(&i, || format!("{} {}", a.name, render::state(i.state)), || a.name.clone())?
+        }
         None => ctx.out.note(format!("{} does not exist", a.name)),
     }
     Ok(exit::OK)
 }
 
 async fn watch(
-    ctx: &Ctx<'_>, client: &Client, name: &str, until: &Until, last: &std::cell::RefCell<String>,
+    ctx: &Ctx<'_>,
+    client: &Client,
+    name: &str,
+    until: &Until,
+    last: &std::cell::RefCell<String>,
 ) -> Result<Option<Instance>, Failure> {
     let short = parse::short_name(name).to_owned();
     loop {
-        let ask = WatchInstancesRequest { parent: ctx.parent(), filter: format!("name={short}"), ..Default::default() };
-        let mut events = client.stream(ask, |ch, r| async move { InstancesClient::new(ch).watch_instances(r).await }).await?;
+        let ask = WatchInstancesRequest {
+            parent: ctx.parent(),
+            filter: format!("name={short}"),
+            ..Default::default()
+        };
+        let mut events = client
+            .stream(ask, |ch, r| async move { InstancesClient::new(ch).watch_instances(r).await })
+            .await?;
         // the stream is open before we look: nothing is missed between
         match get(client, name.to_owned()).await {
             Ok(i) if met(&i, until)? => return Ok(Some(i)),

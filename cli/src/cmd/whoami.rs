@@ -9,7 +9,8 @@ use syp_proto::v1::{Principal, WhoAmIRequest, access_client::AccessClient};
 /// What the engine said.
 pub async fn run(ctx: &Ctx<'_>) -> Done {
     let client = ctx.client().await?;
-    let p = client.call(WhoAmIRequest {}, |ch, r| async move { AccessClient::new(ch).who_am_i(r).await }).await?;
+    let p =
+        client.call(WhoAmIRequest {}, |ch, r| async move { AccessClient::new(ch).who_am_i(r).await }).await?;
     let name = || if p.email.is_empty() { format!("sub:{}", p.subject) } else { format!("user:{}", p.email) };
     ctx.out.document(&p, || text(&p), name)?;
     Ok(exit::OK)

@@ -141,11 +141,10 @@ impl Api {
         if wanted.port == 0 {
             have.port = 0;
         }
-        if wanted.publish.as_ref().is_none_or(|p| p.port == 0) {
-            if let Some(p) = &mut have.publish {
+        if wanted.publish.as_ref().is_none_or(|p| p.port == 0)
+            && let Some(p) = &mut have.publish {
                 p.port = 0;
             }
-        }
         if wanted.publish.is_none() {
             have.publish = None;
         }
@@ -192,11 +191,10 @@ impl Api {
             .collect();
         if r.show_destroyed {
             for l in self.engine.store().load_destroyed(10_000).await.map_err(crate::error::Error::from)? {
-                if let Ok(i) = l.instance {
-                    if a.role_on(&i).is_some_and(|role| role >= Role::Viewer) {
+                if let Ok(i) = l.instance
+                    && a.role_on(&i).is_some_and(|role| role >= Role::Viewer) {
                         all.push(view::of_projection(&i, now));
                     }
-                }
             }
         }
         all.retain(|i| (project == "-" || i.name.starts_with(&format!("projects/{project}/"))) && filter.matches(i));
@@ -374,7 +372,7 @@ use syp_proto::v1::instances_server::Instances;
 #[tonic::async_trait]
 impl Instances for Api {
     async fn create_instance(&self, r: Request<v1::CreateInstanceRequest>) -> Result<Response<Operation>, Status> {
-        self.create(r).await
+        Box::pin(self.create(r)).await
     }
 
     async fn get_instance(&self, r: Request<v1::GetInstanceRequest>) -> Result<Response<v1::Instance>, Status> {

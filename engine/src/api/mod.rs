@@ -71,13 +71,12 @@ impl Api {
     /// An instance, live or destroyed; without uid the newest of that name.
     pub(crate) async fn any(&self, a: &Authz, name: &str, need: Role) -> Result<Arc<Instance>, Status> {
         let (project, short, uid) = validate::name(name)?;
-        if uid.is_none() {
-            if let Some(cell) = self.engine.by_name(project, short) {
+        if uid.is_none()
+            && let Some(cell) = self.engine.by_name(project, short) {
                 let i = cell.get();
                 a.require_on(&i, need)?;
                 return Ok(i);
             }
-        }
         let store = self.engine.store();
         let ids = store.incarnations(project, short).await.map_err(Error::from)?;
         // a uid may be shortened, as people do

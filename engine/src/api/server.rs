@@ -43,14 +43,13 @@ pub struct Listen {
 /// # Errors
 /// An address that can't be used, or TCP off loopback without TLS.
 pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
-    if let Some(tcp) = listen.tcp.filter(|t| !t.ip().is_loopback()) {
-        if listen.tls.is_none() {
+    if let Some(tcp) = listen.tcp.filter(|t| !t.ip().is_loopback())
+        && listen.tls.is_none() {
             return Err(Error::Invalid {
                 field: "listen".into(),
                 message: format!("{tcp} is not loopback: give --tls-cert and --tls-key, tokens must not cross a network in clear"),
             });
         }
-    }
     let guard = Guard::new(
         Arc::clone(&api.identities),
         Arc::clone(api.engine.store()),

@@ -82,27 +82,24 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
             return Err(invalid("spec.env", &format!("'{k}' can't be the name of a variable")));
         }
     }
-    if let Some(p) = s.probe.as_ref().filter(|p| !p.path.is_empty()) {
-        if !p.path.starts_with('/') || p.path.contains(char::is_whitespace) {
+    if let Some(p) = s.probe.as_ref().filter(|p| !p.path.is_empty())
+        && (!p.path.starts_with('/') || p.path.contains(char::is_whitespace)) {
             return Err(invalid("spec.probe.path", "a path that begins with /"));
         }
-    }
     if !s.secrets.is_empty() {
         return Err(invalid("spec.secrets", "this version can't hand secrets to an instance yet; pass none"));
     }
     if s.budget.is_some() {
         return Err(invalid("spec.budget", "this version can't enforce budgets yet; use a ttl"));
     }
-    if let Some(ttl) = &s.ttl {
-        if crate::clock::duration_millis(ttl) < 1_000 {
+    if let Some(ttl) = &s.ttl
+        && crate::clock::duration_millis(ttl) < 1_000 {
             return Err(invalid("spec.ttl", "at least 1s"));
         }
-    }
-    if let Some(g) = &s.drain_grace {
-        if !(0..=3_600_000).contains(&crate::clock::duration_millis(g)) {
+    if let Some(g) = &s.drain_grace
+        && !(0..=3_600_000).contains(&crate::clock::duration_millis(g)) {
             return Err(invalid("spec.drain_grace", "0s to 1h"));
         }
-    }
     publish(s)?;
     for (field, policy) in [("spec.access", &s.access), ("spec.operators", &s.operators)] {
         if let Some(p) = policy {

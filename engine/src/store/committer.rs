@@ -31,7 +31,13 @@ pub enum Handle {
     /// A thread of its own.
     Thread(mpsc::Sender<Job>),
     /// In place, one commit a sync: for simulations in virtual time, which may not wait for another thread.
-    Inline(Arc<(Arc<dyn Kv>, Mutex<HashMap<InstanceId, u64>>)>),
+    Inline(Arc<Inline>),
+}
+
+/// What an inline committer holds.
+pub struct Inline {
+    kv: Arc<dyn Kv>,
+    heads: Mutex<HashMap<InstanceId, u64>>,
 }
 
 /// Starts the thread. `heads` holds the number of the last record of every instance.
@@ -46,7 +52,7 @@ pub(super) fn start(kv: Arc<dyn Kv>, heads: HashMap<InstanceId, u64>) -> Result<
 
 /// Commits where they are asked for.
 pub(super) fn inline(kv: Arc<dyn Kv>, heads: HashMap<InstanceId, u64>) -> Handle {
-    Handle::Inline(Arc::new((kv, Mutex::new(heads))))
+    Handle::Inline(Arc::new(Inline { kv, heads: Mutex::new(heads) }))
 }
 
 // === impl Handle ===
@@ -56,8 +62,8 @@ impl Handle {
         match self {
             Self::Thread(tx) => tx.send(job).await.map_err(|_| Error::Stopped),
             Self::Inline(all) => {
-                let done = admit(&*all.0, &mut all.1.lock(), &mut Vec::new(), &job);
-                let done = done.and_then(|()| all.0.apply(job.ops)).and_then(|()| all.0.sync());
+                let done = admit(&*all.kv, &mut all.heads.lock(), &mut Vec::new(), &job);
+                let done = done.and_then(|()| all.kv.apply(job.ops)).and_then(|()| all.kv.sync());
                 let _ = job.reply.send(done);
                 Ok(())
             }
@@ -99,11 +105,10 @@ fn run(kv: &dyn Kv, mut heads: HashMap<InstanceId, u64>, mut rx: mpsc::Receiver<
 }
 
 fn admit(kv: &dyn Kv, heads: &mut HashMap<InstanceId, u64>, answers: &mut Vec<Vec<u8>>, job: &Job) -> Result<(), Error> {
-    if let Some(key) = &job.answer_key {
-        if answers.contains(key) || kv.get(key)?.is_some() {
+    if let Some(key) = &job.answer_key
+        && (answers.contains(key) || kv.get(key)?.is_some()) {
             return Err(Error::AnswerExists);
         }
-    }
     if let Some(id) = job.id {
         let head = heads.entry(id).or_insert(0);
         if *head != job.expect_head {

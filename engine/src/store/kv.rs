@@ -23,6 +23,8 @@ use tokio::sync::oneshot;
 /// Format of the whole store.
 const FORMAT: u64 = 1;
 
+/// Key and value.
+pub type Pair = (Vec<u8>, Vec<u8>);
 /// Key and new value; `None` removes.
 pub type Op = (Vec<u8>, Option<Vec<u8>>);
 
@@ -35,7 +37,7 @@ pub trait Kv: Send + Sync + 'static {
     /// One value.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Pairs of `from..to`.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error>;
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Pair>, Error>;
 }
 
 struct KvStore {

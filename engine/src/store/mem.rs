@@ -1,5 +1,5 @@
 //! Memory with a power switch: what was not synced is gone after [`MemKv::crash`].
-use super::{Error, Kv, Op};
+use super::{Error, Kv, Op, Pair};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,7 +39,7 @@ impl Kv for MemKv {
         Ok(self.0.lock().0.get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Pair>, Error> {
         let all = self.0.lock();
         let range = all.0.range(from.to_vec()..to.to_vec()).map(|(k, v)| (k.clone(), v.clone()));
         Ok(if reverse { range.rev().take(limit).collect() } else { range.take(limit).collect() })

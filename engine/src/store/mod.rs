@@ -16,7 +16,7 @@ mod kv;
 mod mem;
 mod sled_kv;
 
-pub use kv::{Kv, Op, open, open_inline};
+pub use kv::{Kv, Op, Pair, open, open_inline};
 pub use mem::MemKv;
 pub use sled_kv::SledKv;
 
@@ -116,4 +116,50 @@ pub trait Store: Send + Sync + 'static {
     async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
     /// Checks that every projection is the fold of its journal; the list of what is not, and how many records were read.
     async fn fsck(&self) -> Result<(u64, Vec<String>), Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn memory_keeps_its_promises() {
+        let kv = MemKv::default();
+        conformance::run(async || open(Arc::new(kv.clone()))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn sled_keeps_its_promises() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        conformance::run(async || {
+            // the committer of the store before gives the files back when its thread ends
+            for _ in 0..200 {
+                match SledKv::open(&path) {
+                    Err(Error::Busy(_)) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+                    other => return open(Arc::new(other?)),
+                }
+            }
+            Err(Error::Busy("still".into()))
+        })
+        .await
+        .unwrap();
+    }
+
+    #[test]
+    fn a_second_opener_is_told_that_the_store_is_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = SledKv::open(dir.path()).unwrap();
+        assert!(matches!(SledKv::open(dir.path()), Err(Error::Busy(_))));
+    }
+
+    #[test]
+    fn a_store_of_a_newer_version_is_refused_and_left_alone() {
+        let kv = MemKv::default();
+        kv.apply(vec![(b"m|format".to_vec(), Some(9u64.to_be_bytes().to_vec()))]).unwrap();
+        kv.sync().unwrap();
+        assert!(matches!(open(Arc::new(kv.clone())), Err(Error::Newer { found: 9, known: 1 })));
+        assert_eq!(kv.get(b"m|boot_epoch").unwrap(), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! sled 0.34.7, with the rules that make it safe: own flushing, `fdatasync` after every flush, one tree, small values,
 //! and a panic while it opens a damaged file becomes an error.
-use super::{Error, Kv, Op};
+use super::{Error, Kv, Op, Pair};
 use std::{fs::File, path::Path, thread};
 
 /// A sled database in a directory.
@@ -63,7 +63,7 @@ impl Kv for SledKv {
         Ok(self.db.get(key).map_err(error)?.map(|v| v.to_vec()))
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Pair>, Error> {
         let range = self.db.range(from..to);
         let pair = |r: sled::Result<(sled::IVec, sled::IVec)>| r.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(error);
         if reverse { range.rev().take(limit).map(pair).collect() } else { range.take(limit).map(pair).collect() }

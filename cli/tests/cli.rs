@@ -1,0 +1,89 @@
+//! The binary as users see it, without an engine.
+#![allow(clippy::unwrap_used)] // helpers are not seen as tests
+use std::process::{Command, Output};
+
+fn sypctl(args: &[&str]) -> Output {
+    let dir = std::env::temp_dir().join(format!("syp-cli-test-{}", std::process::id()));
+    Command::new(env!("CARGO_BIN_EXE_sypctl"))
+        .args(args)
+        .env("SYP_DATA_DIR", dir)
+        .env_remove("SYP_SERVER")
+        .env_remove("SYP_TOKEN")
+        .env_remove("SYPCTL_OUTPUT")
+        .output()
+        .unwrap()
+}
+
+fn out(o: &Output) -> String {
+    String::from_utf8(o.stdout.clone()).unwrap()
+}
+
+fn err(o: &Output) -> String {
+    String::from_utf8(o.stderr.clone()).unwrap()
+}
+
+#[test]
+fn help_and_version_need_no_engine() {
+    let o = sypctl(&["--help"]);
+    assert!(o.status.success() && out(&o).contains("Exit codes:"));
+    let o = sypctl(&["up", "--help"]);
+    assert!(o.status.success() && out(&o).contains("Examples:"));
+    let o = sypctl(&["version"]);
+    assert_eq!((o.status.code(), out(&o)), (Some(0), format!("sypctl {}\n", env!("CARGO_PKG_VERSION"))));
+    let o = sypctl(&["version", "-o", "json"]);
+    let v: serde_json::Value = serde_json::from_str(&out(&o)).unwrap();
+    assert_eq!((v["sypctl"].as_str(), v["engine"].is_null()), (Some(env!("CARGO_PKG_VERSION")), true));
+}
+
+#[test]
+fn explain_has_pages_and_says_what_is_near() {
+    let o = sypctl(&["explain", "image-not-found"]);
+    assert!(o.status.success() && out(&o).starts_with("IMAGE_NOT_FOUND: "), "{}", out(&o));
+    let o = sypctl(&["explain", "IMAGE_LOST"]);
+    assert_eq!(o.status.code(), Some(5));
+    assert_eq!(
+        err(&o),
+        "error: no reason 'IMAGE_LOST'\nreason: NOT_FOUND\nnext: perhaps IMAGE_ARCH_MISMATCH, IMAGE_AUTH_FAILED, IMAGE_NOT_FOUND\n"
+    );
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for args in [
+        &["nope"][..],
+        &["up", "Shop", "--image", "x"],
+        &["down"],
+        &["down", "--all"],
+        &["ls", "--server", "http://example.com"],
+        &["server", "run", "--listen", "0.0.0.0:7443"],
+    ] {
+        let o = sypctl(args);
+        assert_eq!(o.status.code(), Some(2), "{args:?}: {}", err(&o));
+        assert!(out(&o).is_empty() && !err(&o).is_empty());
+    }
+}
+
+#[test]
+fn without_an_engine_status_is_11_and_stop_is_fine() {
+    let o = sypctl(&["server", "status", "-o", "json"]);
+    assert_eq!(o.status.code(), Some(11));
+    let v: serde_json::Value = serde_json::from_str(&err(&o)).unwrap();
+    assert_eq!(
+        (v["error"]["reason"].as_str(), v["error"]["exitCode"].as_i64()),
+        (Some("ENGINE_NOT_RUNNING"), Some(11))
+    );
+    assert_eq!(sypctl(&["server", "stop"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_server_without_a_login_is_exit_code_4() {
+    let o = sypctl(&["ls", "--server", "http://127.0.0.1:9"]);
+    assert_eq!(o.status.code(), Some(4), "{}", err(&o));
+    assert!(err(&o).contains("sypctl login"));
+}
+
+#[test]
+fn completion_is_for_the_shell() {
+    let o = sypctl(&["completion", "bash"]);
+    assert!(o.status.success() && out(&o).contains("_sypctl"));
+}

@@ -1,0 +1,100 @@
+//! The admin port: the engine pushes configuration and reads status and metrics, with a token of its own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::headers::bearer;
+use crate::metrics::prometheus;
+use crate::state::{Error, State};
+
+/// The largest configuration.
+const MAX_CONFIG: usize = 4 << 20;
+
+/// Serves until told to end.
+pub async fn serve(socket: std::net::TcpListener, state: Arc<State>, token: String, mut ended: watch::Receiver<bool>) {
+    let Ok(listener) = TcpListener::from_std(socket) else { return };
+    let token: Arc<str> = token.into();
+    let places = Arc::new(Semaphore::new(64));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = ended.wait_for(|e| *e) => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let (state, token) = (state.clone(), token.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let service = service_fn(|request| answer(state.clone(), token.clone(), request));
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+            // the caller sees how it ended
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn answer(state: Arc<State>, token: Arc<str>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    if !bearer(request.headers()).is_some_and(|given| syp_auth::same_secret(given, &token)) {
+        let mut response = json_answer(StatusCode::UNAUTHORIZED, &json!({ "error": "unauthenticated" }));
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return Ok(response);
+    }
+    Ok(match (request.method(), request.uri().path()) {
+        (&Method::PUT, "/config") => put_config(&state, request).await,
+        (&Method::GET, "/status") => json_answer(StatusCode::OK, &state.status()),
+        (&Method::GET, "/metrics.json") => json_answer(StatusCode::OK, &state.metrics.snapshot()),
+        (&Method::GET, "/metrics") => {
+            let uid = state.active().map(|a| a.config.instance_uid.clone()).unwrap_or_default();
+            let text = prometheus(&state.metrics.snapshot(), &uid);
+            let mut response = Response::new(Full::from(text));
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        _ => json_answer(StatusCode::NOT_FOUND, &json!({ "error": "not_found" })),
+    })
+}
+
+async fn put_config(state: &State, request: Request<Incoming>) -> Answer {
+    let wrong = |status: StatusCode, why: String| json_answer(status, &json!({ "error": "config_refused", "message": why }));
+    let body = match Limited::new(request.into_body(), MAX_CONFIG).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return wrong(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let config = match serde_json::from_slice(&body) {
+        Ok(config) => config,
+        Err(error) => return wrong(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    match state.apply(config) {
+        Ok(()) => json_answer(StatusCode::OK, &state.status()),
+        Err(error @ (Error::Stale { .. } | Error::Changed(_))) => wrong(StatusCode::CONFLICT, error.to_string()),
+        Err(error) => wrong(StatusCode::BAD_REQUEST, error.to_string()),
+    }
+}
+
+fn json_answer(status: StatusCode, value: &impl Serialize) -> Answer {
+    let mut response = Response::new(Full::from(serde_json::to_vec(value).unwrap_or_default()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

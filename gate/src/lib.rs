@@ -1,0 +1,30 @@
+//! The door in front of every served instance, and the holder that closes every other way to it.
+//!
+//! What the gate guarantees:
+//! - G1. No request reaches the app without a token that [`syp_auth`] accepts and a rule that lets its bearer in. Before a
+//!   configuration is there, everything is refused.
+//! - G2. The app sees identity headers of the gate only; a client's own, in any spelling, are taken away.
+//! - G3. A request that two servers could read differently is refused.
+//! - G4. Bodies stream; nothing is gathered. A request is sent to another replica only when nothing of it was sent to the first.
+//! - G5. A new configuration holds for every request from then on and drops no connection.
+//! - G6. A drain lets what is under way finish, up to a deadline; tunnels are counted and cut then.
+//!
+//! What the holder guarantees: it says `sealed` only when the rules are in place, and then has no right to change them.
+
+pub mod access_log;
+pub mod admin;
+pub mod body;
+pub mod client_io;
+pub mod framing;
+pub mod handle;
+pub mod headers;
+pub mod health;
+pub mod hold;
+pub mod metrics;
+pub mod record;
+pub mod replica;
+pub mod reply;
+pub mod serve;
+pub mod state;
+pub mod tls;
+pub mod tunnel;
