@@ -115,7 +115,11 @@ mod tests {
     fn merged_equals_recorded_together() {
         let (mut a, mut b, mut both) = (Histogram::default(), Histogram::default(), Histogram::default());
         for us in 0..5000 {
-            if us % 3 == 0 { a.record(us) } else { b.record(us) }
+            if us % 3 == 0 {
+                a.record(us)
+            } else {
+                b.record(us)
+            }
             both.record(us);
         }
         a.merge(&b);

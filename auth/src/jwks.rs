@@ -195,7 +195,12 @@ impl Issuer {
         let held = self.held.load();
         let keys = held.as_ref().map_or(0, |h| h.keys.keys.len());
         let age_s = held.as_ref().map(|h| h.since.elapsed().as_secs());
-        IssuerStatus { issuer: self.name().to_owned(), keys, age_s, last_error: self.last_error.lock().clone() }
+        IssuerStatus {
+            issuer: self.name().to_owned(),
+            keys,
+            age_s,
+            last_error: self.last_error.lock().clone(),
+        }
     }
 
     /// Takes new keys in; true when they differ from those held.
@@ -216,7 +221,8 @@ impl Issuer {
 
     /// New inline keys from a new configuration. What this process fetched itself lately is newer and stays.
     fn offer(&self, raw: &Value) -> Result<(), Error> {
-        let own = self.held.load().as_ref().is_some_and(|h| h.fetched && h.since.elapsed() < self.options.ttl * 2);
+        let own =
+            self.held.load().as_ref().is_some_and(|h| h.fetched && h.since.elapsed() < self.options.ttl * 2);
         if self.is_fixed() || !own {
             self.hold(raw.clone(), false)?;
         }
@@ -285,7 +291,7 @@ impl Issuer {
     }
 
     async fn discover(&self) -> Result<String, Error> {
-        let base = self.name().strip_suffix('/').unwrap_or(self.name());
+        let base = self.name().strip_suffix('/').unwrap_or_else(|| self.name());
         let document = self.fetcher.json(&format!("{base}/.well-known/openid-configuration")).await?;
         let text = |name: &str| document.get(name).and_then(Value::as_str).map(str::to_owned);
         let found = text("issuer").unwrap_or_default();

@@ -22,12 +22,13 @@ pub mod policy;
 pub mod verify;
 
 pub use door::{
-    GateConfig, GateMetrics, GateStatus, HolderStatus, Listener, Mode, Probe, Protocol, Upstream, UpstreamStatus,
+    GateConfig, GateMetrics, GateStatus, HolderStatus, Listener, Mode, Probe, Protocol, Upstream,
+    UpstreamStatus,
 };
 pub use histogram::Histogram;
+pub use jwk::KeySet;
 pub use jwks::{Issuer, IssuerConfig, Issuers};
 pub use local::{LocalIssuer, MintRequest};
-pub use jwk::KeySet;
 pub use policy::{Decision, Effect, Member, Policy, Request, Role, Rule};
 pub use verify::{Identity, Verifier, VerifierOptions};
 

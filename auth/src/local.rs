@@ -34,7 +34,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Others can read the key.
-    #[error("the key file {path} can be read by others (mode {mode:o}); run chmod 600 {path} and rotate the key")]
+    #[error(
+        "the key file {path} can be read by others (mode {mode:o}); run chmod 600 {path} and rotate the key"
+    )]
     Permissions {
         /// Which file.
         path: PathBuf,
@@ -175,7 +177,8 @@ impl LocalIssuer {
         let header = json!({ "alg": "ES256", "typ": "JWT", "kid": keys.kid });
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(&header), part(&claims));
-        let signature = keys.pair.sign(&SystemRandom::new(), message.as_bytes()).map_err(|_| Error::Crypto)?;
+        let signature =
+            keys.pair.sign(&SystemRandom::new(), message.as_bytes()).map_err(|_| Error::Crypto)?;
         Ok(SecretString::from(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))))
     }
 
@@ -255,10 +258,11 @@ fn load(path: &Path) -> Result<Keys, Error> {
 fn save(path: &Path, stored: &Stored, replace: bool) -> Result<(), Error> {
     let file_error = |source| Error::File { path: path.to_owned(), source };
     let text = Zeroizing::new(serde_json::to_string(stored).map_err(|_| Error::Crypto)?);
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let temporary = directory.join(format!(".key-{}", random_id()?));
     let write = || {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         let placed = if replace {

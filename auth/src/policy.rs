@@ -121,13 +121,17 @@ pub struct Decision {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Not a member expression.
-    #[error("'{text}' is not a member; write user:alice@example.com, sub:SUBJECT, group:NAME, domain:example.com or claim:NAME=VALUE")]
+    #[error(
+        "'{text}' is not a member; write user:alice@example.com, sub:SUBJECT, group:NAME, domain:example.com or claim:NAME=VALUE"
+    )]
     Member {
         /// What was written.
         text: String,
     },
     /// `user:` without an email address.
-    #[error("'{text}' is not an email address; write user:alice@example.com, or sub:SUBJECT for a caller without one")]
+    #[error(
+        "'{text}' is not an email address; write user:alice@example.com, or sub:SUBJECT for a caller without one"
+    )]
     Email {
         /// What was written.
         text: String,
@@ -139,13 +143,17 @@ pub enum Error {
         text: String,
     },
     /// An allow rule that would let everybody in.
-    #[error("rule '{id}' allows everybody its issuers know; name members (user:, group:, domain:, claim:) or claims")]
+    #[error(
+        "rule '{id}' allows everybody its issuers know; name members (user:, group:, domain:, claim:) or claims"
+    )]
     Everybody {
         /// The rule.
         id: String,
     },
     /// `sub:` with several issuers.
-    #[error("rule '{id}' uses sub: and there are several issuers; a subject means nothing without one: set the rule's issuer")]
+    #[error(
+        "rule '{id}' uses sub: and there are several issuers; a subject means nothing without one: set the rule's issuer"
+    )]
     SubjectNeedsIssuer {
         /// The rule.
         id: String,
@@ -161,7 +169,9 @@ pub enum Error {
         known: String,
     },
     /// A path prefix with two readings.
-    #[error("rule '{id}': path prefix '{prefix}' is ambiguous; write a plain absolute path such as /admin, without '.', '..', '//', ';' or encoded letters")]
+    #[error(
+        "rule '{id}': path prefix '{prefix}' is ambiguous; write a plain absolute path such as /admin, without '.', '..', '//', ';' or encoded letters"
+    )]
     PathPrefix {
         /// The rule.
         id: String,
@@ -177,7 +187,9 @@ pub enum Error {
         method: String,
     },
     /// Two rules of one name, or none.
-    #[error("rule id '{id}' is empty, used twice or longer than 64 characters; every rule needs its own short id")]
+    #[error(
+        "rule id '{id}' is empty, used twice or longer than 64 characters; every rule needs its own short id"
+    )]
     Id {
         /// The id.
         id: String,
@@ -205,7 +217,9 @@ impl<'a> Member<'a> {
             "domain" if is_domain(rest) => Ok(Self::Domain(rest)),
             "domain" => Err(Error::Domain { text: rest.to_owned() }),
             "claim" => match rest.split_once('=') {
-                Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok(Self::Claim { name, value }),
+                Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+                    Ok(Self::Claim { name, value })
+                }
                 _ => Err(bad()),
             },
             _ => Err(bad()),
@@ -235,9 +249,13 @@ impl<'a> Member<'a> {
 /// Whether this is an email address as policy accepts them: one `@`, no spaces, quotes or control characters.
 #[must_use]
 pub fn is_email(text: &str) -> bool {
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | ',' | '<' | '>' | ';' | '(' | ')' | '\\');
+    let plain = |c: char| {
+        !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | ',' | '<' | '>' | ';' | '(' | ')' | '\\')
+    };
     text.len() <= 254
-        && text.split_once('@').is_some_and(|(name, domain)| !name.is_empty() && name.chars().all(plain) && is_domain(domain))
+        && text
+            .split_once('@')
+            .is_some_and(|(name, domain)| !name.is_empty() && name.chars().all(plain) && is_domain(domain))
 }
 
 fn is_domain(text: &str) -> bool {
@@ -270,7 +288,16 @@ impl Rule {
     #[must_use]
     pub fn allow(id: impl Into<String>, members: Vec<String>) -> Self {
         let (issuer, claims, path_prefixes) = (None, BTreeMap::new(), Vec::new());
-        Self { id: id.into(), effect: Effect::Allow, issuer, members, claims, path_prefixes, methods: Vec::new(), role: None }
+        Self {
+            id: id.into(),
+            effect: Effect::Allow,
+            issuer,
+            members,
+            claims,
+            path_prefixes,
+            methods: Vec::new(),
+            role: None,
+        }
     }
 
     fn matches(&self, who: &Identity, request: Option<&Request<'_>>, path: Option<&Normal>) -> Match {
@@ -290,7 +317,11 @@ impl Rule {
         }
         if self.members.is_empty() {
             // refused by validate(); never open the door to everybody by accident
-            return if deny || !self.claims.is_empty() { Match::Yes } else { Match::No("the rule names nobody") };
+            return if deny || !self.claims.is_empty() {
+                Match::Yes
+            } else {
+                Match::No("the rule names nobody")
+            };
         }
         self.names(who, deny)
     }

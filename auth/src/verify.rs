@@ -219,7 +219,8 @@ impl Verifier {
         let index = self.issuers.iter().position(|i| i.name() == iss).ok_or(Error::IssuerUnknown)?;
         let issuer = &self.issuers[index];
         let (stamp, key) = find_key(issuer, header.kid.as_deref(), algorithm).await?;
-        let verified = jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.decoding, key.algorithm);
+        let verified =
+            jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.decoding, key.algorithm);
         if !verified.unwrap_or(false) {
             return Err(Error::Signature);
         }
@@ -312,7 +313,15 @@ fn identity(issuer: &Issuer, claims: Map<String, Value>) -> Result<Identity, Err
         _ => Vec::new(),
     };
     let expires_at = claims::time(&claims, "exp")?.ok_or(Error::Claim("exp"))?;
-    Ok(Identity { issuer: issuer.name().to_owned(), subject, email, email_verified, groups, claims, expires_at })
+    Ok(Identity {
+        issuer: issuer.name().to_owned(),
+        subject,
+        email,
+        email_verified,
+        groups,
+        claims,
+        expires_at,
+    })
 }
 
 #[cfg(test)]

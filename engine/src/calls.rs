@@ -16,7 +16,8 @@ use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use syp_auth::door::{GateConfig, Mode};
 use syp_proto::journal::{
-    self, Failure, Instance, LedgerRow, PlanNode, StepOutcome, UndoOutcome, node, record::Body, step_outcome, undo_outcome,
+    self, Failure, Instance, LedgerRow, PlanNode, StepOutcome, UndoOutcome, node, record::Body, step_outcome,
+    undo_outcome,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,13 @@ use tokio_util::sync::CancellationToken;
 const DEFAULT_TIMEOUT_MS: i64 = 60_000;
 
 /// Makes one call. The records say how it ended; none when it must be asked again.
-pub(crate) async fn make(e: &Inner, cell: &Cell, call: &Call, fresh: bool, cancel: CancellationToken) -> Vec<Body> {
+pub(crate) async fn make(
+    e: &Inner,
+    cell: &Cell,
+    call: &Call,
+    fresh: bool,
+    cancel: CancellationToken,
+) -> Vec<Body> {
     let i = cell.get();
     match call {
         Call::Apply { run, node, attempt } => {
@@ -54,14 +61,24 @@ async fn limit<T>(ms: i64, call: impl Future<Output = Result<T, Failure>>) -> Re
     let ms = u64::try_from(if ms <= 0 { DEFAULT_TIMEOUT_MS } else { ms }).unwrap_or(60_000);
     tokio::time::timeout(Duration::from_millis(ms), call).await.unwrap_or_else(|_| {
         let seconds = ms / 1000;
-        Err(failure(Class::Timeout, "STEP_TIMEOUT", format!("no answer within {seconds} s"), "the engine looks again by itself"))
+        Err(failure(
+            Class::Timeout,
+            "STEP_TIMEOUT",
+            format!("no answer within {seconds} s"),
+            "the engine looks again by itself",
+        ))
     })
 }
 
 type Applied = Result<crate::step::Done, Failure>;
 
 async fn apply(
-    e: &Inner, cell: &Cell, i: &Instance, node: &str, fresh: bool, cancel: CancellationToken,
+    e: &Inner,
+    cell: &Cell,
+    i: &Instance,
+    node: &str,
+    fresh: bool,
+    cancel: CancellationToken,
 ) -> (Vec<Body>, Applied) {
     let mut out = Vec::new();
     let result = async {
@@ -83,7 +100,12 @@ async fn apply(
 
 /// An intent whose end nobody saw: find out before doing it again.
 async fn resolve_doubt(
-    i: &Instance, step: &dyn Step, cx: &StepCx, key: &str, policy: &journal::Policy, out: &mut Vec<Body>,
+    i: &Instance,
+    step: &dyn Step,
+    cx: &StepCx,
+    key: &str,
+    policy: &journal::Policy,
+    out: &mut Vec<Body>,
 ) -> Result<(), Failure> {
     let mut seen = limit(policy.attempt_timeout_ms, step.observe(cx, key)).await?;
     if seen == Observed::Absent && policy.in_doubt() == InDoubt::Lookup {
@@ -93,7 +115,12 @@ async fn resolve_doubt(
     }
     match seen {
         Observed::Absent => Ok(()),
-        Observed::Busy => Err(failure(Class::Conflict, "PROVIDER_BUSY", format!("{key} is being changed"), "the engine looks again")),
+        Observed::Busy => Err(failure(
+            Class::Conflict,
+            "PROVIDER_BUSY",
+            format!("{key} is being changed"),
+            "the engine looks again",
+        )),
         Observed::Present { ours: false, .. } => Err(name_conflict(key)),
         Observed::Present { handle, .. } => {
             if let Some(row) = i.ledger.iter().rfind(|r| r.node == cx.node && !over(r)) {
@@ -154,7 +181,8 @@ async fn undo(e: &Inner, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
         Err(f) => {
             // a teardown never gives up, whatever the class
             o.set_result(undo_outcome::Result::Retry);
-            o.retry_at_ms = e.clock.now() + backoff_ms(attempt, Class::parse(&f.class), rand::rng().random::<f64>());
+            o.retry_at_ms =
+                e.clock.now() + backoff_ms(attempt, Class::parse(&f.class), rand::rng().random::<f64>());
             o.failure = Some(f);
         }
     }
@@ -173,16 +201,22 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
     match result {
         Err(f) => {
             let attempt = i.run.as_ref().map_or(1, |r| r.listing_attempt + 1);
-            listed.retry_at_ms = now + backoff_ms(attempt, Class::parse(&f.class), rand::rng().random::<f64>());
+            listed.retry_at_ms =
+                now + backoff_ms(attempt, Class::parse(&f.class), rand::rng().random::<f64>());
             listed.failure = Some(f);
         }
         Ok(found) => {
-            let kept = |handle: &str| i.ledger.iter().any(|r| r.handle == handle && !r.retained_reason.is_empty());
+            let kept =
+                |handle: &str| i.ledger.iter().any(|r| r.handle == handle && !r.retained_reason.is_empty());
             listed.found = found.into_iter().filter(|f| !kept(&f.handle)).collect();
             listed.retry_at_ms = now + settle_ms(i);
             for (n, f) in listed.found.iter().enumerate() {
                 let entry = u32::try_from(i.ledger.len() + n).unwrap_or(u32::MAX);
-                out.push(Body::Adopted(journal::Adopted { entry, handle: f.handle.clone(), found: Some(f.clone()) }));
+                out.push(Body::Adopted(journal::Adopted {
+                    entry,
+                    handle: f.handle.clone(),
+                    found: Some(f.clone()),
+                }));
             }
         }
     }
@@ -193,7 +227,12 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
 fn definition(i: &Instance, node: &str) -> Result<PlanNode, Failure> {
     let plan = i.run.as_ref().and_then(|r| r.plan.as_ref());
     plan.and_then(|p| p.nodes.iter().find(|n| n.id == node)).cloned().ok_or_else(|| {
-        failure(Class::Terminal, "STORE_CORRUPT", format!("step {node} is not in the plan"), "run 'sypctl fsck'")
+        failure(
+            Class::Terminal,
+            "STORE_CORRUPT",
+            format!("step {node} is not in the plan"),
+            "run 'sypctl fsck'",
+        )
     })
 }
 
@@ -209,9 +248,15 @@ pub(crate) fn owner(e: &Inner, i: &Instance) -> Owner {
 
 /// Everything a step may use, from the journal alone.
 pub(crate) fn context(
-    e: &Inner, cell: &Cell, i: &Instance, node: &str, params: Value, cancel: CancellationToken,
+    e: &Inner,
+    cell: &Cell,
+    i: &Instance,
+    node: &str,
+    params: Value,
+    cancel: CancellationToken,
 ) -> StepCx {
-    let grace = i.spec.as_ref().and_then(|s| s.drain_grace.as_ref()).map_or(10_000, crate::clock::duration_millis);
+    let grace =
+        i.spec.as_ref().and_then(|s| s.drain_grace.as_ref()).map_or(10_000, crate::clock::duration_millis);
     StepCx {
         owner: owner(e, i),
         spec: Arc::new(i.spec.clone().unwrap_or_default()),

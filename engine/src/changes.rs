@@ -42,10 +42,11 @@ impl Changes {
             }
             i.by_number.insert(n, id);
             if i.by_number.len() > KEPT
-                && let Some((k, v)) = i.by_number.pop_first() {
-                    i.by_id.remove(&v);
-                    i.oldest = k;
-                }
+                && let Some((k, v)) = i.by_number.pop_first()
+            {
+                i.by_id.remove(&v);
+                i.oldest = k;
+            }
             n
         };
         self.tick.send_replace(n);

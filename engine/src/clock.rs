@@ -59,8 +59,5 @@ pub fn duration_millis(d: &prost_types::Duration) -> Millis {
 
 /// As `google.protobuf.Duration`.
 pub fn duration(ms: Millis) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: ms / 1000,
-        nanos: i32::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
-    }
+    prost_types::Duration { seconds: ms / 1000, nanos: i32::try_from(ms % 1000).unwrap_or(0) * 1_000_000 }
 }

@@ -36,8 +36,10 @@ pub fn accrued(i: &Instance, now: Millis) -> Decimal {
 
 /// Time covered by the rows, overlaps once: the rate is of the instance, not of each row.
 fn union_ms<'a>(rows: impl Iterator<Item = &'a LedgerRow>, now: Millis) -> Millis {
-    let mut spans: Vec<_> =
-        rows.map(|r| (r.intent_ms, if r.gone_ms != 0 { r.gone_ms } else { now })).filter(|s| s.1 > s.0).collect();
+    let mut spans: Vec<_> = rows
+        .map(|r| (r.intent_ms, if r.gone_ms != 0 { r.gone_ms } else { now }))
+        .filter(|s| s.1 > s.0)
+        .collect();
     spans.sort_unstable();
     let mut end = 0;
     let mut sum = 0;
@@ -56,7 +58,8 @@ pub fn is_billed(i: &Instance) -> bool {
 /// The figures of an instance.
 pub fn summary(i: &Instance, now: Millis) -> v1::CostSummary {
     let currency = i.hourly_rate.as_ref().map_or("EUR", |m| m.currency_code.as_str());
-    let rate = if is_billed(i) { i.hourly_rate.as_ref().map_or(Decimal::ZERO, decimal) } else { Decimal::ZERO };
+    let rate =
+        if is_billed(i) { i.hourly_rate.as_ref().map_or(Decimal::ZERO, decimal) } else { Decimal::ZERO };
     v1::CostSummary {
         rate_per_hour: Some(money(rate, currency)),
         accrued: Some(money(accrued(i, now), currency)),
@@ -128,7 +131,12 @@ mod tests {
     fn accrued_is_the_rate_times_the_union_of_the_intervals() {
         let i = Instance {
             hourly_rate: Some(money(Decimal::new(36, 1), "EUR")), // 3.6 EUR/h = 0.001 EUR/s
-            ledger: vec![row(0, 0, false), row(1_000, 11_000, true), row(6_000, 21_000, true), row(31_000, 0, true)],
+            ledger: vec![
+                row(0, 0, false),
+                row(1_000, 11_000, true),
+                row(6_000, 21_000, true),
+                row(31_000, 0, true),
+            ],
             ..Default::default()
         };
         // 1 s .. 21 s and 31 s .. 41 s: 30 s

@@ -40,7 +40,8 @@ impl Door {
 
     fn trusted(&self, spec: &v1::InstanceSpec) -> Vec<IssuerConfig> {
         let address = spec.publish.as_ref().map_or("", |p| p.address.as_str());
-        let on_loopback = address.is_empty() || address.parse().is_ok_and(|a: std::net::IpAddr| a.is_loopback());
+        let on_loopback =
+            address.is_empty() || address.parse().is_ok_and(|a: std::net::IpAddr| a.is_loopback());
         let all = self.issuers.load();
         all.0.iter().filter(|_| on_loopback).chain(&all.1).cloned().collect()
     }

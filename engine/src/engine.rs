@@ -274,7 +274,12 @@ impl Engine {
         let key = name.strip_prefix("providers/").unwrap_or(name).split('/').next().unwrap_or_default();
         self.inner.targets.get(key).ok_or_else(|| {
             let known = self.inner.targets.keys().copied().collect::<Vec<_>>().join(", ");
-            failure(Class::Terminal, "TARGET_UNKNOWN", format!("there is no target '{name}'"), format!("use one of: {known}"))
+            failure(
+                Class::Terminal,
+                "TARGET_UNKNOWN",
+                format!("there is no target '{name}'"),
+                format!("use one of: {known}"),
+            )
         })
     }
 
@@ -306,9 +311,10 @@ impl Engine {
                 continue;
             }
             if let Ok(target) = self.inner.target(&i)
-                && let Err(f) = target.push_gate(&self.context(&cell)).await {
-                    tracing::warn!(instance = %cell.id, reason = f.reason, "keys not brought to the gate: {}", f.message);
-                }
+                && let Err(f) = target.push_gate(&self.context(&cell)).await
+            {
+                tracing::warn!(instance = %cell.id, reason = f.reason, "keys not brought to the gate: {}", f.message);
+            }
         }
     }
 
@@ -376,14 +382,22 @@ impl Engine {
 
     /// Appends records that somebody outside asked for. The caller of this holds no lock; it is taken here.
     pub(crate) async fn append(
-        &self, cell: &Arc<Cell>, bodies: Vec<Body>, who: &Caller, op: Option<OperationId>,
+        &self,
+        cell: &Arc<Cell>,
+        bodies: Vec<Body>,
+        who: &Caller,
+        op: Option<OperationId>,
     ) -> Result<(), Error> {
         let _guard = cell.writer.lock().await;
         self.append_locked(cell, bodies, who, op).await
     }
 
     pub(crate) async fn append_locked(
-        &self, cell: &Arc<Cell>, bodies: Vec<Body>, who: &Caller, op: Option<OperationId>,
+        &self,
+        cell: &Arc<Cell>,
+        bodies: Vec<Body>,
+        who: &Caller,
+        op: Option<OperationId>,
     ) -> Result<(), Error> {
         let e = &self.inner;
         let base = cell.get();
@@ -439,12 +453,23 @@ fn answer_key(who: &Caller) -> String {
 impl Inner {
     /// Writes records and publishes the projection after them. The writer of the cell must be held.
     pub async fn write(
-        &self, cell: &Cell, base: &Instance, next: Instance, records: Vec<Record>, answer: Option<(String, Answer)>,
+        &self,
+        cell: &Cell,
+        base: &Instance,
+        next: Instance,
+        records: Vec<Record>,
+        answer: Option<(String, Answer)>,
     ) -> Result<(), store::Error> {
         let weighty = |r: &Record| {
             matches!(
                 r.body,
-                Some(Body::Created(_) | Body::RunCreated(_) | Body::RunEnded(_) | Body::Transition(_) | Body::Edited(_))
+                Some(
+                    Body::Created(_)
+                        | Body::RunCreated(_)
+                        | Body::RunEnded(_)
+                        | Body::Transition(_)
+                        | Body::Edited(_)
+                )
             )
         };
         // a checkpoint now and then keeps recovery short, not one per step: that would be the largest write of all
@@ -528,7 +553,9 @@ impl Inner {
             let empty = || Plan { target: spec.target.clone(), version: 1, nodes: vec![] };
             // what never served has nobody in flight to wait for
             let plan = match self.target(i) {
-                Ok(t) if kind != RunKind::Teardown || served => t.plan(kind, &calls::owner(self, i), &spec, &facts),
+                Ok(t) if kind != RunKind::Teardown || served => {
+                    t.plan(kind, &calls::owner(self, i), &spec, &facts)
+                }
                 _ => empty(),
             };
             let grace = spec.drain_grace.as_ref().map_or(10_000, crate::clock::duration_millis);

@@ -2,9 +2,13 @@
 //!
 //! Everything the engine knows about an instance is `fold` over its journal; a checkpoint only saves time. A record that does
 //! not fit is an error: a bad journal then blocks this instance alone.
-use crate::{graph::{self, State}, plan};
+use crate::{
+    graph::{self, State},
+    plan,
+};
 use syp_proto::journal::{
-    self, Failure, Instance, LedgerRow, Node, Record, Run, RunKind, ledger_row, node, record::Body, step_outcome, undo_outcome,
+    self, Failure, Instance, LedgerRow, Node, Record, Run, RunKind, ledger_row, node, record::Body,
+    step_outcome, undo_outcome,
 };
 
 /// Runs kept whole in the projection; older ones stay in the journal.
@@ -76,7 +80,10 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             run.failure.clone_from(&e.failure);
             run.cancelled = e.cancelled;
             run.preempted_by.clone_from(&e.preempted_by);
-            if e.failure.is_none() && !e.cancelled && matches!(run.kind(), RunKind::Provision | RunKind::Update) {
+            if e.failure.is_none()
+                && !e.cancelled
+                && matches!(run.kind(), RunKind::Provision | RunKind::Update)
+            {
                 i.observed_generation = i.generation;
             }
             if let Some(run) = i.run.take() {
@@ -169,7 +176,8 @@ fn run_created(i: &mut Instance, r: &Record, c: &journal::RunCreated) -> Result<
 fn step_intent(i: &mut Instance, r: &Record, s: &journal::StepIntent) -> Result<(), &'static str> {
     let run = open_run(i, s.run)?;
     let plan = run.plan.as_ref().ok_or("run without a plan")?;
-    let at = plan.nodes.iter().position(|n| n.id == s.node).ok_or("intent of a node that is not in the plan")?;
+    let at =
+        plan.nodes.iter().position(|n| n.id == s.node).ok_or("intent of a node that is not in the plan")?;
     let def = &plan.nodes[at];
     let done = |id: &String| run.nodes.iter().any(|n| n.id == *id && n.state() == node::State::Ok);
     if !def.after.iter().all(done) {

@@ -47,7 +47,11 @@ impl Engine {
     /// # Errors
     /// What forbids it, with the states that are possible.
     pub async fn transition(
-        &self, cell: &Arc<Cell>, to: State, o: &TransitionOptions, who: &Caller,
+        &self,
+        cell: &Arc<Cell>,
+        to: State,
+        o: &TransitionOptions,
+        who: &Caller,
     ) -> Result<Accepted, Error> {
         let _guard = cell.writer.lock().await;
         let i = cell.get();
@@ -65,7 +69,11 @@ impl Engine {
             return Err(not_allowed(&i, to, "it is protected: pass --force to destroy it all the same"));
         }
         if on == Trigger::Resume && i.ledger.iter().any(|r| r.state() == ledger_row::State::Gone) {
-            return Err(not_allowed(&i, to, "parts of it are gone already: finish with 'down', then 'up' again"));
+            return Err(not_allowed(
+                &i,
+                to,
+                "parts of it are gone already: finish with 'down', then 'up' again",
+            ));
         }
         let op = OperationId { instance: cell.id, run: i.runs + 1 };
         if o.validate_only {
@@ -90,7 +98,11 @@ impl Engine {
             return Ok(());
         };
         if run.kind() == RunKind::Teardown {
-            return Err(not_allowed(&i, State::Serving, "a teardown can't be cancelled: it would leave things behind"));
+            return Err(not_allowed(
+                &i,
+                State::Serving,
+                "a teardown can't be cancelled: it would leave things behind",
+            ));
         }
         if run.cancel_requested {
             return Ok(());
@@ -147,7 +159,13 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::EtagMismatch`], [`Error::NotAllowed`] once it is being destroyed.
-    pub async fn edit(&self, cell: &Arc<Cell>, e: Edited, expect: &str, who: &Caller) -> Result<Arc<Instance>, Error> {
+    pub async fn edit(
+        &self,
+        cell: &Arc<Cell>,
+        e: Edited,
+        expect: &str,
+        who: &Caller,
+    ) -> Result<Arc<Instance>, Error> {
         let _guard = cell.writer.lock().await;
         let i = cell.get();
         readable(cell)?;
@@ -164,7 +182,13 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such row.
-    pub async fn retain(&self, cell: &Arc<Cell>, entry: u32, reason: &str, who: &Caller) -> Result<(), Error> {
+    pub async fn retain(
+        &self,
+        cell: &Arc<Cell>,
+        entry: u32,
+        reason: &str,
+        who: &Caller,
+    ) -> Result<(), Error> {
         let _guard = cell.writer.lock().await;
         let i = cell.get();
         if i.ledger.get(entry as usize).is_none_or(over) {
@@ -194,7 +218,9 @@ fn already(i: &Instance, to: State) -> Option<Option<OperationId>> {
         (State::Destroyed, _, Some((RunKind::Teardown, no))) => Some(op(no)),
         (State::Draining, State::Draining, open) => Some(open.and_then(|(_, no)| op(no))),
         (State::Serving, State::Serving, _) => Some(None),
-        (State::Serving, State::Pending | State::Provisioning, Some((RunKind::Provision, no))) => Some(op(no)),
+        (State::Serving, State::Pending | State::Provisioning, Some((RunKind::Provision, no))) => {
+            Some(op(no))
+        }
         _ => None,
     }
 }

@@ -60,7 +60,8 @@ pub fn validate(plan: &Plan) -> Result<(), Error> {
 /// The ids of nodes with an effect on which `node` rests, seen through nodes without one.
 pub fn effect_deps(plan: &Plan, node: &str) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
-    let mut todo: Vec<&str> = plan.nodes.iter().filter(|n| n.id == node).flat_map(|n| n.after.iter().map(String::as_str)).collect();
+    let mut todo: Vec<&str> =
+        plan.nodes.iter().filter(|n| n.id == node).flat_map(|n| n.after.iter().map(String::as_str)).collect();
     let mut seen = BTreeSet::new();
     while let Some(id) = todo.pop() {
         if !seen.insert(id) {
@@ -98,9 +99,15 @@ mod tests {
     #[test]
     fn circles_unknown_and_double_nodes_are_refused() {
         assert_eq!(validate(&plan(vec![node("a", &[], true), node("b", &["a"], true)])), Ok(()));
-        assert!(matches!(validate(&plan(vec![node("a", &["b"], true), node("b", &["a"], true)])), Err(Error::Circle(_))));
+        assert!(matches!(
+            validate(&plan(vec![node("a", &["b"], true), node("b", &["a"], true)])),
+            Err(Error::Circle(_))
+        ));
         assert!(matches!(validate(&plan(vec![node("a", &["z"], true)])), Err(Error::Unknown(..))));
-        assert!(matches!(validate(&plan(vec![node("a", &[], true), node("a", &[], true)])), Err(Error::Twice(_))));
+        assert!(matches!(
+            validate(&plan(vec![node("a", &[], true), node("a", &[], true)])),
+            Err(Error::Twice(_))
+        ));
         let mut n = node("a", &[], true);
         n.policy = None;
         assert!(matches!(validate(&plan(vec![n])), Err(Error::NoDoubtClass(_))));

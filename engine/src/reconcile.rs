@@ -47,7 +47,9 @@ impl Engine {
                             Ok(Some(first)) => {
                                 tokio::time::sleep(GATHER).await;
                                 let mut ids = BTreeSet::from([first]);
-                                while let Some(Some(more)) = futures_util::FutureExt::now_or_never(news.next()) {
+                                while let Some(Some(more)) =
+                                    futures_util::FutureExt::now_or_never(news.next())
+                                {
                                     ids.insert(more);
                                 }
                                 let ids = (!ids.contains(&None)).then(|| ids.into_iter().flatten().collect());

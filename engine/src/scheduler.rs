@@ -161,7 +161,9 @@ fn steps(run: &Run, now: Millis, d: &mut Decision) {
     let mut open = run.nodes.iter().filter(|n| n.state() == node::State::Intent).count();
     for n in &run.nodes {
         match n.state() {
-            node::State::Intent => d.calls.push(Call::Apply { run: run.no, node: n.id.clone(), attempt: n.attempt }),
+            node::State::Intent => {
+                d.calls.push(Call::Apply { run: run.no, node: n.id.clone(), attempt: n.attempt })
+            }
             node::State::Retry if n.retry_at_ms > now => d.wake(n.retry_at_ms),
             node::State::Waiting | node::State::Retry if open < PARALLEL && is_ready(plan, run, &n.id) => {
                 open += 1;
@@ -210,7 +212,10 @@ fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
             d.wake(not_before);
         } else if open < PARALLEL {
             open += 1;
-            d.records.push(Body::UndoIntent(journal::UndoIntent { entry: row.ordinal, attempt: row.undo_attempt + 1 }));
+            d.records.push(Body::UndoIntent(journal::UndoIntent {
+                entry: row.ordinal,
+                attempt: row.undo_attempt + 1,
+            }));
         }
     }
     stuck(i, d);
@@ -261,7 +266,11 @@ fn end_provision(i: &Instance, run: &Run, on: Trigger, why: Option<Failure>, d: 
     d.records.push(Body::RunCreated(journal::RunCreated {
         run: i.runs + 1,
         kind: RunKind::Teardown as i32,
-        plan: Some(Plan { target: run.plan.as_ref().map_or_else(String::new, |p| p.target.clone()), version: 1, nodes: vec![] }),
+        plan: Some(Plan {
+            target: run.plan.as_ref().map_or_else(String::new, |p| p.target.clone()),
+            version: 1,
+            nodes: vec![],
+        }),
         cause: why.clone(),
         verb: if why.is_some() { "failed up" } else { "cancelled up" }.into(),
         ..Default::default()
@@ -313,7 +322,9 @@ pub fn condition(kind: &str, status: Status, why: &Failure) -> Body {
 }
 
 fn cleared(kind: &str) -> Body {
-    Body::ConditionSet(journal::ConditionSet { condition: Some(Condition { r#type: kind.into(), ..Default::default() }) })
+    Body::ConditionSet(journal::ConditionSet {
+        condition: Some(Condition { r#type: kind.into(), ..Default::default() }),
+    })
 }
 
 fn ready() -> Body {

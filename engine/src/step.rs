@@ -1,12 +1,18 @@
 //! What a target implements: [`Step`], one idempotent effect, and [`Target`], everything the engine asks of a provider.
-use crate::{clock::Millis, id::{InstanceId, StoreId}};
+use crate::{
+    clock::Millis,
+    id::{InstanceId, StoreId},
+};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use rust_decimal::Decimal;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use syp_auth::door::{GateConfig, GateMetrics, GateStatus};
-use syp_proto::{journal::{Failure, Found, LedgerRow, Plan, RunKind}, v1};
+use syp_proto::{
+    journal::{Failure, Found, LedgerRow, Plan, RunKind},
+    v1,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Whose effects they are: what every label and name is made of.
@@ -186,7 +192,11 @@ pub trait Target: Send + Sync {
     /// Figures right now.
     async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure>;
     /// Log lines.
-    async fn logs(&self, cx: &StepCx, query: LogQuery) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure>;
+    async fn logs(
+        &self,
+        cx: &StepCx,
+        query: LogQuery,
+    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure>;
     /// Can it be used at all, and as whom?
     async fn check(&self) -> Result<String, Failure>;
     /// Ids of instances of this store about which the provider had news; `None` in it: look at all of them.
@@ -198,7 +208,14 @@ pub trait Target: Send + Sync {
 
 impl Waiting {
     /// Says what `node` waits for, and what a person could do about it.
-    pub fn on(&self, node: &str, reason: &str, message: impl Into<String>, hint: impl Into<String>, now: Millis) {
+    pub fn on(
+        &self,
+        node: &str,
+        reason: &str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+        now: Millis,
+    ) {
         let mut all = self.0.lock();
         let since = all.get(node).filter(|w| w.reason == reason).map_or(now, |w| w.since);
         let said = Said { reason: reason.to_owned(), message: message.into(), hint: hint.into(), since };

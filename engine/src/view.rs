@@ -11,9 +11,16 @@ use crate::{
 use prost::Name;
 use prost_types::Any;
 use syp_proto::{
-    google::{longrunning::{Operation, operation}, rpc},
+    google::{
+        longrunning::{Operation, operation},
+        rpc,
+    },
     journal::{self, Failure, Instance, Run, RunKind, node},
-    v1::{self, WaitingOn, instance_spec::DesiredState, operation_metadata::{Step, StepState}},
+    v1::{
+        self, WaitingOn,
+        instance_spec::DesiredState,
+        operation_metadata::{Step, StepState},
+    },
 };
 
 /// Full name: `projects/{project}/instances/{name}`.
@@ -91,7 +98,9 @@ pub fn waiting_on(i: &Instance, live: &crate::step::Waiting) -> Vec<WaitingOn> {
     for n in i.run.iter().flat_map(|r| &r.nodes) {
         let why = n.failure.clone().unwrap_or_default();
         match n.state() {
-            node::State::Retry => out.push(of_failure(&n.id, &n.id, &why, n.end_ms, n.retry_at_ms, n.attempt)),
+            node::State::Retry => {
+                out.push(of_failure(&n.id, &n.id, &why, n.end_ms, n.retry_at_ms, n.attempt))
+            }
             node::State::Intent => {
                 let w = said.get(&n.id);
                 out.push(WaitingOn {
@@ -115,7 +124,14 @@ pub fn waiting_on(i: &Instance, live: &crate::step::Waiting) -> Vec<WaitingOn> {
             message: format!("removing {}", r.key),
             ..Default::default()
         });
-        out.push(of_failure(&format!("undo {}", r.node), &r.key, &why, r.attempt_ms, r.retry_at_ms, r.undo_attempt));
+        out.push(of_failure(
+            &format!("undo {}", r.node),
+            &r.key,
+            &why,
+            r.attempt_ms,
+            r.retry_at_ms,
+            r.undo_attempt,
+        ));
     }
     if let Some(f) = &run.failure {
         out.push(of_failure("list", "provider", f, run.created_ms, run.next_listing_ms, run.listing_attempt));
@@ -130,7 +146,14 @@ pub fn waiting_on(i: &Instance, live: &crate::step::Waiting) -> Vec<WaitingOn> {
     out
 }
 
-fn of_failure(step: &str, resource: &str, f: &Failure, since: Millis, next: Millis, attempt: u32) -> WaitingOn {
+fn of_failure(
+    step: &str,
+    resource: &str,
+    f: &Failure,
+    since: Millis,
+    next: Millis,
+    attempt: u32,
+) -> WaitingOn {
     WaitingOn {
         step: step.into(),
         resource: resource.into(),
@@ -229,7 +252,11 @@ pub fn status(f: &Failure) -> rpc::Status {
             .filter(|(_, v)| !v.is_empty())
             .collect(),
     };
-    rpc::Status { code: tonic::Code::FailedPrecondition as i32, message: f.message.clone(), details: vec![any(&info)] }
+    rpc::Status {
+        code: tonic::Code::FailedPrecondition as i32,
+        message: f.message.clone(),
+        details: vec![any(&info)],
+    }
 }
 
 /// Packs a message.
@@ -238,7 +265,12 @@ pub fn any<M: prost::Message + Name>(m: &M) -> Any {
 }
 
 /// An operation; `None` when that run is no longer kept.
-pub fn operation(i: &Instance, no: u32, live: Option<&crate::step::Waiting>, now: Millis) -> Option<Operation> {
+pub fn operation(
+    i: &Instance,
+    no: u32,
+    live: Option<&crate::step::Waiting>,
+    now: Millis,
+) -> Option<Operation> {
     let run = i.run.iter().chain(&i.past).find(|r| r.no == no)?;
     let done = run.ended_ms != 0;
     let result = done.then(|| match (&run.failure, run.cancelled) {
@@ -254,7 +286,12 @@ pub fn operation(i: &Instance, no: u32, live: Option<&crate::step::Waiting>, now
         }),
         (None, false) => operation::Result::Response(any(&of_projection(i, now))),
     });
-    Some(Operation { name: operation_name(i, no), metadata: Some(any(&metadata(i, run, live))), done, result })
+    Some(Operation {
+        name: operation_name(i, no),
+        metadata: Some(any(&metadata(i, run, live))),
+        done,
+        result,
+    })
 }
 
 /// Name of an operation.
@@ -291,7 +328,10 @@ pub fn graph(i: &Instance) -> v1::StateGraph {
 }
 
 /// Has the store more than the projection keeps? (the API then reads it)
-pub async fn load_any(store: &dyn Store, id: crate::id::InstanceId) -> Result<Option<Instance>, crate::error::Error> {
+pub async fn load_any(
+    store: &dyn Store,
+    id: crate::id::InstanceId,
+) -> Result<Option<Instance>, crate::error::Error> {
     match store.load(id).await? {
         Some(l) => l.instance.map(Some).map_err(crate::error::Error::Corrupt),
         None => Ok(None),

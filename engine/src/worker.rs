@@ -75,7 +75,13 @@ impl Work {
         let mut records = Vec::new();
         let now = e.clock.now();
         let mut push = |next: &mut Instance, body: Body| -> Result<(), store::Error> {
-            let r = Record { seq: next.head_seq + 1, at_ms: now, epoch: e.epoch, actor: "engine".into(), body: Some(body) };
+            let r = Record {
+                seq: next.head_seq + 1,
+                at_ms: now,
+                epoch: e.epoch,
+                actor: "engine".into(),
+                body: Some(body),
+            };
             fold(next, &r).map_err(|x| store::Error::Corrupt(x.to_string()))?;
             records.push(r);
             Ok(())
@@ -177,7 +183,9 @@ fn is_current(i: &Instance, body: &Body) -> bool {
     let run = |no: u32| i.run.as_ref().filter(|r| r.no == no);
     match body {
         Body::StepOutcome(o) => run(o.run).is_some_and(|r| {
-            r.nodes.iter().any(|n| n.id == o.node && n.attempt == o.attempt && n.state() == node::State::Intent)
+            r.nodes
+                .iter()
+                .any(|n| n.id == o.node && n.attempt == o.attempt && n.state() == node::State::Intent)
         }),
         Body::UndoOutcome(o) => {
             i.ledger.get(o.entry as usize).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
@@ -193,9 +201,10 @@ fn is_current(i: &Instance, body: &Body) -> bool {
 /// Rows found by a listing get the next free numbers, whatever was there when the listing was made.
 fn renumbered(i: &Instance, mut body: Body) -> Body {
     if let Body::Adopted(a) = &mut body
-        && a.found.is_some() {
-            a.entry = u32::try_from(i.ledger.len()).unwrap_or(u32::MAX);
-        }
+        && a.found.is_some()
+    {
+        a.entry = u32::try_from(i.ledger.len()).unwrap_or(u32::MAX);
+    }
     body
 }
 
@@ -204,7 +213,9 @@ fn is_in_doubt(base: &Instance, call: &Call) -> bool {
     let Call::Apply { run, node, attempt } = call else { return false };
     let open = base.run.as_ref().is_some_and(|r| {
         r.no == *run
-            && r.nodes.iter().any(|n| n.id == *node && n.attempt == *attempt && n.state() == node::State::Intent)
+            && r.nodes
+                .iter()
+                .any(|n| n.id == *node && n.attempt == *attempt && n.state() == node::State::Intent)
     });
     open || base.ledger.iter().any(|r| r.node == *node && r.in_doubt && !crate::fold::over(r))
 }

@@ -25,7 +25,12 @@ use crate::state::{Error, State};
 const MAX_CONFIG: usize = 4 << 20;
 
 /// Serves until told to end.
-pub async fn serve(socket: std::net::TcpListener, state: Arc<State>, token: String, mut ended: watch::Receiver<bool>) {
+pub async fn serve(
+    socket: std::net::TcpListener,
+    state: Arc<State>,
+    token: String,
+    mut ended: watch::Receiver<bool>,
+) {
     let Ok(listener) = TcpListener::from_std(socket) else { return };
     let token: Arc<str> = token.into();
     let places = Arc::new(Semaphore::new(64));
@@ -53,7 +58,11 @@ pub async fn serve(socket: std::net::TcpListener, state: Arc<State>, token: Stri
 
 type Answer = Response<Full<Bytes>>;
 
-async fn answer(state: Arc<State>, token: Arc<str>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(
+    state: Arc<State>,
+    token: Arc<str>,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
     if !bearer(request.headers()).is_some_and(|given| syp_auth::same_secret(given, &token)) {
         let mut response = json_answer(StatusCode::UNAUTHORIZED, &json!({ "error": "unauthenticated" }));
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -76,7 +85,9 @@ async fn answer(state: Arc<State>, token: Arc<str>, request: Request<Incoming>) 
 }
 
 async fn put_config(state: &State, request: Request<Incoming>) -> Answer {
-    let wrong = |status: StatusCode, why: String| json_answer(status, &json!({ "error": "config_refused", "message": why }));
+    let wrong = |status: StatusCode, why: String| {
+        json_answer(status, &json!({ "error": "config_refused", "message": why }))
+    };
     let body = match Limited::new(request.into_body(), MAX_CONFIG).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => return wrong(StatusCode::BAD_REQUEST, error.to_string()),
@@ -87,7 +98,9 @@ async fn put_config(state: &State, request: Request<Incoming>) -> Answer {
     };
     match state.apply(config) {
         Ok(()) => json_answer(StatusCode::OK, &state.status()),
-        Err(error @ (Error::Stale { .. } | Error::Changed(_))) => wrong(StatusCode::CONFLICT, error.to_string()),
+        Err(error @ (Error::Stale { .. } | Error::Changed(_))) => {
+            wrong(StatusCode::CONFLICT, error.to_string())
+        }
         Err(error) => wrong(StatusCode::BAD_REQUEST, error.to_string()),
     }
 }

@@ -73,7 +73,9 @@ impl Framing {
         match self.at {
             At::ChunkSize => {
                 let size = self.head.split(|b| matches!(b, b';' | b'\r' | b'\n' | b' ' | b'\t')).next();
-                let size = size.and_then(|s| std::str::from_utf8(s).ok()).and_then(|s| u64::from_str_radix(s, 16).ok());
+                let size = size
+                    .and_then(|s| std::str::from_utf8(s).ok())
+                    .and_then(|s| u64::from_str_radix(s, 16).ok());
                 self.at = match size {
                     Some(0) => At::Trailers,
                     Some(n) => n.checked_add(2).map_or(At::Lost, At::ChunkData),

@@ -33,7 +33,8 @@ pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Respo
     // exact, on the raw target: no spelling of another path gets here
     let target = request.uri().path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     if target == "/_syp/health" {
-        conn.take_framing();
+        // the note about this head must be taken all the same: the next request asks for its own
+        let _ = conn.take_framing();
         return Ok(health(conn.state.healthy()));
     }
     let grpc = is_grpc(request.headers());
@@ -49,7 +50,10 @@ pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Respo
 
 type Refused = Box<(Record, Failure, &'static str, bool)>;
 
-async fn admit(mut record: Record, request: &Request<Incoming>) -> Result<(Record, Arc<Active>, HeaderValue), Refused> {
+async fn admit(
+    mut record: Record,
+    request: &Request<Incoming>,
+) -> Result<(Record, Arc<Active>, HeaderValue), Refused> {
     let both = record.conn().take_framing();
     let host = match headers::check(request) {
         Ok(host) if !both => host,
@@ -117,7 +121,7 @@ async fn forward(
     if let Some(upgraded) = upgraded {
         return tunnel::open(record, active, &host, request, upgraded).await;
     }
-    let mut tried: Vec<*const Replica> = Vec::new();
+    let mut tried: Vec<Arc<Replica>> = Vec::new();
     while tried.len() < ATTEMPTS {
         let turn = active.turn.fetch_add(1, Relaxed);
         let Some(replica) = pick(&active.replicas, turn, &tried).cloned() else { break };
@@ -128,7 +132,7 @@ async fn forward(
                 // nothing of it was sent, so any request may go to another replica
                 conn.state.metrics.connect_failures.fetch_add(1, Relaxed);
                 replica.is_down(&why);
-                tried.push(Arc::as_ptr(&replica));
+                tried.push(replica);
                 request = *back;
             }
             Err(Failed::After(error)) => {
@@ -156,7 +160,12 @@ enum Failed {
 
 type Answer = (Response<Incoming>, Option<crate::replica::Lease>);
 
-async fn send(replica: &Arc<Replica>, worker: usize, mut request: Request<Upload>, host: &HeaderValue) -> Result<Answer, Failed> {
+async fn send(
+    replica: &Arc<Replica>,
+    worker: usize,
+    mut request: Request<Upload>,
+    host: &HeaderValue,
+) -> Result<Answer, Failed> {
     let authority = request.uri().clone();
     // a connection from the pool may have been closed a moment ago: then the request comes back unsent
     for _ in 0..8 {
@@ -194,7 +203,11 @@ async fn send(replica: &Arc<Replica>, worker: usize, mut request: Request<Upload
 }
 
 /// Hands the app's answer to the client.
-pub fn pass_on(mut record: Record, response: Response<Incoming>, lease: Option<crate::replica::Lease>) -> Response<Download> {
+pub fn pass_on(
+    mut record: Record,
+    response: Response<Incoming>,
+    lease: Option<crate::replica::Lease>,
+) -> Response<Download> {
     let (mut parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS || parts.status.is_informational() {
         // nobody asked for it: what follows would be read as the next answer

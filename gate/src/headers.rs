@@ -12,14 +12,43 @@ pub struct Bad(pub &'static str);
 
 /// Names that only the gate may set; `-` stands for itself and for `_`, which many servers take for the same.
 const OURS: [&str; 20] = [
-    "forwarded", "remote-user", "remote-email", "remote-groups", "remote-name", "x-real-ip", "x-request-id", "x-original-url",
-    "x-rewrite-url", "x-original-uri", "x-original-method", "x-original-host", "x-host", "x-user", "x-email", "x-groups",
-    "x-authenticated-user", "x-webauth-user", "x-client-ip", "proxy",
+    "forwarded",
+    "remote-user",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+    "x-real-ip",
+    "x-request-id",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+    "x-original-method",
+    "x-original-host",
+    "x-host",
+    "x-user",
+    "x-email",
+    "x-groups",
+    "x-authenticated-user",
+    "x-webauth-user",
+    "x-client-ip",
+    "proxy",
 ];
 /// Whole families of such names.
 const FAMILIES: [&str; 14] = [
-    "x-syp-", "x-forwarded-", "x-auth-", "x-remote-", "x-goog-iap-", "x-goog-authenticated-", "x-amzn-oidc-",
-    "x-ms-client-principal", "cf-access-", "x-pomerium-", "x-authentik-", "tailscale-user", "x-webauth-", "x-ssl-client",
+    "x-syp-",
+    "x-forwarded-",
+    "x-auth-",
+    "x-remote-",
+    "x-goog-iap-",
+    "x-goog-authenticated-",
+    "x-amzn-oidc-",
+    "x-ms-client-principal",
+    "cf-access-",
+    "x-pomerium-",
+    "x-authentik-",
+    "tailscale-user",
+    "x-webauth-",
+    "x-ssl-client",
 ];
 /// Headers that let a client say another method than the one policy looked at.
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
@@ -56,7 +85,9 @@ pub fn check<B>(request: &Request<B>) -> Result<HeaderValue, Bad> {
     if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Bad("REQUEST_LENGTH_TWICE"));
     }
-    if request.headers().contains_key(header::CONTENT_LENGTH) && request.headers().contains_key(header::TRANSFER_ENCODING) {
+    if request.headers().contains_key(header::CONTENT_LENGTH)
+        && request.headers().contains_key(header::TRANSFER_ENCODING)
+    {
         return Err(Bad("REQUEST_LENGTH_AND_ENCODING"));
     }
     Ok(host)
@@ -91,8 +122,16 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization" | "te" | "transfer-encoding"
-            | "upgrade" | "expect" | "http2-settings"
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "expect"
+            | "http2-settings"
     )
 }
 
@@ -123,7 +162,12 @@ pub fn strip(headers: &mut HeaderMap, forward_token: bool, overrides: bool) {
     if !forward_token {
         gone.push(header::AUTHORIZATION);
         // servers that fold '_' would read this as the token
-        gone.extend(headers.keys().filter(|n| n.as_str().starts_with("http_") || n.as_str() == "x_authorization").cloned());
+        gone.extend(
+            headers
+                .keys()
+                .filter(|n| n.as_str().starts_with("http_") || n.as_str() == "x_authorization")
+                .cloned(),
+        );
     }
     for name in gone {
         headers.remove(name);
@@ -147,7 +191,9 @@ fn strip_cookies(headers: &mut HeaderMap) {
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(';'))
         .map(str::trim)
-        .filter(|pair| !pair.is_empty() && !pair.split('=').next().unwrap_or_default().trim().starts_with(OWN))
+        .filter(|pair| {
+            !pair.is_empty() && !pair.split('=').next().unwrap_or_default().trim().starts_with(OWN)
+        })
         .map(str::to_owned)
         .collect();
     headers.remove(header::COOKIE);
@@ -159,7 +205,14 @@ fn strip_cookies(headers: &mut HeaderMap) {
 }
 
 /// Tells the app who calls and how.
-pub fn tell(headers: &mut HeaderMap, who: &Identity, peer: IpAddr, tls: bool, host: &HeaderValue, id: &HeaderValue) {
+pub fn tell(
+    headers: &mut HeaderMap,
+    who: &Identity,
+    peer: IpAddr,
+    tls: bool,
+    host: &HeaderValue,
+    id: &HeaderValue,
+) {
     let name = |n: &'static str| HeaderName::from_static(n);
     let email = who.email.as_deref().map(text);
     let user = email.clone().unwrap_or_else(|| text(&who.subject));
@@ -234,13 +287,35 @@ mod tests {
     #[test]
     fn identity_headers_are_ours_in_every_spelling() {
         for name in [
-            "x-syp-user", "x_syp_user", "x-forwarded-user", "x_forwarded_user", "x-forwarded_for", "x-auth-request-email", "remote-user",
-            "remote_user", "x-real-ip", "forwarded", "x-request-id", "x.forwarded.user", "x-original-url", "cf-access-jwt-assertion",
-            "x-syp-a-very-long-name-that-does-not-fit-into-forty-bytes", "proxy",
+            "x-syp-user",
+            "x_syp_user",
+            "x-forwarded-user",
+            "x_forwarded_user",
+            "x-forwarded_for",
+            "x-auth-request-email",
+            "remote-user",
+            "remote_user",
+            "x-real-ip",
+            "forwarded",
+            "x-request-id",
+            "x.forwarded.user",
+            "x-original-url",
+            "cf-access-jwt-assertion",
+            "x-syp-a-very-long-name-that-does-not-fit-into-forty-bytes",
+            "proxy",
         ] {
             assert!(is_ours(name, false), "{name}");
         }
-        for name in ["accept", "content-type", "x-custom", "cookie", "range", "x-api-key", "traceparent", "x-http-method-override"] {
+        for name in [
+            "accept",
+            "content-type",
+            "x-custom",
+            "cookie",
+            "range",
+            "x-api-key",
+            "traceparent",
+            "x-http-method-override",
+        ] {
             assert!(!is_ours(name, false), "{name}");
         }
         assert!(is_ours("x-http-method-override", true) && is_ours("x_http_method_override", true));
@@ -257,7 +332,15 @@ mod tests {
         };
         assert_eq!(bearer(&map(&["Bearer abc"])), Some("abc"));
         assert_eq!(bearer(&map(&["bearer  abc "])), Some("abc"));
-        for wrong in [&["Basic abc"][..], &["Bearer"], &["Bearer "], &["Bearer a b"], &["Bearer a,b"], &["Bearer a", "Bearer a"], &[]] {
+        for wrong in [
+            &["Basic abc"][..],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer a b"],
+            &["Bearer a,b"],
+            &["Bearer a", "Bearer a"],
+            &[],
+        ] {
             assert_eq!(bearer(&map(wrong)), None, "{wrong:?}");
         }
     }
@@ -266,8 +349,14 @@ mod tests {
     fn connection_cannot_remove_framing_but_removes_what_it_names() {
         let mut map = HeaderMap::new();
         for (name, value) in [
-            ("connection", "close, x-private, host, content-length"), ("host", "a"), ("content-length", "3"), ("x-private", "1"),
-            ("te", "gzip, trailers"), ("authorization", "Bearer x"), ("cookie", "a=1; __Host-syp=secret; b=2"), ("keep-alive", "5"),
+            ("connection", "close, x-private, host, content-length"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("x-private", "1"),
+            ("te", "gzip, trailers"),
+            ("authorization", "Bearer x"),
+            ("cookie", "a=1; __Host-syp=secret; b=2"),
+            ("keep-alive", "5"),
         ] {
             map.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
         }

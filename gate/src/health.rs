@@ -38,7 +38,8 @@ pub async fn watch(replica: Weak<Replica>) {
 }
 
 async fn probe(replica: &Arc<Replica>) -> Result<(), String> {
-    let connect = || async { replica.connect().await.map_err(|e| format!("connecting to {}: {e}", replica.address)) };
+    let connect =
+        || async { replica.connect().await.map_err(|e| format!("connecting to {}: {e}", replica.address)) };
     let stream = connect().await?;
     let protocol = match replica.protocol() {
         Some(known) => known,
@@ -69,7 +70,9 @@ async fn speaks_h2c(mut stream: TcpStream) -> bool {
         stream.read_exact(&mut head).await?;
         // a SETTINGS frame of stream 0, of whole settings, no acknowledgement
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        Ok::<_, std::io::Error>(length % 6 == 0 && head[3] == 4 && head[4] == 0 && head[5..] == [0; 4])
+        Ok::<_, std::io::Error>(
+            length.is_multiple_of(6) && head[3] == 4 && head[4] == 0 && head[5..] == [0; 4],
+        )
     };
     matches!(tokio::time::timeout(Duration::from_millis(500), talk).await, Ok(Ok(true)))
 }
@@ -82,7 +85,8 @@ async fn get(stream: TcpStream, protocol: Protocol, path: &str, replica: &Replic
     let io = TokioIo::new(stream);
     let response = if protocol == Protocol::H2c {
         as_http2(&mut request, &host);
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(words)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(words)?;
         tokio::spawn(connection);
         sender.send_request(request).await
     } else {

@@ -84,10 +84,13 @@ fn main() -> ExitCode {
     syp_auth::install_crypto();
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve(args),
-        Command::Hold(args) => {
-            hold::run(hold::Options { gate: args.gate, port: args.port, egress: args.egress, status: args.status })
-                .map_err(|e| e.to_string())
-        }
+        Command::Hold(args) => hold::run(hold::Options {
+            gate: args.gate,
+            port: args.port,
+            egress: args.egress,
+            status: args.status,
+        })
+        .map_err(|e| e.to_string()),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -115,13 +118,20 @@ fn serve(args: Serve) -> Result<(), String> {
         stop_deadline: Duration::from_secs(args.stop_seconds),
         access_log: !args.no_access_log,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let words = |e: std::io::Error| e.to_string();
         // handlers first: as process 1 in a container a signal without one is ignored
-        let (mut term, mut int) = (signal(SignalKind::terminate()).map_err(words)?, signal(SignalKind::interrupt()).map_err(words)?);
+        let (mut term, mut int) = (
+            signal(SignalKind::terminate()).map_err(words)?,
+            signal(SignalKind::interrupt()).map_err(words)?,
+        );
         let gate = Gate::start(options).map_err(|e| e.to_string())?;
-        println!("{}", serde_json::json!({ "event": "listening", "traffic": gate.traffic, "admin": gate.admin }));
+        println!(
+            "{}",
+            serde_json::json!({ "event": "listening", "traffic": gate.traffic, "admin": gate.admin })
+        );
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         gate.stop().await;
         Ok(())

@@ -44,7 +44,16 @@ impl Worker {
         let (denied_401, denied_403, in_flight) = Default::default();
         let (bytes_in, bytes_out, latency_sum) = Default::default();
         let classes = Default::default();
-        Self { classes, denied_401, denied_403, in_flight, bytes_in, bytes_out, latency: zeros(), latency_sum }
+        Self {
+            classes,
+            denied_401,
+            denied_403,
+            in_flight,
+            bytes_in,
+            bytes_out,
+            latency: zeros(),
+            latency_sum,
+        }
     }
 
     /// Counts a request that is over.
@@ -121,7 +130,12 @@ pub fn prometheus(m: &GateMetrics, instance: &str) -> String {
         let _ = writeln!(out, "syp_gate_{name}{{{i}{comma}{labels}}} {value}");
     };
     for (class, count) in m.requests_by_class.iter().enumerate() {
-        line(if class == 0 { "counter" } else { "" }, "requests_total", &format!("class=\"{class}xx\""), *count);
+        line(
+            if class == 0 { "counter" } else { "" },
+            "requests_total",
+            &format!("class=\"{class}xx\""),
+            *count,
+        );
     }
     line("counter", "denied_total", "status=\"401\"", m.denied_401);
     line("", "denied_total", "status=\"403\"", m.denied_403);

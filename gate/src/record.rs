@@ -47,7 +47,20 @@ impl Record {
         let (rule, identity, token, bytes_in, upstream) = (None, None, None, None, None);
         let (status, reason, admitted, bytes_out) = (0, "CLIENT_GONE", false, 0);
         Self {
-            conn, started, id, method, target, status, reason, rule, identity, token, admitted, bytes_in, bytes_out, upstream,
+            conn,
+            started,
+            id,
+            method,
+            target,
+            status,
+            reason,
+            rule,
+            identity,
+            token,
+            admitted,
+            bytes_in,
+            bytes_out,
+            upstream,
         }
     }
 

@@ -84,13 +84,27 @@ impl Replica {
         let detail = Mutex::new("not probed yet".to_owned());
         let (id, address, holder) = (upstream.id.clone(), upstream.address, upstream.holder);
         let pools = (0..workers).map(|_| Pool::default()).collect();
-        Self { id, address, holder, probe: probe.clone(), in_flight, ready, kick, detail, held, wanted, spoken, pools }
+        Self {
+            id,
+            address,
+            holder,
+            probe: probe.clone(),
+            in_flight,
+            ready,
+            kick,
+            detail,
+            held,
+            wanted,
+            spoken,
+            pools,
+        }
     }
 
     /// Whether this is the same replica, probed and spoken to in the same way.
     #[must_use]
     pub fn is(&self, upstream: &Upstream, probe: &Probe, wanted: Protocol) -> bool {
-        let same_place = self.id == upstream.id && self.address == upstream.address && self.holder == upstream.holder;
+        let same_place =
+            self.id == upstream.id && self.address == upstream.address && self.holder == upstream.holder;
         same_place && self.probe == *probe && self.wanted == wanted
     }
 
@@ -142,7 +156,11 @@ impl Replica {
     /// # Errors
     /// None can be opened.
     pub async fn channel(&self, worker: usize) -> std::io::Result<Channel> {
-        if self.protocol() == Some(Protocol::H2c) { self.shared(worker).await } else { self.own(worker).await }
+        if self.protocol() == Some(Protocol::H2c) {
+            self.shared(worker).await
+        } else {
+            self.own(worker).await
+        }
     }
 
     async fn own(&self, worker: usize) -> std::io::Result<Channel> {
@@ -167,8 +185,11 @@ impl Replica {
     /// It cannot be opened.
     pub async fn open_http1(&self) -> std::io::Result<http1::SendRequest<Upload>> {
         let io = TokioIo::new(self.connect().await?);
-        let (sender, connection) =
-            http1::Builder::new().max_buf_size(128 * 1024).handshake(io).await.map_err(std::io::Error::other)?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(128 * 1024)
+            .handshake(io)
+            .await
+            .map_err(std::io::Error::other)?;
         tokio::spawn(async move {
             // the request that uses it sees the error
             let _ = connection.with_upgrades().await;
@@ -183,7 +204,10 @@ impl Replica {
         }
         let io = TokioIo::new(self.connect().await?);
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20);
         builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(20));
         builder.max_header_list_size(128 * 1024);
         let (sender, connection) = builder.handshake(io).await.map_err(std::io::Error::other)?;
@@ -236,18 +260,18 @@ impl Lease {
 
 /// The ready replica with the fewest requests, none of those in `not`. Equal ones take turns.
 #[must_use]
-pub fn pick<'a>(replicas: &'a [Arc<Replica>], turn: usize, not: &[*const Replica]) -> Option<&'a Arc<Replica>> {
+pub fn pick<'a>(replicas: &'a [Arc<Replica>], turn: usize, not: &[Arc<Replica>]) -> Option<&'a Arc<Replica>> {
     let count = replicas.len();
     (0..count)
         .map(|n| &replicas[(turn + n) % count])
-        .filter(|r| r.ready.load(Relaxed) && !not.contains(&Arc::as_ptr(r)))
+        .filter(|r| r.ready.load(Relaxed) && !not.iter().any(|n| Arc::ptr_eq(n, r)))
         .min_by_key(|r| r.in_flight.load(Relaxed))
 }
 
 /// A request as HTTP/1.1 sends it: path only, the host in its header.
 pub fn as_http1<B>(request: &mut Request<B>, host: &http::HeaderValue) {
     let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = path.map_or(http::Uri::from_static("/"), http::Uri::from);
+    *request.uri_mut() = path.map_or_else(|| http::Uri::from_static("/"), http::Uri::from);
     *request.version_mut() = http::Version::HTTP_11;
     request.headers_mut().insert(http::header::HOST, host.clone());
 }

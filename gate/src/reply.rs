@@ -41,12 +41,20 @@ impl Failure {
 #[must_use]
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    kind.len() >= 16 && kind[..16].eq_ignore_ascii_case(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';' | b' '))
+    kind.len() >= 16
+        && kind[..16].eq_ignore_ascii_case(b"application/grpc")
+        && matches!(kind.get(16), None | Some(b'+' | b';' | b' '))
 }
 
 /// Answers with a failure and closes the record with its reason.
 #[must_use]
-pub fn refuse(mut record: Record, failure: Failure, reason: &'static str, grpc: bool, close: bool) -> Response<Download> {
+pub fn refuse(
+    mut record: Record,
+    failure: Failure,
+    reason: &'static str,
+    grpc: bool,
+    close: bool,
+) -> Response<Download> {
     let (status, word, code) = failure.parts();
     (record.status, record.reason) = (status.as_u16(), reason);
     let id = record.id.clone();
@@ -59,7 +67,8 @@ pub fn refuse(mut record: Record, failure: Failure, reason: &'static str, grpc: 
         headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(word));
         response
     } else {
-        let text = format!("{{\"error\":\"{word}\",\"reason_id\":\"{}\"}}\n", id.to_str().unwrap_or_default());
+        let text =
+            format!("{{\"error\":\"{word}\",\"reason_id\":\"{}\"}}\n", id.to_str().unwrap_or_default());
         let mut response = Response::new(Download::text(text, Some(record)));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

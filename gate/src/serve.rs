@@ -291,7 +291,16 @@ async fn accept(
             Ok((stream, peer)) => {
                 state.metrics.connections.fetch_add(1, Relaxed);
                 let (state, tls, ids) = (state.clone(), tls.clone(), ids.clone());
-                let conn = Conn { state, worker, peer, tls: tls.is_some(), http2: false, framing: None, ids, _place: Some(place) };
+                let conn = Conn {
+                    state,
+                    worker,
+                    peer,
+                    tls: tls.is_some(),
+                    http2: false,
+                    framing: None,
+                    ids,
+                    _place: Some(place),
+                };
                 tokio::spawn(welcome(stream, conn, tls));
             }
             // out of file descriptors, most likely: let some close
@@ -303,7 +312,9 @@ async fn accept(
 async fn welcome(stream: TcpStream, conn: Conn, tls: Option<TlsAcceptor>) {
     // only costs latency when it fails
     let _ = stream.set_nodelay(true);
-    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15));
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
     let Some(tls) = tls else { return begin(stream, conn, None).await };
     let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await else { return };
@@ -311,7 +322,11 @@ async fn welcome(stream: TcpStream, conn: Conn, tls: Option<TlsAcceptor>) {
     begin(stream, conn, Some(http2)).await;
 }
 
-async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut stream: S, mut conn: Conn, http2: Option<bool>) {
+async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut stream: S,
+    mut conn: Conn,
+    http2: Option<bool>,
+) {
     let mut phase = conn.state.phase.subscribe();
     let read = tokio::select! {
         read = tokio::time::timeout(HEAD_TIMEOUT, detect(&mut stream)) => read,
@@ -345,7 +360,11 @@ where
     let conn = Arc::new(conn);
     let service = service_fn(move |request| handle(conn.clone(), request));
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD * 2).max_header_size(MAX_HEAD);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD * 2)
+        .max_header_size(MAX_HEAD);
     builder.pipeline_flush(true);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     tokio::select! {
@@ -363,7 +382,10 @@ where
     let conn = Arc::new(conn);
     let service = service_fn(move |request| handle(conn.clone(), request));
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).keep_alive_timeout(Duration::from_secs(20));
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
     builder.max_concurrent_streams(256).max_header_list_size(MAX_HEAD as u32).max_send_buf_size(256 * 1024);
     builder.initial_stream_window_size(256 * 1024).initial_connection_window_size(1 << 20);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));

@@ -123,7 +123,13 @@ impl State {
         }
         let (mode, deadline) = (config.mode, Duration::from_millis(config.drain_deadline_ms));
         let by_method = config.policy.rules.iter().any(|r| !r.methods.is_empty());
-        self.active.store(Some(Arc::new(Active { config, verifier, replicas, by_method, turn: AtomicUsize::new(0) })));
+        self.active.store(Some(Arc::new(Active {
+            config,
+            verifier,
+            replicas,
+            by_method,
+            turn: AtomicUsize::new(0),
+        })));
         if !self.stopping.load(Relaxed) {
             self.phase.send_modify(|phase| {
                 *phase = match (mode, *phase) {
@@ -173,7 +179,10 @@ impl State {
             mode: if self.draining() { Mode::Drain } else { Mode::Serve },
             in_flight: self.metrics.in_flight(),
             tunnels: self.metrics.tunnels.load(Relaxed),
-            upstreams: active.as_ref().map(|a| a.replicas.iter().map(|r| r.status()).collect()).unwrap_or_default(),
+            upstreams: active
+                .as_ref()
+                .map(|a| a.replicas.iter().map(|r| r.status()).collect())
+                .unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: config.map(|c| c.revision.clone()).unwrap_or_default(),
         }

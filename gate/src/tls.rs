@@ -28,7 +28,10 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
-    let file = |path: &Path, why: &dyn std::fmt::Display| Error::File { path: path.to_owned(), why: why.to_string() };
+    let file = |path: &Path, why: &dyn std::fmt::Display| Error::File {
+        path: path.to_owned(),
+        why: why.to_string(),
+    };
     let chain = CertificateDer::pem_file_iter(cert).map_err(|e| file(cert, &e))?;
     let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|e| file(cert, &e))?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file(key, &e))?;

@@ -17,7 +17,7 @@ use crate::body::{Download, Upload};
 use crate::handle::pass_on;
 use crate::headers;
 use crate::record::Record;
-use crate::replica::{Replica, as_http1, pick};
+use crate::replica::{as_http1, pick};
 use crate::reply::{Failure, refuse};
 use crate::state::{Active, Phase};
 
@@ -32,7 +32,7 @@ pub async fn open(
     as_http1(&mut request, host);
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     request.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let mut tried: Vec<*const Replica> = Vec::new();
+    let mut tried: Vec<Arc<crate::replica::Replica>> = Vec::new();
     let mut sender = loop {
         let Some(replica) = pick(&active.replicas, active.turn.fetch_add(1, Relaxed), &tried).cloned() else {
             return refuse(record, Failure::Unavailable, "NO_REPLICA_READY", false, false);
@@ -42,7 +42,7 @@ pub async fn open(
             Ok(sender) => break sender,
             Err(error) => {
                 replica.is_down(&error.to_string());
-                tried.push(Arc::as_ptr(&replica));
+                tried.push(replica);
             }
         }
     };
@@ -53,7 +53,10 @@ pub async fn open(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return pass_on(record, response, None);
     }
-    let websocket = response.headers().get(header::UPGRADE).is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let websocket = response
+        .headers()
+        .get(header::UPGRADE)
+        .is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !websocket {
         return refuse(record, Failure::BadGateway, "UPSTREAM_WRONG_UPGRADE", false, true);
     }
@@ -107,7 +110,12 @@ async fn run(record: Record, client: OnUpgrade, app: OnUpgrade) {
     counted.0.sent(usize::try_from(back.load(Relaxed)).unwrap_or(usize::MAX));
 }
 
-async fn copy_both(client: Upgraded, app: Upgraded, up: &std::sync::atomic::AtomicU64, down: &std::sync::atomic::AtomicU64) {
+async fn copy_both(
+    client: Upgraded,
+    app: Upgraded,
+    up: &std::sync::atomic::AtomicU64,
+    down: &std::sync::atomic::AtomicU64,
+) {
     let (mut client_in, mut client_out) = tokio::io::split(TokioIo::new(client));
     let (mut app_in, mut app_out) = tokio::io::split(TokioIo::new(app));
     let up = copy(&mut client_in, &mut app_out, up);

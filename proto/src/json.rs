@@ -19,7 +19,8 @@ pub fn pool() -> Option<&'static DescriptorPool> {
 pub fn to_json<M: Message + Name>(message: &M) -> Result<serde_json::Value, String> {
     let descriptor = pool().and_then(|p| p.get_message_by_name(&M::full_name()));
     let descriptor = descriptor.ok_or_else(|| format!("no descriptor of {}", M::full_name()))?;
-    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(|e| e.to_string())?;
+    let dynamic =
+        DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(|e| e.to_string())?;
     let options = SerializeOptions::new().stringify_64_bit_integers(true);
     dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| e.to_string())
 }

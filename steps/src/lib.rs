@@ -2,6 +2,6 @@
 //!
 //! A step knows its effect by a key that exists before the call; it converges, and it destroys what never ran, half ran or is gone.
 pub mod docker;
-pub mod prices;
 #[cfg(feature = "test-util")]
 pub mod fake;
+pub mod prices;

@@ -22,7 +22,7 @@ use syp_engine::{
     store::{MemKv, open_inline},
 };
 use syp_proto::{journal::Instance, v1};
-use syp_steps::fake::{Behaviour, Fault, FakeCloud};
+use syp_steps::fake::{Behaviour, FakeCloud, Fault};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -199,7 +199,12 @@ impl Life<'_> {
                 name: "i".into(),
                 uid: self.uid,
                 labels: BTreeMap::new(),
-                spec: v1::InstanceSpec { target: "fake".into(), image: "x".into(), port: 1, ..Default::default() },
+                spec: v1::InstanceSpec {
+                    target: "fake".into(),
+                    image: "x".into(),
+                    port: 1,
+                    ..Default::default()
+                },
                 facts: serde_json::json!({}),
                 hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
                 expire_ms: 0,
@@ -240,7 +245,8 @@ impl Life<'_> {
     async fn down(&self, e: &Engine) -> Result<()> {
         let Some(cell) = e.cell(self.uid) else { return Ok(()) };
         let o = TransitionOptions { verb: "down".into(), ..Default::default() };
-        e.transition(&cell, State::Destroyed, &o, &Caller { actor: "t".into(), ..Default::default() }).await?;
+        e.transition(&cell, State::Destroyed, &o, &Caller { actor: "t".into(), ..Default::default() })
+            .await?;
         Ok(())
     }
 

@@ -140,12 +140,27 @@ async fn f8_cancel_drain_and_delete_at_every_record_end_clean() -> Result<()> {
 
 #[test]
 fn every_registered_fake_kind_is_in_the_plan_that_the_matrix_walks() {
-    use syp_engine::{graph::RunKind, id::{InstanceId, StoreId}, step::{Owner, Target}};
+    use syp_engine::{
+        graph::RunKind,
+        id::{InstanceId, StoreId},
+        step::{Owner, Target},
+    };
     let cloud = syp_steps::fake::FakeCloud::new(syp_tests::sim::behaviour(0, 0));
-    let owner = Owner { store: StoreId::random(), uid: InstanceId::random(), name: "x".into(), revision: String::new() };
+    let owner = Owner {
+        store: StoreId::random(),
+        uid: InstanceId::random(),
+        name: "x".into(),
+        revision: String::new(),
+    };
     let mut planned = BTreeSet::new();
     for kind in [RunKind::Provision, RunKind::Drain] {
-        planned.extend(cloud.plan(kind, &owner, &Default::default(), &serde_json::json!({})).nodes.into_iter().map(|n| n.kind));
+        planned.extend(
+            cloud
+                .plan(kind, &owner, &Default::default(), &serde_json::json!({}))
+                .nodes
+                .into_iter()
+                .map(|n| n.kind),
+        );
     }
     assert_eq!(planned, KINDS.iter().map(|k| (*k).to_owned()).collect());
 }

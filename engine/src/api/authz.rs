@@ -41,7 +41,11 @@ impl Authz {
 
     /// The role on an instance: the better one of the control policy and the instance's operators.
     pub fn role_on(&self, i: &Instance) -> Option<Role> {
-        let own = i.spec.as_ref().and_then(|s| s.operators.as_ref()).and_then(|p| decide(&door::policy(p), &self.identity));
+        let own = i
+            .spec
+            .as_ref()
+            .and_then(|s| s.operators.as_ref())
+            .and_then(|p| decide(&door::policy(p), &self.identity));
         self.role.max(own)
     }
 
@@ -73,7 +77,9 @@ impl Authz {
             email: self.identity.email.clone().unwrap_or_default(),
             groups: self.identity.groups.clone(),
             role: self.role.map_or(v1::Role::Unspecified, to_proto) as i32,
-            expire_time: crate::clock::timestamp(i64::try_from(self.identity.expires_at.saturating_mul(1000)).unwrap_or(i64::MAX)),
+            expire_time: crate::clock::timestamp(
+                i64::try_from(self.identity.expires_at.saturating_mul(1000)).unwrap_or(i64::MAX),
+            ),
         }
     }
 }

@@ -11,7 +11,10 @@ use syp_auth::{
     policy::{Policy, Role},
     verify::{Identity, Verifier},
 };
-use syp_proto::v1::{self, access_policy::{Effect, Rule}};
+use syp_proto::v1::{
+    self,
+    access_policy::{Effect, Rule},
+};
 use tonic::{Code, Status};
 
 /// Audience of tokens for this API.
@@ -112,7 +115,12 @@ impl Identities {
     /// # Errors
     /// In words: no local issuer, or what it refuses.
     pub fn issue_local(
-        &self, audience: &str, email: &str, subject: &str, groups: &[String], ttl: Duration,
+        &self,
+        audience: &str,
+        email: &str,
+        subject: &str,
+        groups: &[String],
+        ttl: Duration,
     ) -> Result<(SecretString, Identity), String> {
         let local = self.local.as_ref().ok_or("this engine has no local issuer")?;
         if groups.len() > MAX_GROUPS {
@@ -122,7 +130,9 @@ impl Identities {
         let subject = match (subject, email) {
             ("", "") => own_subject(self.own_uid),
             // nobody becomes the engine's user by name
-            (s, _) if s.starts_with("uid:") => return Err("subjects that begin with 'uid:' are the engine's".into()),
+            (s, _) if s.starts_with("uid:") => {
+                return Err("subjects that begin with 'uid:' are the engine's".into());
+            }
             ("", email) => format!("user:{}", email.to_ascii_lowercase()),
             (s, _) => s.to_owned(),
         };

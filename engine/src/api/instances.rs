@@ -26,7 +26,11 @@ use syp_proto::{
 use tonic::{Code, Request, Response, Status};
 
 /// Who asks, with the request in a hash, so that one request id means one request.
-pub(super) fn caller<M: prost::Message + Clone>(a: &Authz, request_id: &str, m: &M) -> Result<Caller, Status> {
+pub(super) fn caller<M: prost::Message + Clone>(
+    a: &Authz,
+    request_id: &str,
+    m: &M,
+) -> Result<Caller, Status> {
     if !request_id.is_empty() && uuid::Uuid::parse_str(request_id).is_err() {
         return Err(invalid("request_id", "a UUID, or nothing"));
     }
@@ -109,7 +113,10 @@ impl Api {
         })
     }
 
-    pub(super) async fn create(&self, request: Request<v1::CreateInstanceRequest>) -> Result<Response<Operation>, Status> {
+    pub(super) async fn create(
+        &self,
+        request: Request<v1::CreateInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let who = caller(&a, &r.request_id, &r)?;
@@ -132,7 +139,10 @@ impl Api {
 
     /// `up` on a name that exists: the same spec attaches, another one is a conflict.
     fn attach(
-        &self, a: &Authz, r: &v1::CreateInstanceRequest, i: &syp_proto::journal::Instance,
+        &self,
+        a: &Authz,
+        r: &v1::CreateInstanceRequest,
+        i: &syp_proto::journal::Instance,
     ) -> Result<Response<Operation>, Status> {
         let mut wanted = r.instance.as_ref().and_then(|i| i.spec.clone()).unwrap_or_default();
         with_defaults(&mut wanted, a);
@@ -142,9 +152,10 @@ impl Api {
             have.port = 0;
         }
         if wanted.publish.as_ref().is_none_or(|p| p.port == 0)
-            && let Some(p) = &mut have.publish {
-                p.port = 0;
-            }
+            && let Some(p) = &mut have.publish
+        {
+            p.port = 0;
+        }
         if wanted.publish.is_none() {
             have.publish = None;
         }
@@ -164,18 +175,24 @@ impl Api {
         op.map(Response::new).ok_or_else(|| Status::internal("no run"))
     }
 
-    pub(super) async fn get(&self, request: Request<v1::GetInstanceRequest>) -> Result<Response<v1::Instance>, Status> {
+    pub(super) async fn get(
+        &self,
+        request: Request<v1::GetInstanceRequest>,
+    ) -> Result<Response<v1::Instance>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let out = match self.live(&a, &r.name, Role::Viewer).await {
             Ok(cell) => view::instance(&cell, self.engine.clock().now()),
-            Err(_) => view::of_projection(&*self.any(&a, &r.name, Role::Viewer).await?, self.engine.clock().now()),
+            Err(_) => {
+                view::of_projection(&*self.any(&a, &r.name, Role::Viewer).await?, self.engine.clock().now())
+            }
         };
         mask::keep(out, r.read_mask.as_ref()).map(Response::new)
     }
 
     pub(super) async fn list(
-        &self, request: Request<v1::ListInstancesRequest>,
+        &self,
+        request: Request<v1::ListInstancesRequest>,
     ) -> Result<Response<v1::ListInstancesResponse>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
@@ -192,24 +209,30 @@ impl Api {
         if r.show_destroyed {
             for l in self.engine.store().load_destroyed(10_000).await.map_err(crate::error::Error::from)? {
                 if let Ok(i) = l.instance
-                    && a.role_on(&i).is_some_and(|role| role >= Role::Viewer) {
-                        all.push(view::of_projection(&i, now));
-                    }
+                    && a.role_on(&i).is_some_and(|role| role >= Role::Viewer)
+                {
+                    all.push(view::of_projection(&i, now));
+                }
             }
         }
-        all.retain(|i| (project == "-" || i.name.starts_with(&format!("projects/{project}/"))) && filter.matches(i));
+        all.retain(|i| {
+            (project == "-" || i.name.starts_with(&format!("projects/{project}/"))) && filter.matches(i)
+        });
         all.sort_by(|x, y| (&x.name, &x.uid).cmp(&(&y.name, &y.uid)));
         if !matches!(r.order_by.trim(), "" | "name") {
             return Err(invalid("order_by", "lists are ordered by 'name'"));
         }
         let bound = format!("{}|{}|{}|{}", r.parent, r.filter, r.order_by, r.show_destroyed);
-        let (items, next) = page::cut(all, r.page_size, &r.page_token, &bound, |i| format!("{}@{}", i.name, i.uid))?;
-        let instances = items.into_iter().map(|i| mask::keep(i, r.read_mask.as_ref())).collect::<Result<_, _>>()?;
+        let (items, next) =
+            page::cut(all, r.page_size, &r.page_token, &bound, |i| format!("{}@{}", i.name, i.uid))?;
+        let instances =
+            items.into_iter().map(|i| mask::keep(i, r.read_mask.as_ref())).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::ListInstancesResponse { instances, next_page_token: next, unreachable: vec![] }))
     }
 
     pub(super) async fn transit(
-        &self, request: Request<v1::TransitionInstanceRequest>,
+        &self,
+        request: Request<v1::TransitionInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
@@ -243,8 +266,12 @@ impl Api {
             },
         };
         match self.engine.transition(&cell, to, &o, &who).await? {
-            Accepted::Operation(op) if r.validate_only => Ok(Response::new(Operation { name: op.to_string(), ..Default::default() })),
-            Accepted::Operation(op) | Accepted::Already(Some(op)) => self.operation(&op.to_string()).await.map(Response::new),
+            Accepted::Operation(op) if r.validate_only => {
+                Ok(Response::new(Operation { name: op.to_string(), ..Default::default() }))
+            }
+            Accepted::Operation(op) | Accepted::Already(Some(op)) => {
+                self.operation(&op.to_string()).await.map(Response::new)
+            }
             Accepted::Already(None) => {
                 let i = cell.get();
                 let op = view::operation(&i, i.runs, None, self.engine.clock().now());
@@ -254,7 +281,10 @@ impl Api {
     }
 
     /// Labels, time to live, protection, access and operators; a new image or size is a revision, which this version can't roll out yet.
-    pub(super) async fn update(&self, request: Request<v1::UpdateInstanceRequest>) -> Result<Response<Operation>, Status> {
+    pub(super) async fn update(
+        &self,
+        request: Request<v1::UpdateInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let who = caller(&a, &r.request_id, &r)?;
@@ -262,7 +292,10 @@ impl Api {
         let cell = self.live(&a, &new.name, Role::Operator).await?;
         let paths = r.update_mask.clone().unwrap_or_default().paths;
         if paths.is_empty() {
-            return Err(invalid("update_mask", "say which fields: labels, spec.ttl, spec.protect, spec.access, spec.operators"));
+            return Err(invalid(
+                "update_mask",
+                "say which fields: labels, spec.ttl, spec.protect, spec.access, spec.operators",
+            ));
         }
         let spec = new.spec.clone().unwrap_or_default();
         let mut e = Edited { request_id: r.request_id.clone(), ..Default::default() };
@@ -274,7 +307,8 @@ impl Api {
                 }
                 "spec.ttl" => {
                     let ttl = spec.ttl.as_ref().map_or(0, duration_millis);
-                    (e.expire_ms, e.set_expire) = (if ttl > 0 { self.engine.clock().now() + ttl } else { 0 }, true);
+                    (e.expire_ms, e.set_expire) =
+                        (if ttl > 0 { self.engine.clock().now() + ttl } else { 0 }, true);
                 }
                 "spec.protect" => (e.protect, e.set_protect) = (spec.protect, true),
                 "spec.access" => e.access = Some(spec.access.clone().unwrap_or_default()),
@@ -303,7 +337,10 @@ impl Api {
         Ok(Response::new(Operation { name, done: true, result: Some(result), metadata: None }))
     }
 
-    pub(super) async fn plan_of(&self, request: Request<v1::PlanInstanceRequest>) -> Result<Response<v1::Plan>, Status> {
+    pub(super) async fn plan_of(
+        &self,
+        request: Request<v1::PlanInstanceRequest>,
+    ) -> Result<Response<v1::Plan>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let now = self.engine.clock().now();
@@ -320,7 +357,12 @@ impl Api {
                 let p = target.plan(crate::graph::RunKind::Provision, &owner, &n.spec, &n.facts);
                 let resources = p.nodes.iter().filter_map(|node| {
                     let e = node.effect.as_ref()?;
-                    Some(planned(&node.kind, &e.key, plan::Change::Create, e.billed.then(|| n.hourly.clone())))
+                    Some(planned(
+                        &node.kind,
+                        &e.key,
+                        plan::Change::Create,
+                        e.billed.then(|| n.hourly.clone()),
+                    ))
                 });
                 let month = cost::decimal(&n.hourly) * rust_decimal::Decimal::from(730);
                 Ok(Response::new(v1::Plan {
@@ -342,18 +384,30 @@ impl Api {
                 let before = cost::summary(&i, now).rate_per_hour;
                 Ok(Response::new(v1::Plan {
                     resources: rows.map(|x| planned(&x.kind, &x.key, change, None)).collect(),
-                    hourly_after: if gone { Some(cost::money(rust_decimal::Decimal::ZERO, &self.currency)) } else { before.clone() },
+                    hourly_after: if gone {
+                        Some(cost::money(rust_decimal::Decimal::ZERO, &self.currency))
+                    } else {
+                        before.clone()
+                    },
                     hourly_before: before,
                     ..Default::default()
                 }))
             }
-            _ => Err(refuse(Code::Unimplemented, "PLAN_NOT_SUPPORTED", "this version plans create and transition", "")),
+            _ => Err(refuse(
+                Code::Unimplemented,
+                "PLAN_NOT_SUPPORTED",
+                "this version plans create and transition",
+                "",
+            )),
         }
     }
 }
 
 fn planned(
-    kind: &str, id: &str, change: plan::Change, rate: Option<syp_proto::google::r#type::Money>,
+    kind: &str,
+    id: &str,
+    change: plan::Change,
+    rate: Option<syp_proto::google::r#type::Money>,
 ) -> plan::PlannedResource {
     plan::PlannedResource {
         kind: kind.split('@').next().unwrap_or_default().into(),
@@ -371,27 +425,45 @@ use syp_proto::v1::instances_server::Instances;
 
 #[tonic::async_trait]
 impl Instances for Api {
-    async fn create_instance(&self, r: Request<v1::CreateInstanceRequest>) -> Result<Response<Operation>, Status> {
+    async fn create_instance(
+        &self,
+        r: Request<v1::CreateInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         Box::pin(self.create(r)).await
     }
 
-    async fn get_instance(&self, r: Request<v1::GetInstanceRequest>) -> Result<Response<v1::Instance>, Status> {
+    async fn get_instance(
+        &self,
+        r: Request<v1::GetInstanceRequest>,
+    ) -> Result<Response<v1::Instance>, Status> {
         self.get(r).await
     }
 
-    async fn list_instances(&self, r: Request<v1::ListInstancesRequest>) -> Result<Response<v1::ListInstancesResponse>, Status> {
+    async fn list_instances(
+        &self,
+        r: Request<v1::ListInstancesRequest>,
+    ) -> Result<Response<v1::ListInstancesResponse>, Status> {
         self.list(r).await
     }
 
-    async fn update_instance(&self, r: Request<v1::UpdateInstanceRequest>) -> Result<Response<Operation>, Status> {
+    async fn update_instance(
+        &self,
+        r: Request<v1::UpdateInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         self.update(r).await
     }
 
-    async fn transition_instance(&self, r: Request<v1::TransitionInstanceRequest>) -> Result<Response<Operation>, Status> {
+    async fn transition_instance(
+        &self,
+        r: Request<v1::TransitionInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         self.transit(r).await
     }
 
-    async fn rollback_instance(&self, _: Request<v1::RollbackInstanceRequest>) -> Result<Response<Operation>, Status> {
+    async fn rollback_instance(
+        &self,
+        _: Request<v1::RollbackInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         Err(unsupported("rolling back"))
     }
 
@@ -404,12 +476,16 @@ impl Instances for Api {
     }
 
     async fn list_instance_revisions(
-        &self, _: Request<v1::ListInstanceRevisionsRequest>,
+        &self,
+        _: Request<v1::ListInstanceRevisionsRequest>,
     ) -> Result<Response<v1::ListInstanceRevisionsResponse>, Status> {
         Err(unsupported("listing revisions"))
     }
 
-    async fn list_resources(&self, request: Request<v1::ListResourcesRequest>) -> Result<Response<v1::ListResourcesResponse>, Status> {
+    async fn list_resources(
+        &self,
+        request: Request<v1::ListResourcesRequest>,
+    ) -> Result<Response<v1::ListResourcesResponse>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let i = self.any(&a, &r.parent, Role::Viewer).await?;
@@ -419,11 +495,17 @@ impl Instances for Api {
         Ok(Response::new(v1::ListResourcesResponse { resources, next_page_token, unreachable: vec![] }))
     }
 
-    async fn adopt_instance(&self, _: Request<v1::AdoptInstanceRequest>) -> Result<Response<Operation>, Status> {
+    async fn adopt_instance(
+        &self,
+        _: Request<v1::AdoptInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         Err(unsupported("adopting from the provider"))
     }
 
-    async fn check_drift(&self, request: Request<v1::CheckDriftRequest>) -> Result<Response<Operation>, Status> {
+    async fn check_drift(
+        &self,
+        request: Request<v1::CheckDriftRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let cell = self.live(&a, &r.name, Role::Operator).await?;
@@ -432,7 +514,11 @@ impl Instances for Api {
             drifted: !findings.is_empty(),
             differences: findings
                 .iter()
-                .map(|f| plan::PlannedResource { id: f.clone(), change: plan::Change::Update as i32, ..Default::default() })
+                .map(|f| plan::PlannedResource {
+                    id: f.clone(),
+                    change: plan::Change::Update as i32,
+                    ..Default::default()
+                })
                 .collect(),
             check_time: crate::clock::timestamp(self.engine.clock().now()),
         };
@@ -446,18 +532,28 @@ impl Instances for Api {
     }
 
     async fn get_teardown_receipt(
-        &self, request: Request<v1::GetTeardownReceiptRequest>,
+        &self,
+        request: Request<v1::GetTeardownReceiptRequest>,
     ) -> Result<Response<v1::TeardownReceipt>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let i = self.receipt_of(&a, &r.name).await?;
         let mut receipt = i.receipt.clone().ok_or_else(|| {
-            refuse(Code::FailedPrecondition, "NOT_DESTROYED", format!("'{}' is not destroyed", i.name), "'sypctl down' first")
+            refuse(
+                Code::FailedPrecondition,
+                "NOT_DESTROYED",
+                format!("'{}' is not destroyed", i.name),
+                "'sypctl down' first",
+            )
         })?;
         if r.verify_now {
-            let target = self.engine.target(i.spec.as_ref().map_or("", |s| s.target.as_str())).map_err(|f| of_failure(&f))?;
+            let target = self
+                .engine
+                .target(i.spec.as_ref().map_or("", |s| s.target.as_str()))
+                .map_err(|f| of_failure(&f))?;
             let id = InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?;
-            let found = target.list(self.engine.store().store_id(), Some(id)).await.map_err(|f| of_failure(&f))?;
+            let found =
+                target.list(self.engine.store().store_id(), Some(id)).await.map_err(|f| of_failure(&f))?;
             receipt.verify_time = crate::clock::timestamp(self.engine.clock().now());
             receipt.residuals.extend(found.iter().map(|f| v1::Resource {
                 kind: f.kind.clone(),
@@ -470,7 +566,10 @@ impl Instances for Api {
         Ok(Response::new(receipt))
     }
 
-    async fn get_state_graph(&self, request: Request<v1::GetStateGraphRequest>) -> Result<Response<v1::StateGraph>, Status> {
+    async fn get_state_graph(
+        &self,
+        request: Request<v1::GetStateGraphRequest>,
+    ) -> Result<Response<v1::StateGraph>, Status> {
         let a = Authz::of(&request)?;
         let i = self.any(&a, &request.into_inner().name, Role::Viewer).await?;
         Ok(Response::new(view::graph(&i)))
@@ -479,7 +578,8 @@ impl Instances for Api {
     type WatchInstancesStream = watch::Stream<v1::WatchInstancesResponse>;
 
     async fn watch_instances(
-        &self, request: Request<v1::WatchInstancesRequest>,
+        &self,
+        request: Request<v1::WatchInstancesRequest>,
     ) -> Result<Response<Self::WatchInstancesStream>, Status> {
         let a = Authz::of(&request)?;
         watch::instances(self.clone(), a, request.into_inner()).map(Response::new)
@@ -487,12 +587,18 @@ impl Instances for Api {
 
     type StreamLogsStream = watch::Stream<v1::LogEntry>;
 
-    async fn stream_logs(&self, request: Request<v1::StreamLogsRequest>) -> Result<Response<Self::StreamLogsStream>, Status> {
+    async fn stream_logs(
+        &self,
+        request: Request<v1::StreamLogsRequest>,
+    ) -> Result<Response<Self::StreamLogsStream>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let cell = self.live(&a, &r.name, Role::Viewer).await?;
         let i = cell.get();
-        let target = self.engine.target(i.spec.as_ref().map_or("", |s| s.target.as_str())).map_err(|f| of_failure(&f))?;
+        let target = self
+            .engine
+            .target(i.spec.as_ref().map_or("", |s| s.target.as_str()))
+            .map_err(|f| of_failure(&f))?;
         let query = LogQuery {
             follow: r.follow,
             tail: u32::try_from(r.tail).unwrap_or(0),
@@ -515,7 +621,8 @@ impl Instances for Api {
     }
 
     async fn list_instance_events(
-        &self, request: Request<v1::ListInstanceEventsRequest>,
+        &self,
+        request: Request<v1::ListInstanceEventsRequest>,
     ) -> Result<Response<v1::ListInstanceEventsResponse>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
@@ -531,7 +638,8 @@ impl Instances for Api {
         };
         let records = self.engine.store().events(id, after, size).await.map_err(crate::error::Error::from)?;
         let more = records.last().is_some_and(|l| l.seq < i.head_seq);
-        let next_page_token = if more { records.last().map_or_else(String::new, |l| l.seq.to_string()) } else { String::new() };
+        let next_page_token =
+            if more { records.last().map_or_else(String::new, |l| l.seq.to_string()) } else { String::new() };
         let events = records.iter().map(|x| watch::in_words(id, x)).collect();
         Ok(Response::new(v1::ListInstanceEventsResponse { events, next_page_token }))
     }
@@ -539,7 +647,8 @@ impl Instances for Api {
     type WatchInstanceEventsStream = watch::Stream<v1::WatchInstanceEventsResponse>;
 
     async fn watch_instance_events(
-        &self, request: Request<v1::WatchInstanceEventsRequest>,
+        &self,
+        request: Request<v1::WatchInstanceEventsRequest>,
     ) -> Result<Response<Self::WatchInstanceEventsStream>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
@@ -555,13 +664,19 @@ impl Instances for Api {
 
 impl Api {
     /// The receipt asked for by name alone is of the newest incarnation that is destroyed.
-    async fn receipt_of(&self, a: &Authz, name: &str) -> Result<std::sync::Arc<syp_proto::journal::Instance>, Status> {
+    async fn receipt_of(
+        &self,
+        a: &Authz,
+        name: &str,
+    ) -> Result<std::sync::Arc<syp_proto::journal::Instance>, Status> {
         let (project, short, uid) = validate::name(name)?;
         if uid.is_none() {
             let store = self.engine.store();
             for id in store.incarnations(project, short).await.map_err(crate::error::Error::from)? {
                 let i = view::load_any(&**store, id).await?;
-                if let Some(i) = i.filter(|i| i.receipt.is_some() && a.role_on(i).is_some_and(|r| r >= Role::Viewer)) {
+                if let Some(i) =
+                    i.filter(|i| i.receipt.is_some() && a.role_on(i).is_some_and(|r| r >= Role::Viewer))
+                {
                     return Ok(i.into());
                 }
             }
@@ -571,5 +686,10 @@ impl Api {
 }
 
 fn unsupported(what: &str) -> Status {
-    refuse(Code::Unimplemented, "NOT_SUPPORTED", format!("{what} is not part of this version"), "see the CHANGELOG for what is")
+    refuse(
+        Code::Unimplemented,
+        "NOT_SUPPORTED",
+        format!("{what} is not part of this version"),
+        "see the CHANGELOG for what is",
+    )
 }

@@ -8,7 +8,10 @@ use super::{
     roles::{self, Need},
     status::refuse,
 };
-use crate::{clock::Clock, store::{Commit, Store}};
+use crate::{
+    clock::Clock,
+    store::{Commit, Store},
+};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
 use std::{
@@ -65,7 +68,8 @@ impl Guard {
     }
 
     async fn admit<B>(&self, request: &mut Request<B>) -> Result<Option<Authz>, Status> {
-        let need = roles::need(request.uri().path()).ok_or_else(|| Status::unimplemented("unknown method"))?;
+        let need =
+            roles::need(request.uri().path()).ok_or_else(|| Status::unimplemented("unknown method"))?;
         let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
         let local_peer = peer.uid.is_some_and(|u| u == self.own_uid || u == 0);
         match need {
@@ -118,7 +122,14 @@ impl Guard {
 }
 
 fn bearer<B>(request: &Request<B>) -> Result<String, Status> {
-    let missing = || refuse(Code::Unauthenticated, "TOKEN_MISSING", "this call needs a token", "'sypctl login', or call over the engine's socket");
+    let missing = || {
+        refuse(
+            Code::Unauthenticated,
+            "TOKEN_MISSING",
+            "this call needs a token",
+            "'sypctl login', or call over the engine's socket",
+        )
+    };
     let mut all = request.headers().get_all(http::header::AUTHORIZATION).iter();
     let value = all.next().ok_or_else(missing)?;
     if all.next().is_some() {

@@ -49,7 +49,9 @@ pub fn check(descriptor: &MessageDescriptor, parts: &[&str], path: &str) -> Resu
 fn copy(from: &DynamicMessage, to: &mut DynamicMessage, parts: &[&str]) {
     let [first, rest @ ..] = parts else { return };
     let descriptor = from.descriptor();
-    let Some(field) = descriptor.get_field_by_name(first).or_else(|| descriptor.get_field_by_json_name(first)) else {
+    let Some(field) =
+        descriptor.get_field_by_name(first).or_else(|| descriptor.get_field_by_json_name(first))
+    else {
         return;
     };
     if !from.has_field(&field) {
@@ -59,7 +61,9 @@ fn copy(from: &DynamicMessage, to: &mut DynamicMessage, parts: &[&str]) {
         to.set_field(&field, from.get_field(&field).into_owned());
         return;
     }
-    if let (Some(f), Some(t)) = (from.get_field(&field).as_message(), to.get_field_mut(&field).as_message_mut()) {
+    if let (Some(f), Some(t)) =
+        (from.get_field(&field).as_message(), to.get_field_mut(&field).as_message_mut())
+    {
         copy(f, t, rest);
     }
 }

@@ -15,7 +15,13 @@ mod watch;
 
 pub use server::{Listen, serve};
 
-use crate::{cell::Cell, engine::Engine, error::Error, id::{InstanceId, OperationId}, view};
+use crate::{
+    cell::Cell,
+    engine::Engine,
+    error::Error,
+    id::{InstanceId, OperationId},
+    view,
+};
 use authz::Authz;
 use identity::Identities;
 use std::sync::Arc;
@@ -72,11 +78,12 @@ impl Api {
     pub(crate) async fn any(&self, a: &Authz, name: &str, need: Role) -> Result<Arc<Instance>, Status> {
         let (project, short, uid) = validate::name(name)?;
         if uid.is_none()
-            && let Some(cell) = self.engine.by_name(project, short) {
-                let i = cell.get();
-                a.require_on(&i, need)?;
-                return Ok(i);
-            }
+            && let Some(cell) = self.engine.by_name(project, short)
+        {
+            let i = cell.get();
+            a.require_on(&i, need)?;
+            return Ok(i);
+        }
         let store = self.engine.store();
         let ids = store.incarnations(project, short).await.map_err(Error::from)?;
         // a uid may be shortened, as people do
@@ -84,7 +91,9 @@ impl Api {
         let id = id.ok_or_else(|| Error::NotFound(name.to_owned()))?;
         let i = match self.engine.cell(id) {
             Some(cell) => cell.get(),
-            None => Arc::new(view::load_any(&**store, id).await?.ok_or_else(|| Error::NotFound(name.to_owned()))?),
+            None => {
+                Arc::new(view::load_any(&**store, id).await?.ok_or_else(|| Error::NotFound(name.to_owned()))?)
+            }
         };
         a.require_on(&i, need)?;
         Ok(i)
@@ -105,12 +114,19 @@ impl Api {
     }
 
     /// The instance of an operation, if the caller has `need` on it.
-    pub(crate) async fn of_operation(&self, a: &Authz, name: &str, need: Role) -> Result<(OperationId, Arc<Instance>), Status> {
+    pub(crate) async fn of_operation(
+        &self,
+        a: &Authz,
+        name: &str,
+        need: Role,
+    ) -> Result<(OperationId, Arc<Instance>), Status> {
         let not_found = || Status::from(Error::NotFound(name.to_owned()));
         let op = OperationId::parse(name).ok_or_else(not_found)?;
         let i = match self.engine.cell(op.instance) {
             Some(cell) => cell.get(),
-            None => Arc::new(view::load_any(&**self.engine.store(), op.instance).await?.ok_or_else(not_found)?),
+            None => {
+                Arc::new(view::load_any(&**self.engine.store(), op.instance).await?.ok_or_else(not_found)?)
+            }
         };
         a.require_on(&i, need)?;
         Ok((op, i))

@@ -1,12 +1,19 @@
 //! `google.longrunning.Operations` and `syp.v1.OperationEvents`.
-use super::{Api, authz::Authz, instances::caller, page, status::{invalid, refuse}, watch};
+use super::{
+    Api,
+    authz::Authz,
+    instances::caller,
+    page,
+    status::{invalid, refuse},
+    watch,
+};
 use crate::{error::Error, view};
 use std::time::Duration;
 use syp_auth::policy::Role;
 use syp_proto::{
     google::longrunning::{
-        CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse,
-        Operation, WaitOperationRequest, operations_server::Operations,
+        CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+        ListOperationsResponse, Operation, WaitOperationRequest, operations_server::Operations,
     },
     v1::{self, operation_events_server::OperationEvents},
 };
@@ -17,7 +24,10 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 #[async_trait]
 impl Operations for Api {
     /// name: `operations` or `projects/{p}/instances/{i}`; filter: `done=false` or `done=true`.
-    async fn list_operations(&self, request: Request<ListOperationsRequest>) -> Result<Response<ListOperationsResponse>, Status> {
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let done = match r.filter.replace(' ', "").as_str() {
@@ -32,7 +42,9 @@ impl Operations for Api {
             let i = self.any(&a, &r.name, Role::Viewer).await?;
             let runs: Vec<_> = i.past.iter().chain(&i.run).map(|r| r.no).collect();
             let cell = crate::id::InstanceId::parse(&i.uid).and_then(|id| self.engine.cell(id));
-            all.extend(runs.iter().filter_map(|n| view::operation(&i, *n, cell.as_ref().map(|c| &c.waiting), now)));
+            all.extend(
+                runs.iter().filter_map(|n| view::operation(&i, *n, cell.as_ref().map(|c| &c.waiting), now)),
+            );
         } else {
             for cell in self.engine.cells() {
                 let i = cell.get();
@@ -45,11 +57,15 @@ impl Operations for Api {
         all.retain(|o| done.is_none_or(|d| o.done == d));
         all.sort_by(|x, y| x.name.cmp(&y.name));
         let bound = format!("{}|{}", r.name, r.filter);
-        let (operations, next_page_token) = page::cut(all, r.page_size, &r.page_token, &bound, |o| o.name.clone())?;
+        let (operations, next_page_token) =
+            page::cut(all, r.page_size, &r.page_token, &bound, |o| o.name.clone())?;
         Ok(Response::new(ListOperationsResponse { operations, next_page_token, unreachable: vec![] }))
     }
 
-    async fn get_operation(&self, request: Request<GetOperationRequest>) -> Result<Response<Operation>, Status> {
+    async fn get_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         self.of_operation(&a, &r.name, Role::Viewer).await?;
@@ -57,10 +73,18 @@ impl Operations for Api {
     }
 
     async fn delete_operation(&self, _: Request<DeleteOperationRequest>) -> Result<Response<()>, Status> {
-        Err(refuse(Code::Unimplemented, "NOT_SUPPORTED", "operations are part of the journal and go with it", ""))
+        Err(refuse(
+            Code::Unimplemented,
+            "NOT_SUPPORTED",
+            "operations are part of the journal and go with it",
+            "",
+        ))
     }
 
-    async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Result<Response<()>, Status> {
+    async fn cancel_operation(
+        &self,
+        request: Request<CancelOperationRequest>,
+    ) -> Result<Response<()>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let (op, _) = self.of_operation(&a, &r.name, Role::Operator).await?;
@@ -68,7 +92,10 @@ impl Operations for Api {
         Ok(Response::new(()))
     }
 
-    async fn wait_operation(&self, request: Request<WaitOperationRequest>) -> Result<Response<Operation>, Status> {
+    async fn wait_operation(
+        &self,
+        request: Request<WaitOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         self.of_operation(&a, &r.name, Role::Viewer).await?;
@@ -97,7 +124,8 @@ impl OperationEvents for Api {
     type WatchOperationStream = watch::Stream<v1::OperationEvent>;
 
     async fn watch_operation(
-        &self, request: Request<v1::WatchOperationRequest>,
+        &self,
+        request: Request<v1::WatchOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
@@ -105,7 +133,10 @@ impl OperationEvents for Api {
         Ok(Response::new(watch::operation(self.clone(), op, a.identity.expires_at)))
     }
 
-    async fn retry_operation(&self, request: Request<v1::RetryOperationRequest>) -> Result<Response<Operation>, Status> {
+    async fn retry_operation(
+        &self,
+        request: Request<v1::RetryOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let who = caller(&a, &r.request_id, &r)?;

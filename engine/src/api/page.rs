@@ -13,7 +13,11 @@ const MAX: usize = 1000;
 /// # Errors
 /// `INVALID_ARGUMENT` for a bad size or token.
 pub fn cut<T>(
-    all: Vec<T>, size: i32, token: &str, question: &str, key: impl Fn(&T) -> String,
+    all: Vec<T>,
+    size: i32,
+    token: &str,
+    question: &str,
+    key: impl Fn(&T) -> String,
 ) -> Result<(Vec<T>, String), Status> {
     let size = usize::try_from(size).map_err(|_| invalid("page_size", "0 or more"))?;
     let size = if size == 0 { DEFAULT } else { size.min(MAX) };
@@ -21,7 +25,8 @@ pub fn cut<T>(
     let mut rest = all.into_iter().peekable();
     if !token.is_empty() {
         let wrong = || invalid("page_token", "not a token of this list");
-        let text = URL_SAFE_NO_PAD.decode(token).ok().and_then(|b| String::from_utf8(b).ok()).ok_or_else(wrong)?;
+        let text =
+            URL_SAFE_NO_PAD.decode(token).ok().and_then(|b| String::from_utf8(b).ok()).ok_or_else(wrong)?;
         let (hash, last) = text.split_once('|').ok_or_else(wrong)?;
         if hash != bound {
             return Err(wrong());
@@ -59,10 +64,15 @@ impl Filter {
     pub fn parse(text: &str) -> Result<Self, Status> {
         let mut out = Vec::new();
         for term in text.split(" AND ").map(str::trim).filter(|t| !t.is_empty()) {
-            let (k, v) = term.split_once('=').ok_or_else(|| invalid("filter", &format!("'{term}': expected field=value")))?;
+            let (k, v) = term
+                .split_once('=')
+                .ok_or_else(|| invalid("filter", &format!("'{term}': expected field=value")))?;
             let (k, v) = (k.trim(), v.trim().trim_matches('"'));
             if !(matches!(k, "state" | "name" | "target") || k.starts_with("labels.")) {
-                return Err(invalid("filter", &format!("'{k}': state, name, target and labels.KEY can be asked for")));
+                return Err(invalid(
+                    "filter",
+                    &format!("'{k}': state, name, target and labels.KEY can be asked for"),
+                ));
             }
             out.push((k.to_owned(), v.to_owned()));
         }

@@ -93,7 +93,10 @@ mod tests {
     fn every_rpc_has_a_role() {
         let pool = syp_proto::pool().unwrap();
         let mut seen = 0;
-        for service in pool.services().filter(|s| s.full_name().starts_with("syp.") || s.full_name().contains("longrunning")) {
+        for service in pool
+            .services()
+            .filter(|s| s.full_name().starts_with("syp.") || s.full_name().contains("longrunning"))
+        {
             for method in service.methods() {
                 let path = format!("/{}/{}", service.full_name(), method.name());
                 assert!(need(&path).is_some(), "{path} has no role");

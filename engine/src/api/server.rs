@@ -1,5 +1,8 @@
 //! Serving: over the Unix socket of the engine's user, and over TCP (TLS off loopback).
-use super::{Api, layer::{Guard, Peer}};
+use super::{
+    Api,
+    layer::{Guard, Peer},
+};
 use crate::error::Error;
 use futures_util::StreamExt;
 use std::{
@@ -14,8 +17,9 @@ use std::{
 use syp_proto::{
     google::longrunning::operations_server::OperationsServer,
     v1::{
-        access_server::AccessServer, audit_server::AuditServer, costs_server::CostsServer, instances_server::InstancesServer,
-        metrics_server::MetricsServer, operation_events_server::OperationEventsServer, providers_server::ProvidersServer,
+        access_server::AccessServer, audit_server::AuditServer, costs_server::CostsServer,
+        instances_server::InstancesServer, metrics_server::MetricsServer,
+        operation_events_server::OperationEventsServer, providers_server::ProvidersServer,
         secrets_server::SecretsServer, server_server::ServerServer,
     },
 };
@@ -23,7 +27,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, UnixListener, UnixStream},
 };
-use tonic::transport::{Identity, Server, ServerTlsConfig, server::{Connected, Router}};
+use tonic::transport::{
+    Identity, Server, ServerTlsConfig,
+    server::{Connected, Router},
+};
 
 /// Where to listen.
 #[derive(Clone, Debug, Default)]
@@ -44,19 +51,25 @@ pub struct Listen {
 /// An address that can't be used, or TCP off loopback without TLS.
 pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
     if let Some(tcp) = listen.tcp.filter(|t| !t.ip().is_loopback())
-        && listen.tls.is_none() {
-            return Err(Error::Invalid {
-                field: "listen".into(),
-                message: format!("{tcp} is not loopback: give --tls-cert and --tls-key, tokens must not cross a network in clear"),
-            });
-        }
+        && listen.tls.is_none()
+    {
+        return Err(Error::Invalid {
+            field: "listen".into(),
+            message: format!(
+                "{tcp} is not loopback: give --tls-cert and --tls-key, tokens must not cross a network in clear"
+            ),
+        });
+    }
     let guard = Guard::new(
         Arc::clone(&api.identities),
         Arc::clone(api.engine.store()),
         api.engine.clock().clone(),
         listen.own_uid,
     );
-    let io_error = |what: &str, e: &dyn std::fmt::Display| Error::Invalid { field: "listen".into(), message: format!("{what}: {e}") };
+    let io_error = |what: &str, e: &dyn std::fmt::Display| Error::Invalid {
+        field: "listen".into(),
+        message: format!("{what}: {e}"),
+    };
     let mut tasks = Vec::new();
     if let Some(tcp) = listen.tcp {
         let listener = TcpListener::bind(tcp).await.map_err(|e| io_error(&tcp.to_string(), &e))?;
@@ -146,7 +159,11 @@ impl Connected for Local {
 }
 
 impl AsyncRead for Local {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

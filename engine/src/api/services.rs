@@ -1,5 +1,13 @@
 //! The smaller services: costs, metrics, access, providers, server, audit. Secrets answer that this version has none.
-use super::{Api, VERSION, authz::{self, Authz}, identity::API_AUDIENCE, instances::caller, page, status::{invalid, of_failure, refuse}, validate, watch};
+use super::{
+    Api, VERSION,
+    authz::{self, Authz},
+    identity::API_AUDIENCE,
+    instances::caller,
+    page,
+    status::{invalid, of_failure, refuse},
+    validate, watch,
+};
 use crate::{
     clock::{duration, timestamp},
     cost, door,
@@ -16,20 +24,26 @@ use syp_proto::{
     google::longrunning::Operation,
     journal::{Edited, Found},
     v1::{
-        self, Plane, access_server::Access, audit_server::Audit, costs_server::Costs, metrics_server::Metrics,
-        providers_server::Providers, secrets_server::Secrets, server_server::Server,
+        self, Plane, access_server::Access, audit_server::Audit, costs_server::Costs,
+        metrics_server::Metrics, providers_server::Providers, secrets_server::Secrets, server_server::Server,
     },
 };
 use tonic::{Code, Request, Response, Status, async_trait};
 
 fn later(what: &str) -> Status {
-    refuse(Code::Unimplemented, "NOT_SUPPORTED", format!("{what} is not part of this version"), "see the CHANGELOG for what is")
+    refuse(
+        Code::Unimplemented,
+        "NOT_SUPPORTED",
+        format!("{what} is not part of this version"),
+        "see the CHANGELOG for what is",
+    )
 }
 
 #[async_trait]
 impl Costs for Api {
     async fn estimate_cost(
-        &self, request: Request<v1::EstimateCostRequest>,
+        &self,
+        request: Request<v1::EstimateCostRequest>,
     ) -> Result<Response<v1::EstimateCostResponse>, Status> {
         let r = request.into_inner();
         let spec = r.spec.ok_or_else(|| invalid("spec", "required"))?;
@@ -60,19 +74,28 @@ impl Costs for Api {
         Ok(Response::new(out))
     }
 
-    async fn get_cost(&self, request: Request<v1::GetCostRequest>) -> Result<Response<v1::CostSummary>, Status> {
+    async fn get_cost(
+        &self,
+        request: Request<v1::GetCostRequest>,
+    ) -> Result<Response<v1::CostSummary>, Status> {
         let a = Authz::of(&request)?;
         let i = self.any(&a, &request.into_inner().name, Role::Viewer).await?;
         Ok(Response::new(cost::summary(&i, self.engine.clock().now())))
     }
 
-    async fn query_costs(&self, _: Request<v1::QueryCostsRequest>) -> Result<Response<v1::QueryCostsResponse>, Status> {
+    async fn query_costs(
+        &self,
+        _: Request<v1::QueryCostsRequest>,
+    ) -> Result<Response<v1::QueryCostsResponse>, Status> {
         Err(later("the cost history"))
     }
 
     type WatchCostStream = watch::Stream<v1::WatchCostResponse>;
 
-    async fn watch_cost(&self, request: Request<v1::WatchCostRequest>) -> Result<Response<Self::WatchCostStream>, Status> {
+    async fn watch_cost(
+        &self,
+        request: Request<v1::WatchCostRequest>,
+    ) -> Result<Response<Self::WatchCostStream>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         self.any(&a, &r.name, Role::Viewer).await?;
@@ -96,11 +119,17 @@ impl Costs for Api {
         })))
     }
 
-    async fn list_offerings(&self, _: Request<v1::ListOfferingsRequest>) -> Result<Response<v1::ListOfferingsResponse>, Status> {
+    async fn list_offerings(
+        &self,
+        _: Request<v1::ListOfferingsRequest>,
+    ) -> Result<Response<v1::ListOfferingsResponse>, Status> {
         Err(later("the list of offerings"))
     }
 
-    async fn update_budget(&self, _: Request<v1::UpdateBudgetRequest>) -> Result<Response<v1::Budget>, Status> {
+    async fn update_budget(
+        &self,
+        _: Request<v1::UpdateBudgetRequest>,
+    ) -> Result<Response<v1::Budget>, Status> {
         Err(later("a budget"))
     }
 }
@@ -109,7 +138,10 @@ impl Api {
     async fn point(&self, a: &Authz, name: &str) -> Result<v1::MetricsPoint, Status> {
         let cell = self.live(a, name, Role::Viewer).await?;
         let i = cell.get();
-        let target = self.engine.target(i.spec.as_ref().map_or("", |s| s.target.as_str())).map_err(|f| of_failure(&f))?;
+        let target = self
+            .engine
+            .target(i.spec.as_ref().map_or("", |s| s.target.as_str()))
+            .map_err(|f| of_failure(&f))?;
         let s = target.stats(&self.engine.context(&cell)).await.map_err(|f| of_failure(&f))?;
         let now = self.engine.clock().now();
         let gate = s.gate.unwrap_or_default();
@@ -121,7 +153,13 @@ impl Api {
             window: Some(duration(up_ms)),
             rps: rate(total(&gate), seconds),
             latency: Some(latency(&gate)),
-            status_class: gate.requests_by_class.iter().enumerate().map(|(n, c)| (format!("{n}xx"), i64::try_from(*c).unwrap_or(i64::MAX))).filter(|(_, c)| *c > 0).collect(),
+            status_class: gate
+                .requests_by_class
+                .iter()
+                .enumerate()
+                .map(|(n, c)| (format!("{n}xx"), i64::try_from(*c).unwrap_or(i64::MAX)))
+                .filter(|(_, c)| *c > 0)
+                .collect(),
             auth_denied: i64::try_from(gate.denied_401 + gate.denied_403).unwrap_or(i64::MAX),
             cpu_cores: s.cpu_seconds / (up_ms as f64 / 1000.0),
             memory_bytes: i64::try_from(s.memory_bytes).unwrap_or(i64::MAX),
@@ -150,23 +188,38 @@ fn latency(g: &GateMetrics) -> v1::metrics_point::Latency {
             nanos: i32::try_from(us % 1_000_000).unwrap_or(0) * 1000,
         })
     };
-    v1::metrics_point::Latency { p50: at(50.0), p90: at(90.0), p99: at(99.0), max: at(100.0), gateway_overhead_p99: None }
+    v1::metrics_point::Latency {
+        p50: at(50.0),
+        p90: at(90.0),
+        p99: at(99.0),
+        max: at(100.0),
+        gateway_overhead_p99: None,
+    }
 }
 
 #[async_trait]
 impl Metrics for Api {
-    async fn get_metrics(&self, request: Request<v1::GetMetricsRequest>) -> Result<Response<v1::MetricsPoint>, Status> {
+    async fn get_metrics(
+        &self,
+        request: Request<v1::GetMetricsRequest>,
+    ) -> Result<Response<v1::MetricsPoint>, Status> {
         let a = Authz::of(&request)?;
         self.point(&a, &request.into_inner().name).await.map(Response::new)
     }
 
-    async fn query_metrics(&self, _: Request<v1::QueryMetricsRequest>) -> Result<Response<v1::QueryMetricsResponse>, Status> {
+    async fn query_metrics(
+        &self,
+        _: Request<v1::QueryMetricsRequest>,
+    ) -> Result<Response<v1::QueryMetricsResponse>, Status> {
         Err(later("the history of metrics"))
     }
 
     type WatchMetricsStream = watch::Stream<v1::MetricsPoint>;
 
-    async fn watch_metrics(&self, request: Request<v1::GetMetricsRequest>) -> Result<Response<Self::WatchMetricsStream>, Status> {
+    async fn watch_metrics(
+        &self,
+        request: Request<v1::GetMetricsRequest>,
+    ) -> Result<Response<Self::WatchMetricsStream>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         self.live(&a, &r.name, Role::Viewer).await?;
@@ -187,7 +240,8 @@ impl Access for Api {
     }
 
     async fn issue_local_token(
-        &self, request: Request<v1::IssueLocalTokenRequest>,
+        &self,
+        request: Request<v1::IssueLocalTokenRequest>,
     ) -> Result<Response<v1::IssueLocalTokenResponse>, Status> {
         let r = request.into_inner();
         let ttl = r.ttl.as_ref().map_or(3_600_000, crate::clock::duration_millis);
@@ -197,14 +251,24 @@ impl Access for Api {
         let audience = match r.audience.as_str() {
             "" | API_AUDIENCE => API_AUDIENCE.to_owned(),
             name => {
-                let (project, short) = name.strip_prefix("projects/").and_then(|n| n.split_once("/instances/")).unwrap_or(("default", name));
-                let cell = self.engine.by_name(project, short).ok_or_else(|| Error::NotFound(name.to_owned()))?;
+                let (project, short) = name
+                    .strip_prefix("projects/")
+                    .and_then(|n| n.split_once("/instances/"))
+                    .unwrap_or(("default", name));
+                let cell =
+                    self.engine.by_name(project, short).ok_or_else(|| Error::NotFound(name.to_owned()))?;
                 door::instance_audience(&cell.id.to_string())
             }
         };
         let (token, identity) = self
             .identities
-            .issue_local(&audience, &r.email, &r.subject, &r.groups, Duration::from_millis(u64::try_from(ttl).unwrap_or(0)))
+            .issue_local(
+                &audience,
+                &r.email,
+                &r.subject,
+                &r.groups,
+                Duration::from_millis(u64::try_from(ttl).unwrap_or(0)),
+            )
             .map_err(|e| refuse(Code::FailedPrecondition, "LOCAL_ISSUER", e, "run 'sypctl doctor'"))?;
         let role = self.identities.role(&identity);
         let a = Authz { identity, role, local_peer: true };
@@ -216,7 +280,8 @@ impl Access for Api {
     }
 
     async fn get_access_policy(
-        &self, request: Request<v1::GetAccessPolicyRequest>,
+        &self,
+        request: Request<v1::GetAccessPolicyRequest>,
     ) -> Result<Response<v1::AccessPolicy>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
@@ -226,13 +291,15 @@ impl Access for Api {
         }
         let i = self.any(&a, &r.resource, Role::Viewer).await?;
         let spec = i.spec.clone().unwrap_or_default();
-        let mut p = if r.plane() == Plane::Control { spec.operators } else { spec.access }.unwrap_or_default();
+        let mut p =
+            if r.plane() == Plane::Control { spec.operators } else { spec.access }.unwrap_or_default();
         p.etag = crate::ops::etag(&i);
         Ok(Response::new(p))
     }
 
     async fn set_access_policy(
-        &self, request: Request<v1::SetAccessPolicyRequest>,
+        &self,
+        request: Request<v1::SetAccessPolicyRequest>,
     ) -> Result<Response<v1::AccessPolicy>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
@@ -267,7 +334,10 @@ impl Access for Api {
         Ok(Response::new(p))
     }
 
-    async fn test_access(&self, _: Request<v1::TestAccessRequest>) -> Result<Response<v1::TestAccessResponse>, Status> {
+    async fn test_access(
+        &self,
+        _: Request<v1::TestAccessRequest>,
+    ) -> Result<Response<v1::TestAccessResponse>, Status> {
         Err(later("'access test'"))
     }
 
@@ -275,7 +345,10 @@ impl Access for Api {
         Err(later("a machine token"))
     }
 
-    async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Result<Response<v1::ListTokensResponse>, Status> {
+    async fn list_tokens(
+        &self,
+        _: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
         Err(later("a machine token"))
     }
 
@@ -295,7 +368,10 @@ fn lockout() -> Status {
 
 impl Api {
     async fn set_control_policy(
-        &self, a: &Authz, r: &v1::SetAccessPolicyRequest, policy: v1::AccessPolicy,
+        &self,
+        a: &Authz,
+        r: &v1::SetAccessPolicyRequest,
+        policy: v1::AccessPolicy,
     ) -> Result<Response<v1::AccessPolicy>, Status> {
         a.require(Role::Admin)?;
         let current = self.identities.control_policy();
@@ -308,8 +384,12 @@ impl Api {
         if r.validate_only {
             return Ok(Response::new(policy));
         }
-        let value = prost::Message::encode_to_vec(&v1::AccessPolicy { rules: policy.rules.clone(), etag: String::new() });
-        let commit = Commit { settings: vec![(super::identity::CONTROL_POLICY.into(), value)], ..Default::default() };
+        let value = prost::Message::encode_to_vec(&v1::AccessPolicy {
+            rules: policy.rules.clone(),
+            etag: String::new(),
+        });
+        let commit =
+            Commit { settings: vec![(super::identity::CONTROL_POLICY.into(), value)], ..Default::default() };
         self.engine.store().commit(commit).await.map_err(Error::from)?;
         self.identities.set_control_policy(policy);
         Ok(Response::new(self.identities.control_policy()))
@@ -318,7 +398,10 @@ impl Api {
 
 #[async_trait]
 impl Providers for Api {
-    async fn list_providers(&self, _: Request<v1::ListProvidersRequest>) -> Result<Response<v1::ListProvidersResponse>, Status> {
+    async fn list_providers(
+        &self,
+        _: Request<v1::ListProvidersRequest>,
+    ) -> Result<Response<v1::ListProvidersResponse>, Status> {
         let mut providers = Vec::new();
         for t in self.engine.targets() {
             let identity = t.check().await;
@@ -333,7 +416,10 @@ impl Providers for Api {
         Ok(Response::new(v1::ListProvidersResponse { providers, next_page_token: String::new() }))
     }
 
-    async fn check_provider(&self, request: Request<v1::CheckProviderRequest>) -> Result<Response<v1::CheckProviderResponse>, Status> {
+    async fn check_provider(
+        &self,
+        request: Request<v1::CheckProviderRequest>,
+    ) -> Result<Response<v1::CheckProviderResponse>, Status> {
         let r = request.into_inner();
         let target = self.engine.target(&r.name).map_err(|f| of_failure(&f))?;
         let identity = target.check().await.map_err(|f| of_failure(&f))?;
@@ -341,7 +427,10 @@ impl Providers for Api {
     }
 
     /// What carries our labels but belongs to no live instance. Reported; removed only when asked.
-    async fn sweep_orphans(&self, request: Request<v1::SweepOrphansRequest>) -> Result<Response<Operation>, Status> {
+    async fn sweep_orphans(
+        &self,
+        request: Request<v1::SweepOrphansRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let r = request.into_inner();
         let store = self.engine.store().store_id().clone();
         let mut report = v1::SweepReport::default();
@@ -363,7 +452,12 @@ impl Providers for Api {
             }
         }
         let result = syp_proto::google::longrunning::operation::Result::Response(view::any(&report));
-        Ok(Response::new(Operation { name: "operations/sweep".into(), done: true, result: Some(result), metadata: None }))
+        Ok(Response::new(Operation {
+            name: "operations/sweep".into(),
+            done: true,
+            result: Some(result),
+            metadata: None,
+        }))
     }
 }
 
@@ -387,7 +481,10 @@ fn orphan(f: &Found) -> v1::Resource {
 
 #[async_trait]
 impl Server for Api {
-    async fn get_server_info(&self, _: Request<v1::GetServerInfoRequest>) -> Result<Response<v1::ServerInfo>, Status> {
+    async fn get_server_info(
+        &self,
+        _: Request<v1::GetServerInfoRequest>,
+    ) -> Result<Response<v1::ServerInfo>, Status> {
         let cells = self.engine.cells();
         let open = cells.iter().filter(|c| c.get().run.is_some()).count();
         let store = self.engine.store();
@@ -413,7 +510,10 @@ impl Server for Api {
         Ok(Response::new(()))
     }
 
-    async fn check_store(&self, _: Request<v1::CheckStoreRequest>) -> Result<Response<v1::CheckStoreResponse>, Status> {
+    async fn check_store(
+        &self,
+        _: Request<v1::CheckStoreRequest>,
+    ) -> Result<Response<v1::CheckStoreResponse>, Status> {
         let (records, problems) = self.engine.store().fsck().await.map_err(Error::from)?;
         Ok(Response::new(v1::CheckStoreResponse {
             instances: i64::try_from(self.engine.cells().len()).unwrap_or(i64::MAX),
@@ -426,7 +526,8 @@ impl Server for Api {
 #[async_trait]
 impl Audit for Api {
     async fn list_audit_events(
-        &self, request: Request<v1::ListAuditEventsRequest>,
+        &self,
+        request: Request<v1::ListAuditEventsRequest>,
     ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
         let r = request.into_inner();
         let rows = self.engine.store().audit(10_000).await.map_err(Error::from)?;
@@ -436,7 +537,12 @@ impl Audit for Api {
             .map(|(n, x)| v1::AuditEvent {
                 name: format!("auditEvents/{:020}-{n:05}", i64::MAX - x.at_ms),
                 time: timestamp(x.at_ms),
-                actor: Some(v1::Principal { subject: x.subject, issuer: x.issuer, email: x.email, ..Default::default() }),
+                actor: Some(v1::Principal {
+                    subject: x.subject,
+                    issuer: x.issuer,
+                    email: x.email,
+                    ..Default::default()
+                }),
                 method: x.method,
                 targets: if x.target.is_empty() { vec![] } else { vec![x.target] },
                 outcome: x.outcome,
@@ -444,14 +550,16 @@ impl Audit for Api {
                 ..Default::default()
             })
             .collect();
-        let (audit_events, next_page_token) = page::cut(all, r.page_size, &r.page_token, &r.filter, |e| e.name.clone())?;
+        let (audit_events, next_page_token) =
+            page::cut(all, r.page_size, &r.page_token, &r.filter, |e| e.name.clone())?;
         Ok(Response::new(v1::ListAuditEventsResponse { audit_events, next_page_token }))
     }
 
     type WatchAuditEventsStream = watch::Stream<v1::AuditEvent>;
 
     async fn watch_audit_events(
-        &self, _: Request<v1::WatchAuditEventsRequest>,
+        &self,
+        _: Request<v1::WatchAuditEventsRequest>,
     ) -> Result<Response<Self::WatchAuditEventsStream>, Status> {
         Err(later("watching the audit trail"))
     }
@@ -459,11 +567,17 @@ impl Audit for Api {
 
 #[async_trait]
 impl Secrets for Api {
-    async fn create_secret(&self, _: Request<v1::CreateSecretRequest>) -> Result<Response<v1::Secret>, Status> {
+    async fn create_secret(
+        &self,
+        _: Request<v1::CreateSecretRequest>,
+    ) -> Result<Response<v1::Secret>, Status> {
         Err(later("a secret store"))
     }
 
-    async fn add_secret_version(&self, _: Request<v1::AddSecretVersionRequest>) -> Result<Response<v1::SecretVersion>, Status> {
+    async fn add_secret_version(
+        &self,
+        _: Request<v1::AddSecretVersionRequest>,
+    ) -> Result<Response<v1::SecretVersion>, Status> {
         Err(later("a secret store"))
     }
 
@@ -471,7 +585,10 @@ impl Secrets for Api {
         Err(later("a secret store"))
     }
 
-    async fn list_secrets(&self, _: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsResponse>, Status> {
+    async fn list_secrets(
+        &self,
+        _: Request<v1::ListSecretsRequest>,
+    ) -> Result<Response<v1::ListSecretsResponse>, Status> {
         Err(later("a secret store"))
     }
 

@@ -22,7 +22,9 @@ pub fn refuse(code: Code, reason: &str, message: impl Into<String>, hint: &str) 
 /// A field that can't be right.
 pub fn invalid(field: &str, message: &str) -> Status {
     let mut details = ErrorDetails::new();
-    details.set_error_info("INVALID_ARGUMENT", DOMAIN, HashMap::new()).add_bad_request_violation(field, message);
+    details
+        .set_error_info("INVALID_ARGUMENT", DOMAIN, HashMap::new())
+        .add_bad_request_violation(field, message);
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {message}"), details)
 }
 
@@ -48,15 +50,28 @@ impl From<Error> for Status {
                 format!("the name belongs to instance {id}"),
                 "choose another name, or change the instance with 'sypctl set'",
             ),
-            Error::NotFound(_) => refuse(Code::NotFound, "NOT_FOUND", text, "'sypctl ls' shows what is there"),
-            Error::Invalid { field, message } => invalid(&field, &message),
-            Error::NotAllowed { from, to, allowed, why } => not_allowed(from.as_str_name(), to.as_str_name(), &allowed, &why),
-            Error::StateDiffers(_) => refuse(Code::FailedPrecondition, "STATE_DIFFERS", text, "look again with 'sypctl show'"),
-            Error::InProgress(_) => {
-                refuse(Code::Aborted, "OPERATION_IN_PROGRESS", text, "wait for it or cancel it: 'sypctl op ls'")
+            Error::NotFound(_) => {
+                refuse(Code::NotFound, "NOT_FOUND", text, "'sypctl ls' shows what is there")
             }
-            Error::EtagMismatch => refuse(Code::Aborted, "ETAG_MISMATCH", text, "read it again, then repeat the change"),
-            Error::RequestIdReused => refuse(Code::InvalidArgument, "REQUEST_ID_REUSED", text, "use a new request id"),
+            Error::Invalid { field, message } => invalid(&field, &message),
+            Error::NotAllowed { from, to, allowed, why } => {
+                not_allowed(from.as_str_name(), to.as_str_name(), &allowed, &why)
+            }
+            Error::StateDiffers(_) => {
+                refuse(Code::FailedPrecondition, "STATE_DIFFERS", text, "look again with 'sypctl show'")
+            }
+            Error::InProgress(_) => refuse(
+                Code::Aborted,
+                "OPERATION_IN_PROGRESS",
+                text,
+                "wait for it or cancel it: 'sypctl op ls'",
+            ),
+            Error::EtagMismatch => {
+                refuse(Code::Aborted, "ETAG_MISMATCH", text, "read it again, then repeat the change")
+            }
+            Error::RequestIdReused => {
+                refuse(Code::InvalidArgument, "REQUEST_ID_REUSED", text, "use a new request id")
+            }
             Error::Refused(f) => of_failure(&f),
             Error::Corrupt(_) => refuse(Code::DataLoss, "STORE_CORRUPT", text, "run 'sypctl doctor'"),
             Error::Store(s) => of_store(&s),
@@ -72,7 +87,11 @@ fn not_allowed(from: &str, to: &str, allowed: &[crate::graph::State], why: &str)
     if !why.is_empty() {
         message = format!("{message}: {why}");
     }
-    let next = if allowed.is_empty() { "nothing is possible any more".to_owned() } else { format!("possible now: {allowed}") };
+    let next = if allowed.is_empty() {
+        "nothing is possible any more".to_owned()
+    } else {
+        format!("possible now: {allowed}")
+    };
     let mut details = ErrorDetails::new();
     details
         .set_error_info("TRANSITION_NOT_ALLOWED", DOMAIN, HashMap::from([("hint".to_owned(), next.clone())]))
@@ -84,8 +103,12 @@ fn of_store(e: &store::Error) -> Status {
     let (code, reason, hint) = match e {
         store::Error::HeadMoved => (Code::Aborted, "ETAG_MISMATCH", "try again"),
         store::Error::AnswerExists => (Code::Aborted, "REQUEST_ID_REUSED", "use a new request id"),
-        store::Error::TooLarge(_) => (Code::InvalidArgument, "SPEC_TOO_LARGE", "make env, args or policy smaller"),
-        store::Error::Io(_) => (Code::Unavailable, "STORE_IO", "free space on the disk of the data directory"),
+        store::Error::TooLarge(_) => {
+            (Code::InvalidArgument, "SPEC_TOO_LARGE", "make env, args or policy smaller")
+        }
+        store::Error::Io(_) => {
+            (Code::Unavailable, "STORE_IO", "free space on the disk of the data directory")
+        }
         store::Error::Stopped => (Code::Unavailable, "STORE_STOPPED", "start the engine again"),
         _ => (Code::DataLoss, "STORE_CORRUPT", "run 'sypctl doctor'"),
     };

@@ -15,7 +15,8 @@ const MAX_REPLICAS: i32 = 64;
 /// `INVALID_ARGUMENT`.
 pub fn name(full: &str) -> Result<(&str, &str, Option<&str>), Status> {
     let wrong = || invalid("name", "expected projects/{project}/instances/{name}");
-    let (project, rest) = full.strip_prefix("projects/").and_then(|r| r.split_once("/instances/")).ok_or_else(wrong)?;
+    let (project, rest) =
+        full.strip_prefix("projects/").and_then(|r| r.split_once("/instances/")).ok_or_else(wrong)?;
     let (name, uid) = rest.split_once('@').map_or((rest, None), |(n, u)| (n, Some(u)));
     if project.is_empty() || name.is_empty() || name.contains('/') {
         return Err(wrong());
@@ -53,7 +54,10 @@ pub fn id(field: &str, id: &str) -> Result<(), Status> {
 pub fn labels(labels: &HashMap<String, String>) -> Result<(), Status> {
     for (k, v) in labels {
         if k.is_empty() || k.len() > 63 || v.len() > 255 || k.starts_with("syp.dev") {
-            return Err(invalid("labels", &format!("'{k}': keys have 1 to 63 characters, values at most 255, and syp.dev is ours")));
+            return Err(invalid(
+                "labels",
+                &format!("'{k}': keys have 1 to 63 characters, values at most 255, and syp.dev is ours"),
+            ));
         }
     }
     Ok(())
@@ -68,7 +72,10 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
         return Err(invalid("spec.image", "the name of an image, such as nginx:1.27"));
     }
     if s.port < 0 || s.port > MAX_PORT {
-        return Err(invalid("spec.port", &format!("1 to {MAX_PORT}: higher ports can't be sealed off from neighbours")));
+        return Err(invalid(
+            "spec.port",
+            &format!("1 to {MAX_PORT}: higher ports can't be sealed off from neighbours"),
+        ));
     }
     let scaling = s.scaling.unwrap_or_default();
     if !(0..=MAX_REPLICAS).contains(&scaling.min) {
@@ -83,9 +90,10 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
         }
     }
     if let Some(p) = s.probe.as_ref().filter(|p| !p.path.is_empty())
-        && (!p.path.starts_with('/') || p.path.contains(char::is_whitespace)) {
-            return Err(invalid("spec.probe.path", "a path that begins with /"));
-        }
+        && (!p.path.starts_with('/') || p.path.contains(char::is_whitespace))
+    {
+        return Err(invalid("spec.probe.path", "a path that begins with /"));
+    }
     if !s.secrets.is_empty() {
         return Err(invalid("spec.secrets", "this version can't hand secrets to an instance yet; pass none"));
     }
@@ -93,13 +101,15 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
         return Err(invalid("spec.budget", "this version can't enforce budgets yet; use a ttl"));
     }
     if let Some(ttl) = &s.ttl
-        && crate::clock::duration_millis(ttl) < 1_000 {
-            return Err(invalid("spec.ttl", "at least 1s"));
-        }
+        && crate::clock::duration_millis(ttl) < 1_000
+    {
+        return Err(invalid("spec.ttl", "at least 1s"));
+    }
     if let Some(g) = &s.drain_grace
-        && !(0..=3_600_000).contains(&crate::clock::duration_millis(g)) {
-            return Err(invalid("spec.drain_grace", "0s to 1h"));
-        }
+        && !(0..=3_600_000).contains(&crate::clock::duration_millis(g))
+    {
+        return Err(invalid("spec.drain_grace", "0s to 1h"));
+    }
     publish(s)?;
     for (field, policy) in [("spec.access", &s.access), ("spec.operators", &s.operators)] {
         if let Some(p) = policy {
@@ -123,7 +133,10 @@ fn publish(s: &InstanceSpec) -> Result<(), Status> {
         let address: std::net::IpAddr =
             p.address.parse().map_err(|_| invalid("spec.publish.address", "an IP address of this host"))?;
         if !address.is_loopback() && (p.tls_cert_file.is_empty() || p.tls_key_file.is_empty()) {
-            return Err(invalid("spec.publish", "off loopback a certificate and a key are required (tokens would cross the network in clear)"));
+            return Err(invalid(
+                "spec.publish",
+                "off loopback a certificate and a key are required (tokens would cross the network in clear)",
+            ));
         }
     }
     if p.tls_cert_file.is_empty() != p.tls_key_file.is_empty() {
@@ -150,14 +163,21 @@ pub fn cpu_millis(text: &str) -> Option<u64> {
     if let Some(m) = text.strip_suffix('m') {
         return m.parse().ok();
     }
-    let cores: rust_decimal::Decimal = if text.starts_with('.') { format!("0{text}").parse().ok()? } else { text.parse().ok()? };
+    let cores: rust_decimal::Decimal =
+        if text.starts_with('.') { format!("0{text}").parse().ok()? } else { text.parse().ok()? };
     rust_decimal::prelude::ToPrimitive::to_u64(&(cores * rust_decimal::Decimal::from(1000)))
 }
 
 /// `256Mi`, `1Gi`, `512M`, plain bytes.
 pub fn memory_bytes(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 6] =
-        [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("K", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+    const UNITS: [(&str, u64); 6] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("K", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+    ];
     let (number, unit) =
         UNITS.iter().find_map(|(s, m)| Some((text.strip_suffix(s)?, *m))).unwrap_or((text, 1));
     number.parse::<u64>().ok()?.checked_mul(unit)
@@ -191,7 +211,8 @@ mod tests {
 
     #[test]
     fn specs_that_cannot_be_right_are_refused_with_the_field() {
-        let good = InstanceSpec { image: "x".into(), port: 80, target: "docker".into(), ..Default::default() };
+        let good =
+            InstanceSpec { image: "x".into(), port: 80, target: "docker".into(), ..Default::default() };
         assert!(spec(&good).is_ok());
         let bad = |f: fn(&mut InstanceSpec)| {
             let mut s = good.clone();

@@ -29,7 +29,12 @@ const LOOK: Duration = Duration::from_millis(500);
 const GATHER: Duration = Duration::from_millis(20);
 
 fn expired() -> Status {
-    refuse(Code::Unauthenticated, "TOKEN_EXPIRED", "the token of this stream has expired", "log in again and resume")
+    refuse(
+        Code::Unauthenticated,
+        "TOKEN_EXPIRED",
+        "the token of this stream has expired",
+        "log in again and resume",
+    )
 }
 
 /// Why a stream looks again.
@@ -40,7 +45,9 @@ enum Woke {
 
 /// Waits for news; every `beat` without any is a reason to look too.
 async fn woken(
-    news: &mut tokio::sync::watch::Receiver<u64>, beat: Duration, end: tokio::time::Instant,
+    news: &mut tokio::sync::watch::Receiver<u64>,
+    beat: Duration,
+    end: tokio::time::Instant,
 ) -> Result<Woke, Status> {
     tokio::select! {
         changed = news.changed() => changed.map(|()| Woke::News).map_err(|_| Status::unavailable("the engine stops")),
@@ -108,12 +115,19 @@ pub(super) fn operation(api: Api, op: OperationId, expires_s: u64) -> Stream<v1:
 }
 
 /// Instances: a snapshot, a bookmark, then every change.
-pub(super) fn instances(api: Api, a: Authz, r: v1::WatchInstancesRequest) -> Result<Stream<v1::WatchInstancesResponse>, Status> {
+pub(super) fn instances(
+    api: Api,
+    a: Authz,
+    r: v1::WatchInstancesRequest,
+) -> Result<Stream<v1::WatchInstancesResponse>, Status> {
     let project = super::validate::parent(&r.parent)?.to_owned();
     let filter = Filter::parse(&r.filter)?;
     let boot = api.engine.store().boot_epoch();
     // a token of another boot can't be continued: the snapshot says everything
-    let resume = r.resume_token.split_once('-').and_then(|(b, n)| (b.parse() == Ok(boot)).then(|| n.parse::<u64>().ok())?);
+    let resume = r
+        .resume_token
+        .split_once('-')
+        .and_then(|(b, n)| (b.parse() == Ok(boot)).then(|| n.parse::<u64>().ok())?);
     let lost = !r.resume_token.is_empty() && resume.is_none();
     Ok(Box::pin(async_stream::try_stream! {
         let mut news = api.engine.changes().subscribe();
@@ -182,7 +196,12 @@ fn heartbeat(api: &Api) -> Timestamp {
 }
 
 /// The journal of an instance in words, from a number on; ends with the instance.
-pub(super) fn events(api: Api, id: InstanceId, after: u64, expires_s: u64) -> Stream<v1::WatchInstanceEventsResponse> {
+pub(super) fn events(
+    api: Api,
+    id: InstanceId,
+    after: u64,
+    expires_s: u64,
+) -> Stream<v1::WatchInstanceEventsResponse> {
     use v1::watch_instance_events_response::Event;
     Box::pin(async_stream::try_stream! {
         let mut news = api.engine.changes().subscribe();
@@ -218,19 +237,31 @@ pub(super) fn in_words(id: InstanceId, r: &Record) -> v1::InstanceEvent {
     let state = |s: i32| State::try_from(s).map_or("?", |s| s.as_str_name());
     let fail = |f: &Option<journal::Failure>| f.clone().unwrap_or_default();
     let (kind, step, reason, message, run) = match r.body.as_ref() {
-        Some(Body::Created(c)) => ("created", String::new(), String::new(), format!("created by {}", c.creator), 0),
+        Some(Body::Created(c)) => {
+            ("created", String::new(), String::new(), format!("created by {}", c.creator), 0)
+        }
         Some(Body::RunCreated(c)) => {
             let f = fail(&c.cause);
             ("run_created", String::new(), f.reason, format!("{} begins", c.verb), c.run)
         }
-        Some(Body::StepIntent(s)) => ("step_intent", s.node.clone(), String::new(), format!("attempt {}", s.attempt), s.run),
-        Some(Body::StepProgress(p)) => ("step_progress", p.node.clone(), String::new(), p.handle.clone(), p.run),
+        Some(Body::StepIntent(s)) => {
+            ("step_intent", s.node.clone(), String::new(), format!("attempt {}", s.attempt), s.run)
+        }
+        Some(Body::StepProgress(p)) => {
+            ("step_progress", p.node.clone(), String::new(), p.handle.clone(), p.run)
+        }
         Some(Body::StepOutcome(o)) => {
             let f = fail(&o.failure);
             let word = if o.failure.is_none() { "done".to_owned() } else { f.message };
             ("step_outcome", o.node.clone(), f.reason, word, o.run)
         }
-        Some(Body::UndoIntent(u)) => ("undo_intent", format!("resource {}", u.entry), String::new(), format!("attempt {}", u.attempt), 0),
+        Some(Body::UndoIntent(u)) => (
+            "undo_intent",
+            format!("resource {}", u.entry),
+            String::new(),
+            format!("attempt {}", u.attempt),
+            0,
+        ),
         Some(Body::UndoOutcome(u)) => {
             let f = fail(&u.failure);
             let word = match u.result() {
@@ -240,16 +271,24 @@ pub(super) fn in_words(id: InstanceId, r: &Record) -> v1::InstanceEvent {
             };
             ("undo_outcome", format!("resource {}", u.entry), f.reason, word, 0)
         }
-        Some(Body::Adopted(a)) => ("adopted", format!("resource {}", a.entry), String::new(), format!("found {}", a.handle), 0),
+        Some(Body::Adopted(a)) => {
+            ("adopted", format!("resource {}", a.entry), String::new(), format!("found {}", a.handle), 0)
+        }
         Some(Body::Listed(l)) => {
             let f = fail(&l.failure);
             let word = if l.failure.is_some() { f.message } else { format!("{} found", l.found.len()) };
             ("listed", "list".into(), f.reason, word, l.run)
         }
-        Some(Body::Transition(t)) => {
-            ("transition", String::new(), t.trigger.clone(), format!("{} -> {}", state(t.from), state(t.to)), 0)
+        Some(Body::Transition(t)) => (
+            "transition",
+            String::new(),
+            t.trigger.clone(),
+            format!("{} -> {}", state(t.from), state(t.to)),
+            0,
+        ),
+        Some(Body::CancelRequested(c)) => {
+            ("cancel_requested", String::new(), String::new(), "cancel was asked for".into(), c.run)
         }
-        Some(Body::CancelRequested(c)) => ("cancel_requested", String::new(), String::new(), "cancel was asked for".into(), c.run),
         Some(Body::RunEnded(e)) => {
             let f = fail(&e.failure);
             let word = match (&e.failure, e.cancelled, e.preempted_by.as_str()) {
@@ -262,17 +301,24 @@ pub(super) fn in_words(id: InstanceId, r: &Record) -> v1::InstanceEvent {
         }
         Some(Body::ConditionSet(c)) => {
             let c = c.condition.clone().unwrap_or_default();
-            let word = if c.status == 0 { "cleared".to_owned() } else { format!("{} {}", c.status().as_str_name(), c.message) };
+            let word = if c.status == 0 {
+                "cleared".to_owned()
+            } else {
+                format!("{} {}", c.status().as_str_name(), c.message)
+            };
             ("condition", c.r#type, c.reason, word, 0)
         }
         Some(Body::Edited(_)) => ("edited", String::new(), String::new(), "changed".into(), 0),
         Some(Body::Drift(d)) => ("drift", String::new(), "DRIFT".into(), d.findings.join("; "), 0),
         Some(Body::GatePushed(p)) => {
             let f = fail(&p.failure);
-            let word = if p.failure.is_some() { f.message } else { format!("gate has generation {}", p.generation) };
+            let word =
+                if p.failure.is_some() { f.message } else { format!("gate has generation {}", p.generation) };
             ("gate_pushed", "gate".into(), f.reason, word, 0)
         }
-        Some(Body::Retained(k)) => ("retained", format!("resource {}", k.entry), "RESIDUAL_RESOURCES".into(), k.reason.clone(), 0),
+        Some(Body::Retained(k)) => {
+            ("retained", format!("resource {}", k.entry), "RESIDUAL_RESOURCES".into(), k.reason.clone(), 0)
+        }
         None => ("unknown", String::new(), String::new(), String::new(), 0),
     };
     v1::InstanceEvent {

@@ -81,7 +81,8 @@ fn run(kv: &dyn Kv, mut heads: HashMap<InstanceId, u64>, mut rx: mpsc::Receiver<
         while let Some(job) = next {
             match admit(kv, &mut heads, &mut answers, &job) {
                 Ok(()) => {
-                    bytes += job.ops.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum::<usize>();
+                    bytes +=
+                        job.ops.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum::<usize>();
                     ops.extend(job.ops);
                     replies.push(job.reply);
                 }
@@ -104,11 +105,17 @@ fn run(kv: &dyn Kv, mut heads: HashMap<InstanceId, u64>, mut rx: mpsc::Receiver<
     }
 }
 
-fn admit(kv: &dyn Kv, heads: &mut HashMap<InstanceId, u64>, answers: &mut Vec<Vec<u8>>, job: &Job) -> Result<(), Error> {
+fn admit(
+    kv: &dyn Kv,
+    heads: &mut HashMap<InstanceId, u64>,
+    answers: &mut Vec<Vec<u8>>,
+    job: &Job,
+) -> Result<(), Error> {
     if let Some(key) = &job.answer_key
-        && (answers.contains(key) || kv.get(key)?.is_some()) {
-            return Err(Error::AnswerExists);
-        }
+        && (answers.contains(key) || kv.get(key)?.is_some())
+    {
+        return Err(Error::AnswerExists);
+    }
     if let Some(id) = job.id {
         let head = heads.entry(id).or_insert(0);
         if *head != job.expect_head {

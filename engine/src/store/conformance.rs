@@ -5,7 +5,13 @@ use std::sync::Arc;
 use syp_proto::journal::{Answer, Created, Edited, Instance, Record, record::Body};
 
 fn record(seq: u64, body: Body) -> Record {
-    Record { seq, at_ms: 1_000 + i64::try_from(seq).unwrap_or(0), epoch: 1, actor: "t".into(), body: Some(body) }
+    Record {
+        seq,
+        at_ms: 1_000 + i64::try_from(seq).unwrap_or(0),
+        epoch: 1,
+        actor: "t".into(),
+        body: Some(body),
+    }
 }
 
 fn creation(name: &str) -> Body {

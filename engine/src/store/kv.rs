@@ -65,7 +65,8 @@ pub fn open_inline(kv: Arc<dyn Kv>) -> Result<Arc<dyn Store>, Error> {
 }
 
 fn open_with(
-    kv: Arc<dyn Kv>, start: impl FnOnce(Arc<dyn Kv>, HashMap<InstanceId, u64>) -> Result<committer::Handle, Error>,
+    kv: Arc<dyn Kv>,
+    start: impl FnOnce(Arc<dyn Kv>, HashMap<InstanceId, u64>) -> Result<committer::Handle, Error>,
 ) -> Result<Arc<dyn Store>, Error> {
     let number = |k: &[u8]| -> Result<Option<u64>, Error> {
         kv.get(k)?
@@ -101,7 +102,8 @@ fn open_with(
 fn head(kv: &dyn Kv, id: InstanceId) -> Result<u64, Error> {
     let last = kv.scan(&log_key(id, 0), &log_key(id, u64::MAX), 1, true)?;
     let Some((_, v)) = last.first() else { return Ok(0) };
-    let entry: Entry = codec::decode(Kind::Entry, v).map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
+    let entry: Entry =
+        codec::decode(Kind::Entry, v).map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
     Ok(entry.records.last().map_or(0, |r| r.seq))
 }
 
@@ -154,7 +156,8 @@ impl KvStore {
         }
         for a in &c.audit {
             let n = self.audit_no.fetch_add(1, Ordering::Relaxed);
-            let k = [&b"a|"[..], &a.at_ms.to_be_bytes(), &self.epoch.to_be_bytes(), &n.to_be_bytes()].concat();
+            let k =
+                [&b"a|"[..], &a.at_ms.to_be_bytes(), &self.epoch.to_be_bytes(), &n.to_be_bytes()].concat();
             ops.push((k, Some(codec::encode(Kind::Audit, a).map_err(too_large)?)));
         }
         Ok(ops)
@@ -188,7 +191,8 @@ impl KvStore {
         let from = self.kv.scan(&log_key(id, 0), &log_key(id, after + 2), 1, true)?;
         let from = from.into_iter().next().map_or_else(|| log_key(id, 0), |(k, _)| k);
         for (_, v) in self.kv.scan(&from, &log_key(id, u64::MAX), limit.saturating_add(1), false)? {
-            let entry: Entry = codec::decode(Kind::Entry, &v).map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
+            let entry: Entry = codec::decode(Kind::Entry, &v)
+                .map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
             out.extend(entry.records.into_iter().filter(|r| r.seq > after));
         }
         out.truncate(limit);
@@ -216,7 +220,9 @@ impl Store for KvStore {
         let records = c.records.len() as u64;
         let last = c.checkpoint.as_ref().is_some_and(|i| i.state == State::Destroyed as i32);
         let answer_key = c.answer.as_ref().map(|(k, _)| answer_key(k));
-        self.committer.send(Job { id: c.id, expect_head: c.expect_head, records, last, answer_key, ops, reply }).await?;
+        self.committer
+            .send(Job { id: c.id, expect_head: c.expect_head, records, last, answer_key, ops, reply })
+            .await?;
         answer.await.map_err(|_| Error::Stopped)?
     }
 
@@ -235,7 +241,8 @@ impl Store for KvStore {
     }
 
     async fn incarnations(&self, project: &str, name: &str) -> Result<Vec<InstanceId>, Error> {
-        let rows = self.kv.scan(&name_key(project, name, 0), &name_key(project, name, i64::MAX), 1000, true)?;
+        let rows =
+            self.kv.scan(&name_key(project, name, 0), &name_key(project, name, i64::MAX), 1000, true)?;
         Ok(rows.into_iter().filter_map(|(_, v)| Some(InstanceId::from_bytes(v.try_into().ok()?))).collect())
     }
 
@@ -280,7 +287,9 @@ impl Store for KvStore {
                 match (folded, self.read(id, &v).instance) {
                     (Err(e), _) => bad.push(e.to_string()),
                     (_, Err(e)) => bad.push(format!("{id}: {e}")),
-                    (Ok(()), Ok(i)) if i != from_zero => bad.push(format!("{id}: its checkpoint is not the fold of its journal")),
+                    (Ok(()), Ok(i)) if i != from_zero => {
+                        bad.push(format!("{id}: its checkpoint is not the fold of its journal"))
+                    }
                     _ => {}
                 }
             }

@@ -23,11 +23,7 @@ impl SledKv {
         let opened = thread::Builder::new()
             .name("store-open".into())
             .spawn(move || {
-                sled::Config::new()
-                    .path(path)
-                    .cache_capacity(32 * 1024 * 1024)
-                    .flush_every_ms(None)
-                    .open()
+                sled::Config::new().path(path).cache_capacity(32 * 1024 * 1024).flush_every_ms(None).open()
             })
             .map_err(|e| Error::Io(e.to_string()))?
             .join();
@@ -65,8 +61,14 @@ impl Kv for SledKv {
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Pair>, Error> {
         let range = self.db.range(from..to);
-        let pair = |r: sled::Result<(sled::IVec, sled::IVec)>| r.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(error);
-        if reverse { range.rev().take(limit).map(pair).collect() } else { range.take(limit).map(pair).collect() }
+        let pair = |r: sled::Result<(sled::IVec, sled::IVec)>| {
+            r.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(error)
+        };
+        if reverse {
+            range.rev().take(limit).map(pair).collect()
+        } else {
+            range.take(limit).map(pair).collect()
+        }
     }
 }
 

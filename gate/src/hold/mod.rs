@@ -69,7 +69,8 @@ pub fn run(options: Options) -> Result<(), Error> {
         return Err(Error::Port(options.port));
     }
     let io = |what| move |source| Error::Io { what, source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io("starting"))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io("starting"))?;
     runtime.block_on(async {
         let mut term = signal(SignalKind::terminate()).map_err(io("listening for signals"))?;
         let mut int = signal(SignalKind::interrupt()).map_err(io("listening for signals"))?;
@@ -86,7 +87,10 @@ async fn hold(options: &Options) -> Result<(), Error> {
     let outside = seal::seal(options.gate, options.egress).await?;
     // before anything else runs: from here on not even this process can open the namespace again
     rights::drop_all()?;
-    println!("{}", serde_json::json!({ "event": "sealed", "interface": outside.name, "address": outside.address }));
+    println!(
+        "{}",
+        serde_json::json!({ "event": "sealed", "interface": outside.name, "address": outside.address })
+    );
     let status = Arc::new(Mutex::new(HolderStatus { sealed: true, listeners: Vec::new(), relay: false }));
     let listener = tokio::net::TcpListener::bind(SocketAddr::new(outside.address, options.status)).await;
     tokio::spawn(status::serve(listener.map_err(io("listening for the gate"))?, status.clone()));
@@ -104,9 +108,12 @@ async fn watch(options: &Options, outside: IpAddr, status: &Mutex<HolderStatus>)
         found.retain(|l| Some(*l) != own && *l != own_status);
         let app: Vec<&Listener> = found.iter().filter(|l| l.port == options.port).collect();
         let reachable = app.iter().any(|l| l.address.is_unspecified() || l.address == outside);
-        let loopback = app.iter().find(|l| l.address.is_loopback()).map(|l| SocketAddr::new(l.address, l.port));
+        let loopback =
+            app.iter().find(|l| l.address.is_loopback()).map(|l| SocketAddr::new(l.address, l.port));
         match (&relay, loopback) {
-            (None, Some(to)) if !reachable => relay = Relay::start(SocketAddr::new(outside, options.port), to).await.ok(),
+            (None, Some(to)) if !reachable => {
+                relay = Relay::start(SocketAddr::new(outside, options.port), to).await.ok()
+            }
             // the app is reachable by itself now, or gone: its port must be free for it
             (Some(_), to) if reachable || to.is_none() => relay = None,
             _ => {}

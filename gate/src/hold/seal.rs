@@ -48,7 +48,9 @@ pub enum Error {
     #[error("there is no interface with an address of the gate's family besides loopback")]
     NoInterface,
     /// The app's own connections would use ports that are closed.
-    #[error("net.ipv4.ip_local_port_range is {found}; start the container with --sysctl net.ipv4.ip_local_port_range='49152 65534'")]
+    #[error(
+        "net.ipv4.ip_local_port_range is {found}; start the container with --sysctl net.ipv4.ip_local_port_range='49152 65534'"
+    )]
     PortRange {
         /// What it is.
         found: String,
@@ -107,7 +109,8 @@ async fn seal_with(handle: &Handle, gate: IpAddr, egress: Egress) -> Result<Outs
 #[must_use]
 pub fn interface_names() -> Vec<String> {
     let text = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let names = text.lines().skip(2).filter_map(|l| l.split_once(':')).map(|(name, _)| name.trim().to_owned());
+    let names =
+        text.lines().skip(2).filter_map(|l| l.split_once(':')).map(|(name, _)| name.trim().to_owned());
     names.filter(|name| name != "lo").collect()
 }
 
@@ -152,8 +155,11 @@ fn rules<'a>(
             out.push(first);
         }
         for protocol in [IpProtocol::Tcp, IpProtocol::Udp] {
-            let attributes =
-                vec![iif(), RuleAttribute::IpProtocol(protocol), RuleAttribute::DestinationPortRange(ANSWERS)];
+            let attributes = vec![
+                iif(),
+                RuleAttribute::IpProtocol(protocol),
+                RuleAttribute::DestinationPortRange(ANSWERS),
+            ];
             out.push(rule(2, RuleAction::ToTable, LOCAL, attributes));
         }
         // in IPv6 also packets whose headers the kernel gave up reading before it came to a protocol with ports
@@ -202,7 +208,9 @@ async fn outside(handle: &Handle, interfaces: &[(u32, String)], gate: IpAddr) ->
     let mut addresses = handle.address().get().execute();
     let mut best: Option<(u32, Outside)> = None;
     while let Some(message) = addresses.try_next().await.map_err(refused("list addresses"))? {
-        let Some((index, name)) = interfaces.iter().find(|(index, _)| *index == message.header.index) else { continue };
+        let Some((index, name)) = interfaces.iter().find(|(index, _)| *index == message.header.index) else {
+            continue;
+        };
         for attribute in &message.attributes {
             let AddressAttribute::Address(address) = attribute else { continue };
             let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
@@ -231,12 +239,17 @@ async fn list(handle: &Handle, version: IpVersion) -> Result<Vec<RuleMessage>, E
 
 fn priority(rule: &RuleMessage) -> u32 {
     // the kernel does not print a priority of 0
-    rule.attributes.iter().find_map(|a| if let RuleAttribute::Priority(p) = a { Some(*p) } else { None }).unwrap_or(0)
+    rule.attributes
+        .iter()
+        .find_map(|a| if let RuleAttribute::Priority(p) = a { Some(*p) } else { None })
+        .unwrap_or(0)
 }
 
 fn same(want: &RuleMessage, have: &RuleMessage) -> bool {
     let heads = want.header.action == have.header.action && want.header.src_len == have.header.src_len;
-    heads && want.header.dst_len == have.header.dst_len && want.attributes.iter().all(|a| have.attributes.contains(a))
+    heads
+        && want.header.dst_len == have.header.dst_len
+        && want.attributes.iter().all(|a| have.attributes.contains(a))
 }
 
 /// In a request to delete, priority 0 means 'any': so the rule must be there, and named as the kernel names it.

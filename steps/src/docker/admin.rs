@@ -42,7 +42,12 @@ pub(super) async fn local(address: IpAddr) -> Result<(), Failure> {
 }
 
 fn unreachable(what: &str, e: impl std::fmt::Display) -> Failure {
-    failure(Class::Transient, "GATE_UNREACHABLE", format!("the gate does not answer ({what}: {e})"), "the engine tries again by itself")
+    failure(
+        Class::Transient,
+        "GATE_UNREACHABLE",
+        format!("the gate does not answer ({what}: {e})"),
+        "the engine tries again by itself",
+    )
 }
 
 /// One request on a connection of its own.
@@ -53,7 +58,8 @@ async fn call(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<(u16, Byt
         .map_err(|e| unreachable("connect", e))?
         .map_err(|e| unreachable("connect", e))?;
     stream.set_nodelay(true).map_err(|e| unreachable("socket", e))?;
-    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable("http", e))?;
+    let (mut send, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable("http", e))?;
     let answer = async {
         let response = send.send_request(request).await.map_err(|e| unreachable("http", e))?;
         let status = response.status().as_u16();
@@ -71,21 +77,33 @@ async fn call(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<(u16, Byt
     tokio::time::timeout(ANSWER, both).await.map_err(|e| unreachable("answer", e))?
 }
 
-fn request(method: Method, path: &str, token: Option<&SecretString>, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+fn request(
+    method: Method,
+    path: &str,
+    token: Option<&SecretString>,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, Failure> {
     let mut r = Request::builder().method(method).uri(path).header(header::HOST, "gate");
     if let Some(token) = token {
         r = r.header(header::AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
     }
-    r.header(header::CONTENT_TYPE, "application/json").body(Full::new(body)).map_err(|e| unreachable("request", e))
+    r.header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|e| unreachable("request", e))
 }
 
 /// Puts a configuration. Being told that the gate has a newer one is fine.
 ///
 /// # Errors
 /// `GATE_UNREACHABLE`, or what the gate does not like about it.
-pub(super) async fn configure(admin: SocketAddr, token: &SecretString, config: &GateConfig) -> Result<(), Failure> {
-    let body = serde_json::to_vec(config)
-        .map_err(|e| failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it"))?;
+pub(super) async fn configure(
+    admin: SocketAddr,
+    token: &SecretString,
+    config: &GateConfig,
+) -> Result<(), Failure> {
+    let body = serde_json::to_vec(config).map_err(|e| {
+        failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it")
+    })?;
     let (status, answer) = call(admin, request(Method::PUT, "/config", Some(token), body.into())?).await?;
     match status {
         200..=299 | 409 => Ok(()),
@@ -102,7 +120,11 @@ pub(super) async fn configure(admin: SocketAddr, token: &SecretString, config: &
 ///
 /// # Errors
 /// `GATE_UNREACHABLE`.
-pub(super) async fn read<T: DeserializeOwned>(admin: SocketAddr, token: &SecretString, path: &str) -> Result<T, Failure> {
+pub(super) async fn read<T: DeserializeOwned>(
+    admin: SocketAddr,
+    token: &SecretString,
+    path: &str,
+) -> Result<T, Failure> {
     let (status, answer) = call(admin, request(Method::GET, path, Some(token), Bytes::new())?).await?;
     if status != 200 {
         return Err(unreachable(path, status));

@@ -76,7 +76,12 @@ pub fn failed(e: &Error) -> Failure {
         Error::DockerResponseServerError { status_code, message } => (*status_code, message.clone()),
         Error::DockerStreamError { error } => (500, error.clone()),
         Error::RequestTimeoutError => {
-            return failure(Class::Timeout, "STEP_TIMEOUT", "the Docker engine did not answer in time", "the engine looks again by itself");
+            return failure(
+                Class::Timeout,
+                "STEP_TIMEOUT",
+                "the Docker engine did not answer in time",
+                "the engine looks again by itself",
+            );
         }
         other => {
             return failure(
@@ -90,23 +95,53 @@ pub fn failed(e: &Error) -> Failure {
     let text = message.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
     if has(&["no space left"]) {
-        return failure(Class::Terminal, "DISK_FULL", message, "free space where Docker keeps its data: 'docker system df'");
+        return failure(
+            Class::Terminal,
+            "DISK_FULL",
+            message,
+            "free space where Docker keeps its data: 'docker system df'",
+        );
     }
     if has(&["port is already allocated", "address already in use", "failed to bind host port"]) {
-        return failure(Class::Terminal, "PORT_TAKEN", message, "choose another port with --publish, or stop what uses it");
+        return failure(
+            Class::Terminal,
+            "PORT_TAKEN",
+            message,
+            "choose another port with --publish, or stop what uses it",
+        );
     }
     if has(&["pool overlaps"]) {
         return failure(Class::Conflict, "SUBNET_TAKEN", message, "the engine tries the next one by itself");
     }
-    if has(&["unauthorized", "denied: requested access", "no basic auth credentials", "authentication required"]) {
-        return failure(Class::Terminal, "IMAGE_AUTH_FAILED", message, "'docker login' to that registry as the user that runs the engine");
+    if has(&[
+        "unauthorized",
+        "denied: requested access",
+        "no basic auth credentials",
+        "authentication required",
+    ]) {
+        return failure(
+            Class::Terminal,
+            "IMAGE_AUTH_FAILED",
+            message,
+            "'docker login' to that registry as the user that runs the engine",
+        );
     }
     match status {
         404 => failure(Class::Transient, "NOT_FOUND", message, ""),
         409 => failure(Class::Conflict, "PROVIDER_BUSY", message, "the engine looks again by itself"),
-        400 => failure(Class::Terminal, "PROVIDER_REFUSED", message, "the message is Docker's own: change what it names, then try again"),
+        400 => failure(
+            Class::Terminal,
+            "PROVIDER_REFUSED",
+            message,
+            "the message is Docker's own: change what it names, then try again",
+        ),
         429 => failure(Class::Throttled, "PROVIDER_THROTTLED", message, "the engine slows down by itself"),
-        _ => failure(Class::Transient, "PROVIDER_ERROR", message, "the engine tries again by itself; 'docker info' shows how Docker is"),
+        _ => failure(
+            Class::Transient,
+            "PROVIDER_ERROR",
+            message,
+            "the engine tries again by itself; 'docker info' shows how Docker is",
+        ),
     }
 }
 

@@ -1,13 +1,17 @@
 //! Brings policy, keys and upstreams to the gate. It changes what the gate's row owns, so it has no row of its own.
-use super::{Shared, admin, gate::subnet, names::{ADMIN, HOLDER}};
+use super::{
+    Shared, admin,
+    gate::subnet,
+    names::{ADMIN, HOLDER},
+};
 use async_trait::async_trait;
+use serde_json::json;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 use syp_auth::door::{GateConfig, Upstream};
-use serde_json::json;
 use syp_engine::{
     fold::GATE_GENERATION,
     step::{Done, Observed, Owner, Step, StepCx},
@@ -33,7 +37,11 @@ pub(super) fn complete(cx: &StepCx) -> Result<GateConfig, Failure> {
     config.upstreams = (0..replicas)
         .map(|n| {
             let ip = IpAddr::V4(subnet.address(n + 3));
-            Upstream { id: n.to_string(), address: SocketAddr::new(ip, port), holder: Some(SocketAddr::new(ip, HOLDER)) }
+            Upstream {
+                id: n.to_string(),
+                address: SocketAddr::new(ip, port),
+                holder: Some(SocketAddr::new(ip, HOLDER)),
+            }
         })
         .collect();
     Ok(config)

@@ -3,7 +3,10 @@ use super::{
     Shared,
     client::{self, code, failed, inspect, is_ours, labels_of, running},
 };
-use bollard::{models::{ContainerCreateBody, ContainerInspectResponse}, query_parameters::CreateContainerOptions};
+use bollard::{
+    models::{ContainerCreateBody, ContainerInspectResponse},
+    query_parameters::CreateContainerOptions,
+};
 use syp_engine::{
     failure::{Class, failure},
     step::{Observed, Owner, StepCx},
@@ -30,10 +33,17 @@ pub(super) async fn observe(s: &Shared, owner: &Owner, key: &str) -> Result<Obse
 /// # Errors
 /// `NAME_CONFLICT` for a container of somebody else; the daemon's.
 pub(super) async fn ensure(
-    s: &Shared, cx: &StepCx, key: &str, body: impl AsyncFnOnce() -> Result<ContainerCreateBody, Failure>,
+    s: &Shared,
+    cx: &StepCx,
+    key: &str,
+    body: impl AsyncFnOnce() -> Result<ContainerCreateBody, Failure>,
 ) -> Result<(ContainerInspectResponse, bool), Failure> {
     if let Some(c) = inspect(&s.docker, key).await? {
-        return if is_ours(&cx.owner, labels_of(&c)) { Ok((c, false)) } else { Err(syp_engine::name_conflict(key)) };
+        return if is_ours(&cx.owner, labels_of(&c)) {
+            Ok((c, false))
+        } else {
+            Err(syp_engine::name_conflict(key))
+        };
     }
     let name = CreateContainerOptions { name: Some(key.to_owned()), ..Default::default() };
     match s.docker.create_container(Some(name), body().await?).await {
@@ -43,7 +53,12 @@ pub(super) async fn ensure(
         Err(e) if code(&e) == Some(404) => {
             let f = failed(&e);
             return Err(if f.message.to_lowercase().contains("image") {
-                failure(Class::Terminal, "IMAGE_NOT_FOUND", f.message, "check its name; 'docker images' shows what is here")
+                failure(
+                    Class::Terminal,
+                    "IMAGE_NOT_FOUND",
+                    f.message,
+                    "check its name; 'docker images' shows what is here",
+                )
             } else {
                 f
             });
@@ -53,7 +68,12 @@ pub(super) async fn ensure(
     match inspect(&s.docker, key).await? {
         Some(c) if is_ours(&cx.owner, labels_of(&c)) => Ok((c, true)),
         Some(_) => Err(syp_engine::name_conflict(key)),
-        None => Err(failure(Class::Conflict, "PROVIDER_BUSY", format!("{key} vanished"), "the engine looks again")),
+        None => Err(failure(
+            Class::Conflict,
+            "PROVIDER_BUSY",
+            format!("{key} vanished"),
+            "the engine looks again",
+        )),
     }
 }
 
@@ -61,7 +81,12 @@ pub(super) async fn ensure(
 ///
 /// # Errors
 /// The daemon's.
-pub(super) async fn destroy(s: &Shared, owner: &Owner, row: &LedgerRow, grace_s: Option<i32>) -> Result<bool, Failure> {
+pub(super) async fn destroy(
+    s: &Shared,
+    owner: &Owner,
+    row: &LedgerRow,
+    grace_s: Option<i32>,
+) -> Result<bool, Failure> {
     match inspect(&s.docker, &row.key).await? {
         Some(c) if is_ours(owner, labels_of(&c)) => {
             let grace = grace_s.filter(|_| running(&c));

@@ -1,5 +1,9 @@
 //! Lets what is in flight finish and refuses what is new, for as long as the grace lasts.
-use super::{Shared, admin, client::{inspect, key, running}, config};
+use super::{
+    Shared, admin,
+    client::{inspect, key, running},
+    config,
+};
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::{GateStatus, Mode};

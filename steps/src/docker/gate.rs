@@ -7,7 +7,9 @@ use super::{
 };
 use async_trait::async_trait;
 use bollard::{
-    models::{ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, NetworkingConfig, PortBinding},
+    models::{
+        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, NetworkingConfig, PortBinding,
+    },
     query_parameters::UploadToContainerOptions,
 };
 use secrecy::ExposeSecret;
@@ -32,12 +34,21 @@ impl Gate {
         let subnet = subnet(cx)?;
         let image = self.0.gate_image.ensure(&self.0.docker).await?;
         let (address, port) = published(cx);
-        let mut cmd: Vec<String> =
-            ["serve", "--listen", "0.0.0.0:8080", "--admin", "0.0.0.0:9901", "--admin-token-file", "/etc/syp/admin.token"]
-                .map(str::to_owned)
-                .to_vec();
+        let mut cmd: Vec<String> = [
+            "serve",
+            "--listen",
+            "0.0.0.0:8080",
+            "--admin",
+            "0.0.0.0:9901",
+            "--admin-token-file",
+            "/etc/syp/admin.token",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         if has_tls(cx) {
-            cmd.extend(["--tls-cert", "/etc/syp/tls.crt", "--tls-key", "/etc/syp/tls.key"].map(str::to_owned));
+            cmd.extend(
+                ["--tls-cert", "/etc/syp/tls.crt", "--tls-key", "/etc/syp/tls.key"].map(str::to_owned),
+            );
         }
         let binding = PortBinding { host_ip: Some(address), host_port: Some(port.to_string()) };
         let traffic = format!("{TRAFFIC}/tcp");
@@ -56,7 +67,10 @@ impl Gate {
                 pids_limit: Some(256),
                 ..Default::default()
             }),
-            networking_config: Some(endpoint(&client::key(&cx.owner, "network"), &subnet.address(2).to_string())),
+            networking_config: Some(endpoint(
+                &client::key(&cx.owner, "network"),
+                &subnet.address(2).to_string(),
+            )),
             ..Default::default()
         })
     }
@@ -66,19 +80,31 @@ impl Gate {
         let token = self.0.admin_token(&cx.owner);
         let mut files = vec![("etc/syp/admin.token", token.expose_secret().as_bytes().to_vec())];
         if let Some(p) = cx.spec.publish.as_ref().filter(|_| has_tls(cx)) {
-            for (name, path) in [("etc/syp/tls.crt", &p.tls_cert_file), ("etc/syp/tls.key", &p.tls_key_file)] {
+            for (name, path) in [("etc/syp/tls.crt", &p.tls_cert_file), ("etc/syp/tls.key", &p.tls_key_file)]
+            {
                 files.push((name, read(path).await?));
             }
         }
-        let tar = archive(&files).map_err(|e| failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it"))?;
+        let tar = archive(&files).map_err(|e| {
+            failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it")
+        })?;
         let to = UploadToContainerOptions { path: "/".into(), ..Default::default() };
-        self.0.docker.upload_to_container(key, Some(to), bollard::body_full(tar.into())).await.map_err(|e| failed(&e))
+        self.0
+            .docker
+            .upload_to_container(key, Some(to), bollard::body_full(tar.into()))
+            .await
+            .map_err(|e| failed(&e))
     }
 }
 
 async fn read(path: &str) -> Result<Vec<u8>, Failure> {
     tokio::fs::read(Path::new(path)).await.map_err(|e| {
-        failure(Class::Terminal, "TLS_FILE", format!("{path}: {e}"), "give a PEM file that the engine's user can read")
+        failure(
+            Class::Terminal,
+            "TLS_FILE",
+            format!("{path}: {e}"),
+            "give a PEM file that the engine's user can read",
+        )
     })
 }
 
@@ -106,7 +132,12 @@ pub(super) fn endpoint(network: &str, address: &str) -> NetworkingConfig {
 /// The instance's subnet, from the network step.
 pub(super) fn subnet(cx: &StepCx) -> Result<Subnet, Failure> {
     cx.output("network", "subnet").and_then(Subnet::parse).ok_or_else(|| {
-        failure(Class::Terminal, "INTERNAL", "the network step left no subnet", "this is a bug: please report it")
+        failure(
+            Class::Terminal,
+            "INTERNAL",
+            "the network step left no subnet",
+            "this is a bug: please report it",
+        )
     })
 }
 

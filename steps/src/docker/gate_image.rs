@@ -53,7 +53,8 @@ impl GateImage {
 }
 
 async fn import(d: &Docker, name: &str, binary: &[u8]) -> Result<(), Failure> {
-    let tar = archive(binary).map_err(|e| failure(Class::Terminal, "INTERNAL", e.to_string(), "please report this bug"))?;
+    let tar = archive(binary)
+        .map_err(|e| failure(Class::Terminal, "INTERNAL", e.to_string(), "please report this bug"))?;
     let (repo, tag) = name.split_once(':').unwrap_or((name, "latest"));
     let how = CreateImageOptions {
         from_src: Some("-".into()),

@@ -63,7 +63,13 @@ impl Holder {
 
     /// Waits until this start of the holder says that the namespace is sealed.
     async fn sealed(&self, name: &str) -> Result<(), Failure> {
-        let how = LogsOptions { follow: true, stdout: true, stderr: true, tail: "all".into(), ..Default::default() };
+        let how = LogsOptions {
+            follow: true,
+            stdout: true,
+            stderr: true,
+            tail: "all".into(),
+            ..Default::default()
+        };
         let mut lines = self.0.docker.logs(name, Some(how));
         let said = async {
             while let Some(line) = lines.next().await {

@@ -45,7 +45,12 @@ impl Step for Image {
         }
         match self.observe(cx, key).await? {
             Observed::Present { handle, .. } => Ok(Done { handle, ..Default::default() }),
-            _ => Err(failure(Class::Transient, "IMAGE_NOT_FOUND", format!("{from} was pulled but is not there"), "the engine tries again")),
+            _ => Err(failure(
+                Class::Transient,
+                "IMAGE_NOT_FOUND",
+                format!("{from} was pulled but is not there"),
+                "the engine tries again",
+            )),
         }
     }
 
@@ -57,7 +62,8 @@ impl Step for Image {
 /// A 404 about an image has its own word.
 pub(super) fn not_found(f: Failure, image: &str) -> Failure {
     let text = f.message.to_lowercase();
-    let gone = ["not found", "no such image", "manifest unknown", "does not exist"].iter().any(|w| text.contains(w));
+    let gone =
+        ["not found", "no such image", "manifest unknown", "does not exist"].iter().any(|w| text.contains(w));
     if f.reason == "NOT_FOUND" || (gone && f.reason != "IMAGE_AUTH_FAILED") {
         return failure(
             Class::Terminal,

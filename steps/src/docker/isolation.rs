@@ -36,7 +36,9 @@ impl Step for Isolation {
     async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
         let holder = cx.params["holder"].as_str().unwrap_or("holder-0");
         let ip: Option<IpAddr> = cx.output(holder, "address").and_then(|a| a.parse().ok());
-        let ip = ip.ok_or_else(|| failure(Class::Terminal, "INTERNAL", "the holder left no address", "please report this bug"))?;
+        let ip = ip.ok_or_else(|| {
+            failure(Class::Terminal, "INTERNAL", "the holder left no address", "please report this bug")
+        })?;
         admin::local(ip).await?;
         let to = SocketAddr::new(ip, u16::try_from(cx.spec.port).unwrap_or(0));
         let answered = tokio::time::timeout(PATIENCE, TcpStream::connect(to)).await;

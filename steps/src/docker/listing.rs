@@ -3,7 +3,9 @@ use super::{
     Shared,
     client::{self, INSTANCE, STEP, STORE, failed, optional},
 };
-use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions};
+use bollard::query_parameters::{
+    ListContainersOptions, ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions,
+};
 use std::collections::HashMap;
 use syp_engine::id::{InstanceId, StoreId};
 use syp_proto::journal::{Failure, Found};
@@ -14,13 +16,21 @@ type Labels = HashMap<String, String>;
 ///
 /// # Errors
 /// The daemon's: a provider that can't be asked is never "clean".
-pub(super) async fn list(s: &Shared, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure> {
+pub(super) async fn list(
+    s: &Shared,
+    store: &StoreId,
+    uid: Option<InstanceId>,
+) -> Result<Vec<Found>, Failure> {
     let mut wanted = vec![format!("{STORE}={store}")];
     wanted.extend(uid.map(|u| format!("{INSTANCE}={u}")));
     let filters = HashMap::from([("label".to_owned(), wanted)]);
     let containers = s
         .docker
-        .list_containers(Some(ListContainersOptions { all: true, filters: Some(filters.clone()), ..Default::default() }))
+        .list_containers(Some(ListContainersOptions {
+            all: true,
+            filters: Some(filters.clone()),
+            ..Default::default()
+        }))
         .await
         .map_err(|e| failed(&e))?;
     let networks = s
@@ -28,10 +38,19 @@ pub(super) async fn list(s: &Shared, store: &StoreId, uid: Option<InstanceId>) -
         .list_networks(Some(ListNetworksOptions { filters: Some(filters.clone()) }))
         .await
         .map_err(|e| failed(&e))?;
-    let volumes = s.docker.list_volumes(Some(ListVolumesOptions { filters: Some(filters) })).await.map_err(|e| failed(&e))?;
+    let volumes = s
+        .docker
+        .list_volumes(Some(ListVolumesOptions { filters: Some(filters) }))
+        .await
+        .map_err(|e| failed(&e))?;
     let mut out = Vec::new();
     for c in containers {
-        let name = c.names.unwrap_or_default().first().map(|n| n.trim_start_matches('/').to_owned()).unwrap_or_default();
+        let name = c
+            .names
+            .unwrap_or_default()
+            .first()
+            .map(|n| n.trim_start_matches('/').to_owned())
+            .unwrap_or_default();
         let labels = c.labels.unwrap_or_default();
         let kind = match labels.get(STEP).map(|s| s.split('-').next().unwrap_or_default()) {
             Some("gate") => "docker.gate@1",
@@ -42,7 +61,13 @@ pub(super) async fn list(s: &Shared, store: &StoreId, uid: Option<InstanceId>) -
     }
     for n in networks {
         let labels = n.labels.unwrap_or_default();
-        out.push(found("docker.network@1", n.name.unwrap_or_default(), n.id.unwrap_or_default(), &labels, uid));
+        out.push(found(
+            "docker.network@1",
+            n.name.unwrap_or_default(),
+            n.id.unwrap_or_default(),
+            &labels,
+            uid,
+        ));
     }
     for v in volumes.volumes.unwrap_or_default() {
         out.push(found("docker.volume@1", v.name.clone(), v.name, &v.labels, uid));
@@ -63,7 +88,9 @@ fn found(kind: &str, key: String, handle: String, labels: &Labels, uid: Option<I
 pub(super) async fn remove(s: &Shared, f: &Found) -> Result<(), Failure> {
     match f.kind.as_str() {
         "docker.network@1" => optional(s.docker.remove_network(&f.handle).await).map(drop),
-        "docker.volume@1" => optional(s.docker.remove_volume(&f.handle, None::<RemoveVolumeOptions>).await).map(drop),
+        "docker.volume@1" => {
+            optional(s.docker.remove_volume(&f.handle, None::<RemoveVolumeOptions>).await).map(drop)
+        }
         _ => client::remove(&s.docker, &f.handle, None).await.map(drop),
     }
 }

@@ -106,7 +106,8 @@ impl DockerTarget {
     /// # Errors
     /// A host or pool that can't be understood.
     pub fn new(o: Options) -> Result<Self, Failure> {
-        let wrong = |what: &str, e: String| failure(Class::Terminal, "INVALID_ARGUMENT", format!("{what}: {e}"), "");
+        let wrong =
+            |what: &str, e: String| failure(Class::Terminal, "INVALID_ARGUMENT", format!("{what}: {e}"), "");
         let host = if o.host.is_empty() { "unix:///var/run/docker.sock" } else { &o.host };
         let docker = match host.strip_prefix("unix://") {
             // a socket that is not there yet is met at the first call, with words
@@ -114,9 +115,11 @@ impl DockerTarget {
             None => Docker::connect_with_host(host),
         };
         let docker = docker.map_err(|e| wrong("DOCKER_HOST", e.to_string()))?;
-        let pool = Subnet::parse(&o.pool).ok_or_else(|| wrong("SYP_DOCKER_POOL", format!("'{}' is no network", o.pool)))?;
+        let pool = Subnet::parse(&o.pool)
+            .ok_or_else(|| wrong("SYP_DOCKER_POOL", format!("'{}' is no network", o.pool)))?;
         let gate_image = GateImage::new(o.gate_binary);
-        let shared = Arc::new(Shared { docker, gate_image, pool, tariff: o.tariff, clock: o.clock, key: o.key });
+        let shared =
+            Arc::new(Shared { docker, gate_image, pool, tariff: o.tariff, clock: o.clock, key: o.key });
         let s = || Arc::clone(&shared);
         let all: Vec<Arc<dyn Step>> = vec![
             Arc::new(app::App(s())),
@@ -173,7 +176,11 @@ impl Target for DockerTarget {
         observe::stats(&self.shared, cx).await
     }
 
-    async fn logs(&self, cx: &StepCx, q: LogQuery) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
+    async fn logs(
+        &self,
+        cx: &StepCx,
+        q: LogQuery,
+    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
         observe::logs(&self.shared, cx, q).await
     }
 

@@ -103,7 +103,12 @@ impl Step for Network {
         let subnet = match self.get(key).await? {
             Some(n) if !is_ours(&cx.owner, n.labels.as_ref()) => return Err(syp_engine::name_conflict(key)),
             Some(n) => subnet_of(&n).ok_or_else(|| {
-                failure(Class::Terminal, "PROVIDER_ERROR", format!("network {key} has no subnet"), "remove it and try again")
+                failure(
+                    Class::Terminal,
+                    "PROVIDER_ERROR",
+                    format!("network {key} has no subnet"),
+                    "remove it and try again",
+                )
             })?,
             None => self.create(cx, key).await?,
         };
@@ -113,7 +118,8 @@ impl Step for Network {
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
         // old engines allow two networks of one name: all of ours go
-        let filters = HashMap::from([("label".to_owned(), vec![format!("{}={}", client::INSTANCE, owner.uid)])]);
+        let filters =
+            HashMap::from([("label".to_owned(), vec![format!("{}={}", client::INSTANCE, owner.uid)])]);
         let all = self.0.docker.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await;
         let mut was = false;
         for n in all.map_err(|e| failed(&e))?.into_iter().filter(|n| is_ours(owner, n.labels.as_ref())) {

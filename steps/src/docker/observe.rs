@@ -8,7 +8,10 @@ use bollard::{
     container::LogOutput,
     query_parameters::{EventsOptions, LogsOptions, StatsOptions},
 };
-use futures_util::{StreamExt, stream::{BoxStream, SelectAll}};
+use futures_util::{
+    StreamExt,
+    stream::{BoxStream, SelectAll},
+};
 use std::collections::HashMap;
 use syp_engine::{
     clock::Millis,
@@ -45,7 +48,9 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
 
 /// Lines of the replicas, each with its time.
 pub(super) async fn logs(
-    s: &Shared, cx: &StepCx, q: LogQuery,
+    s: &Shared,
+    cx: &StepCx,
+    q: LogQuery,
 ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
     let mut names: Vec<(String, String)> =
         (0..replicas(cx)).map(|n| (n.to_string(), key(&cx.owner, &format!("app-{n}")))).collect();
@@ -94,7 +99,10 @@ fn rfc3339_ms(text: &str) -> Millis {
 }
 
 /// Ends of containers of this store, as the daemon tells them.
-pub(super) async fn changes(s: &Shared, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
+pub(super) async fn changes(
+    s: &Shared,
+    store: &StoreId,
+) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
     s.docker.ping().await.map_err(|e| failed(&e))?;
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
@@ -117,7 +125,8 @@ mod tests {
 
     #[test]
     fn a_log_line_keeps_its_time_stream_and_text() {
-        let l = line("0", &LogOutput::StdErr { message: "2026-11-24T19:40:30.123456789Z two  words\n".into() });
+        let l =
+            line("0", &LogOutput::StdErr { message: "2026-11-24T19:40:30.123456789Z two  words\n".into() });
         assert_eq!((l.at_ms, l.stream, l.line.as_str()), (1_795_549_230_123, "stderr", "two  words"));
     }
 }

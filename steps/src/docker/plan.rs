@@ -23,7 +23,14 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn node(&mut self, id: &str, kind: &str, after: &[&str], params: &Value, policy: Policy) -> &mut PlanNode {
+    fn node(
+        &mut self,
+        id: &str,
+        kind: &str,
+        after: &[&str],
+        params: &Value,
+        policy: Policy,
+    ) -> &mut PlanNode {
         self.nodes.push(PlanNode {
             id: id.into(),
             kind: kind.into(),
@@ -67,7 +74,8 @@ pub fn plan(kind: RunKind, owner: &Owner, spec: &v1::InstanceSpec, facts: &Value
 
 fn everything(b: &mut Builder<'_>, spec: &v1::InstanceSpec, facts: &Value) {
     let replicas = spec.scaling.as_ref().map_or(1, |s| s.min.max(1));
-    let volumes: Vec<&str> = facts["volumes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let volumes: Vec<&str> =
+        facts["volumes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     b.node("image", "docker.image@1", &[], &Value::Null, policy(900_000, 3));
     b.effect("network", "docker.network@1", &["image"], &json!({ "replicas": replicas }), false);
     b.effect("gate", "docker.gate@1", &["network"], &Value::Null, false);
@@ -100,8 +108,16 @@ mod tests {
 
     #[test]
     fn every_plan_is_sound_and_an_apps_volumes_come_before_it() {
-        let owner = Owner { store: StoreId::random(), uid: InstanceId::random(), name: "x".into(), revision: "x-1".into() };
-        let spec = v1::InstanceSpec { scaling: Some(v1::Scaling { min: 3, ..Default::default() }), ..Default::default() };
+        let owner = Owner {
+            store: StoreId::random(),
+            uid: InstanceId::random(),
+            name: "x".into(),
+            revision: "x-1".into(),
+        };
+        let spec = v1::InstanceSpec {
+            scaling: Some(v1::Scaling { min: 3, ..Default::default() }),
+            ..Default::default()
+        };
         for kind in [RunKind::Provision, RunKind::Repair, RunKind::Drain, RunKind::Teardown] {
             let p = plan(kind, &owner, &spec, &json!({ "volumes": ["/data"] }));
             syp_engine::plan::validate(&p).unwrap();

@@ -4,8 +4,8 @@ use super::{
     client::{code, failed},
     image::not_found,
 };
-use bollard::{auth::DockerCredentials, models::ImageInspect};
 use base64::Engine as _;
+use bollard::{auth::DockerCredentials, models::ImageInspect};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, path::PathBuf};
 use syp_engine::{
@@ -22,7 +22,9 @@ pub(super) async fn check(s: &Shared, _owner: &Owner, spec: &v1::InstanceSpec) -
     s.gate_image.ensure(&s.docker).await?;
     let mut facts = match s.docker.inspect_image(&spec.image).await {
         Ok(i) => local_image(&spec.image, &i, host.arch.as_deref().unwrap_or_default())?,
-        Err(e) if code(&e) == Some(404) => remote_image(s, &spec.image, host.arch.as_deref().unwrap_or_default()).await?,
+        Err(e) if code(&e) == Some(404) => {
+            remote_image(s, &spec.image, host.arch.as_deref().unwrap_or_default()).await?
+        }
         Err(e) => return Err(failed(&e)),
     };
     if spec.port == 0 {
@@ -38,7 +40,8 @@ fn local_image(name: &str, i: &ImageInspect, host: &str) -> Result<Value, Failur
     fits(name, &arch, host)?;
     let config = i.config.clone().unwrap_or_default();
     let id = i.id.clone().unwrap_or_default();
-    let digest = i.repo_digests.as_ref().and_then(|d| d.first()).and_then(|d| d.split('@').nth(1)).map(str::to_owned);
+    let digest =
+        i.repo_digests.as_ref().and_then(|d| d.first()).and_then(|d| d.split('@').nth(1)).map(str::to_owned);
     let mut volumes = config.volumes.unwrap_or_default();
     volumes.sort();
     Ok(json!({
@@ -77,7 +80,11 @@ async fn remote_image(s: &Shared, name: &str, host: &str) -> Result<Value, Failu
 }
 
 fn fits(name: &str, arch: &str, host: &str) -> Result<(), Failure> {
-    if arch.is_empty() || host.is_empty() || arch == host { Ok(()) } else { Err(wrong_arch(name, arch, host)) }
+    if arch.is_empty() || host.is_empty() || arch == host {
+        Ok(())
+    } else {
+        Err(wrong_arch(name, arch, host))
+    }
 }
 
 fn wrong_arch(name: &str, arch: &str, host: &str) -> Failure {
@@ -101,7 +108,12 @@ fn only_port(facts: &Value) -> Result<i32, Failure> {
         .collect();
     match ports[..] {
         [one] => Ok(one),
-        [] => Err(failure(Class::Terminal, "PORT_UNKNOWN", "the image does not say on which port it listens", "add --port N")),
+        [] => Err(failure(
+            Class::Terminal,
+            "PORT_UNKNOWN",
+            "the image does not say on which port it listens",
+            "add --port N",
+        )),
         _ => Err(failure(
             Class::Terminal,
             "PORT_UNKNOWN",
@@ -115,7 +127,9 @@ fn only_port(facts: &Value) -> Result<i32, Failure> {
 async fn free_port(spec: &v1::InstanceSpec) -> Result<u16, Failure> {
     let p = spec.publish.clone().unwrap_or_default();
     let address = if p.address.is_empty() { "127.0.0.1" } else { &p.address };
-    let ip = address.parse().map_err(|_| failure(Class::Terminal, "INVALID_ARGUMENT", format!("'{address}' is no address"), ""))?;
+    let ip = address.parse().map_err(|_| {
+        failure(Class::Terminal, "INVALID_ARGUMENT", format!("'{address}' is no address"), "")
+    })?;
     let wanted = u16::try_from(p.port).unwrap_or(0);
     let listener = TcpListener::bind(SocketAddr::new(ip, wanted)).await.map_err(|e| {
         failure(
@@ -131,7 +145,8 @@ async fn free_port(spec: &v1::InstanceSpec) -> Result<u16, Failure> {
 /// What `docker login` left for the registry of an image.
 pub(super) async fn credentials(image: &str) -> Option<DockerCredentials> {
     let first = image.split('/').next().unwrap_or_default();
-    let has_host = image.contains('/') && (first.contains('.') || first.contains(':') || first == "localhost");
+    let has_host =
+        image.contains('/') && (first.contains('.') || first.contains(':') || first == "localhost");
     let registry = if has_host { first } else { "https://index.docker.io/v1/" };
     let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let dir = dir.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
@@ -139,7 +154,8 @@ pub(super) async fn credentials(image: &str) -> Option<DockerCredentials> {
     let config: Value = serde_json::from_slice(&text).ok()?;
     let auth = config["auths"][registry]["auth"].as_str()?;
     let plain = base64::engine::general_purpose::STANDARD.decode(auth).ok()?;
-    let (user, password) = std::str::from_utf8(&plain).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
+    let (user, password) =
+        std::str::from_utf8(&plain).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
     Some(DockerCredentials {
         username: Some(user),
         password: Some(password),

@@ -88,8 +88,17 @@ impl Probe {
                 }
             }
             let first = waiting.first().copied();
-            let message = first.map_or_else(|| "the gate has no replica yet".to_owned(), |u| format!("replica {}: {}", u.id, u.detail));
-            cx.waiting.on(&cx.node, "PROBING", message, "'sypctl logs' shows what the app says", self.0.clock.now());
+            let message = first.map_or_else(
+                || "the gate has no replica yet".to_owned(),
+                |u| format!("replica {}: {}", u.id, u.detail),
+            );
+            cx.waiting.on(
+                &cx.node,
+                "PROBING",
+                message,
+                "'sypctl logs' shows what the app says",
+                self.0.clock.now(),
+            );
             if let Some(f) = first.and_then(|u| verdict(cx, u, start.elapsed(), limit)) {
                 let name = key(&cx.owner, &format!("app-{}", first.map_or("0", |u| u.id.as_str())));
                 let lines = last_lines(&self.0.docker, &name, LOG_LINES).await;
@@ -114,15 +123,29 @@ fn verdict(cx: &StepCx, u: &UpstreamStatus, waited: Duration, limit: Duration) -
     let others: BTreeSet<u16> = u.listeners.iter().map(|l| l.port).filter(|p| *p != HOLDER).collect();
     let wrong = !others.is_empty() && !others.contains(&port);
     let nothing = others.is_empty() && u.sealed == Some(true);
-    if (wrong && waited >= WRONG_PORT) || (nothing && waited >= NO_PORT) || (waited >= limit && !others.contains(&port)) {
+    if (wrong && waited >= WRONG_PORT)
+        || (nothing && waited >= NO_PORT)
+        || (waited >= limit && !others.contains(&port))
+    {
         let found = others.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
         let (what, hint) = if wrong {
             let first = others.first().copied().unwrap_or_default();
-            (format!("it listens on {found}"), format!("use --port {first}, or make the app listen on {port}"))
+            (
+                format!("it listens on {found}"),
+                format!("use --port {first}, or make the app listen on {port}"),
+            )
         } else {
-            ("it listens on no port at all".to_owned(), "make the app listen, or give it more time with a probe".to_owned())
+            (
+                "it listens on no port at all".to_owned(),
+                "make the app listen, or give it more time with a probe".to_owned(),
+            )
         };
-        return Some(failure(Class::Terminal, "PORT_NOT_LISTENING", format!("nothing listens on port {port}; {what}"), hint));
+        return Some(failure(
+            Class::Terminal,
+            "PORT_NOT_LISTENING",
+            format!("nothing listens on port {port}; {what}"),
+            hint,
+        ));
     }
     (waited >= limit).then(|| {
         failure(

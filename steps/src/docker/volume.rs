@@ -1,7 +1,7 @@
 //! A named volume for each VOLUME of the image, so that data outlives a restart and goes with the instance.
 use super::{
     Shared,
-    client::{is_ours, labels, failed, optional},
+    client::{failed, is_ours, labels, optional},
 };
 use async_trait::async_trait;
 use bollard::{models::VolumeCreateRequest, query_parameters::RemoveVolumeOptions};
@@ -20,9 +20,11 @@ impl Step for Volume {
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
         Ok(match optional(self.0.docker.inspect_volume(key).await)? {
             None => Observed::Absent,
-            Some(v) => {
-                Observed::Present { handle: key.into(), ours: is_ours(&cx.owner, Some(&v.labels)), healthy: true }
-            }
+            Some(v) => Observed::Present {
+                handle: key.into(),
+                ours: is_ours(&cx.owner, Some(&v.labels)),
+                healthy: true,
+            },
         })
     }
 
@@ -42,7 +44,8 @@ impl Step for Volume {
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
         match optional(self.0.docker.inspect_volume(&row.key).await)? {
             Some(v) if is_ours(owner, Some(&v.labels)) => {
-                Ok(optional(self.0.docker.remove_volume(&row.key, None::<RemoveVolumeOptions>).await)?.is_some())
+                Ok(optional(self.0.docker.remove_volume(&row.key, None::<RemoveVolumeOptions>).await)?
+                    .is_some())
             }
             _ => Ok(false),
         }

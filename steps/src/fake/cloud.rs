@@ -92,7 +92,8 @@ impl FakeCloud {
     /// After this nothing that was called can still land unseen.
     pub fn settle_ms(&self) -> i64 {
         let b = self.behaviour;
-        i64::try_from((b.landing + b.lag + b.latency + Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX)
+        i64::try_from((b.landing + b.lag + b.latency + Duration::from_millis(1)).as_millis())
+            .unwrap_or(i64::MAX)
     }
 
     /// Everything that is there now, seen by listings or not.
@@ -111,7 +112,12 @@ impl FakeCloud {
 
     /// Something of somebody else with this name.
     pub fn plant(&self, key: &str, kind: &'static str) {
-        let owner = Owner { store: StoreId::random(), uid: InstanceId::random(), name: String::new(), revision: String::new() };
+        let owner = Owner {
+            store: StoreId::random(),
+            uid: InstanceId::random(),
+            name: String::new(),
+            revision: String::new(),
+        };
         self.make(&owner, key, kind, "foreign", Duration::ZERO);
     }
 
@@ -196,7 +202,8 @@ impl FakeCloud {
     pub(super) fn of_key(&self, key: &str, listing: bool) -> Vec<(u64, bool, Owner)> {
         let now = Instant::now();
         let s = self.state.lock();
-        let there = |o: &&Object| o.key == key && !o.dead && if listing { o.seen <= now } else { o.lands <= now };
+        let there =
+            |o: &&Object| o.key == key && !o.dead && if listing { o.seen <= now } else { o.lands <= now };
         let owner = |o: &Object| Owner {
             store: StoreId::from_stored(o.store.clone()),
             uid: o.uid,

@@ -4,7 +4,7 @@
 mod cloud;
 mod steps;
 
-pub use cloud::{Behaviour, Fault, FakeCloud, Object};
+pub use cloud::{Behaviour, FakeCloud, Fault, Object};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -24,7 +24,8 @@ use syp_proto::{
 };
 
 /// Kinds of the fake steps, one for each way to resolve a doubt, and two without an effect.
-pub const KINDS: [&str; 5] = ["fake.ensure@1", "fake.token@1", "fake.lookup@1", "fake.note@1", "fake.drain@1"];
+pub const KINDS: [&str; 5] =
+    ["fake.ensure@1", "fake.token@1", "fake.lookup@1", "fake.note@1", "fake.drain@1"];
 
 /// Name of the effect of a node.
 pub fn key(owner: &Owner, node: &str) -> String {
@@ -82,7 +83,12 @@ impl Target for FakeCloud {
 
     async fn preflight(&self, _: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
         if spec.image == "missing" {
-            return Err(failure(Class::Terminal, "IMAGE_NOT_FOUND", "there is no image 'missing'", "check its name"));
+            return Err(failure(
+                Class::Terminal,
+                "IMAGE_NOT_FOUND",
+                "there is no image 'missing'",
+                "check its name",
+            ));
         }
         Ok(Preflight { facts: json!({}), spec: spec.clone(), hourly: Decimal::ONE, lines: vec![] })
     }
@@ -105,7 +111,11 @@ impl Target for FakeCloud {
         Ok(Stats::default())
     }
 
-    async fn logs(&self, _: &StepCx, _: LogQuery) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
+    async fn logs(
+        &self,
+        _: &StepCx,
+        _: LogQuery,
+    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
         Ok(Box::pin(futures_util::stream::empty()))
     }
 

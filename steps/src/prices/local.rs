@@ -40,8 +40,10 @@ impl Tariff {
     pub fn hourly(&self, spec: &v1::InstanceSpec) -> (Decimal, Vec<v1::offer::Line>) {
         let r = spec.resources.clone().unwrap_or_default();
         let given = |v: Option<u64>, or: u64| v.map_or((or, " (no limit set: assumed)"), |v| (v, ""));
-        let (millis, cpu_note) = given(validate::cpu_millis(&r.cpu).filter(|_| !r.cpu.is_empty()), ASSUMED_MILLICORES);
-        let (bytes, mem_note) = given(validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty()), ASSUMED_BYTES);
+        let (millis, cpu_note) =
+            given(validate::cpu_millis(&r.cpu).filter(|_| !r.cpu.is_empty()), ASSUMED_MILLICORES);
+        let (bytes, mem_note) =
+            given(validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty()), ASSUMED_BYTES);
         let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
         let cores = Decimal::from(millis) / Decimal::from(1000) * replicas;
         let gib = Decimal::from(bytes) / Decimal::from(1u64 << 30) * replicas;
@@ -55,8 +57,20 @@ impl Tariff {
         };
         let rate = format!("{} {}/kWh", self.per_kwh.normalize(), self.currency);
         let lines = vec![
-            line("cpu", format!("{} cores x {} W x {rate}{cpu_note}", cores.normalize(), self.watts_per_core.normalize()), cpu),
-            line("memory", format!("{} GiB x {} W x {rate}{mem_note}", gib.normalize(), self.watts_per_gib.normalize()), mem),
+            line(
+                "cpu",
+                format!(
+                    "{} cores x {} W x {rate}{cpu_note}",
+                    cores.normalize(),
+                    self.watts_per_core.normalize()
+                ),
+                cpu,
+            ),
+            line(
+                "memory",
+                format!("{} GiB x {} W x {rate}{mem_note}", gib.normalize(), self.watts_per_gib.normalize()),
+                mem,
+            ),
         ];
         (cpu + mem, lines)
     }

@@ -9,7 +9,10 @@ use std::{
     fs::{File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use syp_engine::{
@@ -24,7 +27,10 @@ use syp_engine::{
     step::{Done, LogLine, LogQuery, Observed, Owner, Preflight, Stats, Step, StepCx, Target},
     store::{SledKv, open},
 };
-use syp_proto::{journal::{Failure, Found, LedgerRow}, v1};
+use syp_proto::{
+    journal::{Failure, Found, LedgerRow},
+    v1,
+};
 
 const STEPS: usize = 10;
 const WARM_UP: usize = 20;
@@ -93,7 +99,11 @@ impl Step for BenchStep {
             _ => {}
         }
         let last = n == (STEPS - 1).to_string() || mode == "park";
-        let outputs = if last { serde_json::json!({ GATE_GENERATION: cx.gate.generation }) } else { serde_json::Value::Null };
+        let outputs = if last {
+            serde_json::json!({ GATE_GENERATION: cx.gate.generation })
+        } else {
+            serde_json::Value::Null
+        };
         Ok(Done { outputs, ..Default::default() })
     }
 
@@ -149,8 +159,11 @@ impl Target for BenchTarget {
     }
 
     async fn logs(
-        &self, _: &StepCx, _: LogQuery,
-    ) -> Result<std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<LogLine, Failure>> + Send>>, Failure> {
+        &self,
+        _: &StepCx,
+        _: LogQuery,
+    ) -> Result<std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<LogLine, Failure>> + Send>>, Failure>
+    {
         Ok(Box::pin(futures_util::stream::empty()))
     }
 
@@ -159,7 +172,8 @@ impl Target for BenchTarget {
     }
 
     async fn changes(
-        &self, _: &StoreId,
+        &self,
+        _: &StoreId,
     ) -> Result<std::pin::Pin<Box<dyn futures_util::Stream<Item = Option<InstanceId>> + Send>>, Failure> {
         Ok(Box::pin(futures_util::stream::pending()))
     }
@@ -241,7 +255,10 @@ async fn conc(e: &Engine, b: &Arc<Bench>, c: usize, seconds: f64) -> Result<()> 
     for t in tasks {
         t.await??;
     }
-    println!("{}", serde_json::json!({ "wf": *wf.lock(), "steps": *b.durations.lock(), "steps_per_s": rate }));
+    println!(
+        "{}",
+        serde_json::json!({ "wf": *wf.lock(), "steps": *b.durations.lock(), "steps_per_s": rate })
+    );
     Ok(())
 }
 
@@ -253,7 +270,8 @@ fn main() -> Result<()> {
 }
 
 async fn run(dir: &Path, cmd: &str, rest: &[String]) -> Result<()> {
-    let side = std::env::var_os("SIDE").map(|p| OpenOptions::new().create(true).append(true).open(p)).transpose()?;
+    let side =
+        std::env::var_os("SIDE").map(|p| OpenOptions::new().create(true).append(true).open(p)).transpose()?;
     let b = Arc::new(Bench {
         side,
         gate: std::env::var_os("GATE").map(PathBuf::from).unwrap_or_default(),
