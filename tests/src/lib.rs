@@ -1,2 +1,4 @@
 //! The harness: a simulated world for exhaustive crashes, and real testbeds for everything else.
 pub mod sim;
+pub mod product;
+pub mod conformance;

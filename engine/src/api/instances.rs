@@ -69,6 +69,26 @@ pub(super) fn with_defaults(s: &mut v1::InstanceSpec, a: &Authz) {
     }
 }
 
+/// What makes a revision: access, operators, time to live and the like live beside revisions and are changed by their own commands.
+fn revision_part(mut s: v1::InstanceSpec) -> v1::InstanceSpec {
+    (s.access, s.operators, s.budget, s.ttl) = (None, None, None, None);
+    (s.protect, s.desired_state) = (false, 0);
+    s
+}
+
+/// The open operation; with none open, the newest one as done with the instance as it is.
+fn newest_operation(i: &syp_proto::journal::Instance, now: crate::clock::Millis) -> Operation {
+    let open = i.run.as_ref().and_then(|r| view::operation(i, r.no, None, now));
+    open.unwrap_or_else(|| Operation {
+        name: view::operation_id(i, i.runs).map_or_else(String::new, |o| o.to_string()),
+        metadata: i.past.last().map(|r| view::any(&view::metadata(i, r, None))),
+        done: true,
+        result: Some(syp_proto::google::longrunning::operation::Result::Response(view::any(
+            &view::of_projection(i, now),
+        ))),
+    })
+}
+
 fn only(who: &syp_auth::verify::Identity, role: v1::Role) -> v1::AccessPolicy {
     let rule = v1::access_policy::Rule {
         id: "creator".into(),
@@ -147,22 +167,11 @@ impl Api {
         let mut wanted = r.instance.as_ref().and_then(|i| i.spec.clone()).unwrap_or_default();
         with_defaults(&mut wanted, a);
         let mut have = i.spec.clone().unwrap_or_default();
-        // what preflight fills in when it is left open
         if wanted.port == 0 {
+            // left open: preflight filled it in from the image
             have.port = 0;
         }
-        if wanted.publish.as_ref().is_none_or(|p| p.port == 0)
-            && let Some(p) = &mut have.publish
-        {
-            p.port = 0;
-        }
-        if wanted.publish.is_none() {
-            have.publish = None;
-        }
-        if wanted.resources.is_none() {
-            have.resources = None;
-        }
-        if wanted != have || i.state() == State::Draining {
+        if revision_part(wanted) != revision_part(have) || i.state() == State::Draining {
             let why = if i.state() == State::Draining { "it is draining" } else { "its spec is another one" };
             return Err(refuse(
                 Code::AlreadyExists,
@@ -171,8 +180,7 @@ impl Api {
                 "choose another name, or take it down first: 'sypctl down'",
             ));
         }
-        let op = view::operation(i, i.runs, None, self.engine.clock().now());
-        op.map(Response::new).ok_or_else(|| Status::internal("no run"))
+        Ok(Response::new(newest_operation(i, self.engine.clock().now())))
     }
 
     pub(super) async fn get(
@@ -273,9 +281,7 @@ impl Api {
                 self.operation(&op.to_string()).await.map(Response::new)
             }
             Accepted::Already(None) => {
-                let i = cell.get();
-                let op = view::operation(&i, i.runs, None, self.engine.clock().now());
-                op.map(Response::new).ok_or_else(|| Status::internal("no run"))
+                Ok(Response::new(newest_operation(&cell.get(), self.engine.clock().now())))
             }
         }
     }

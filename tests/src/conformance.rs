@@ -1,0 +1,218 @@
+//! What every target must do, as a function of the target: a later target gets in by one line.
+use crate::product::{Engine, get, left_of, pause, sh};
+use anyhow::{Context, Result, ensure};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// What differs between targets.
+pub trait Bed {
+    /// Value of `--on`.
+    fn on(&self) -> &'static str;
+    /// An image that answers on 8080.
+    fn image(&self) -> &'static str;
+    /// Arguments of `up` besides the image.
+    fn args(&self) -> Vec<&'static str> {
+        vec!["--port", "8080"]
+    }
+    /// Everything at the provider that carries a store's label.
+    ///
+    /// # Errors
+    /// The provider does not answer.
+    fn left(&self, store: &str) -> Result<Vec<String>>;
+    /// Ways past the gate that must be closed: each is tried, and its name returned when it was open.
+    ///
+    /// # Errors
+    /// It can't be tried.
+    fn ways_past_the_gate(&self, engine: &Engine, name: &str) -> Result<Vec<String>>;
+    /// The app's way out must be open: true when it is.
+    ///
+    /// # Errors
+    /// It can't be tried.
+    fn way_out(&self, engine: &Engine, name: &str) -> Result<bool>;
+}
+
+/// Runs the suite.
+///
+/// # Errors
+/// What the target does not do.
+pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
+    let (a, b) = (Engine::new(sypctl)?, Engine::new(sypctl)?);
+    let up = |e: &Engine, name: &str| {
+        let mut args = vec!["up", name, "--image", bed.image(), "--on", bed.on(), "--yes"];
+        args.extend(bed.args());
+        args.extend(["--allow", "user:alice@example.com", "--allow", "group:ml@example.com"]);
+        e.ok(&args)
+    };
+    up(&a, "shop")?;
+    ensure!(a.state("shop")? == "SERVING", "shop serves after up");
+    admission(&a, "shop")?;
+    policy_takes_effect(&a, "shop")?;
+    let open = bed.ways_past_the_gate(&a, "shop")?;
+    ensure!(open.is_empty(), "reached past the gate: {open:?}");
+    ensure!(bed.way_out(&a, "shop")?, "the app's own way out is closed");
+    figures(&a, "shop")?;
+    // the same spec attaches, another one is a conflict
+    up(&a, "shop")?;
+    let other = a.run(&["up", "shop", "--image", bed.image(), "--on", bed.on(), "--port", "8081", "--yes"])?;
+    ensure!(other.code == 7, "another spec on a name that exists is exit 7, not {}: {}", other.code, other.err);
+    // two instances and two engines beside each other
+    up(&a, "second")?;
+    up(&b, "shop")?;
+    ensure!(a.endpoint("shop")? != b.endpoint("shop")?, "two engines, two endpoints");
+    drain_and_resume(&a, "shop")?;
+    a.down("shop")?;
+    for (e, name) in [(&a, "second"), (&b, "shop")] {
+        let token = e.token(name, Some("user:alice@example.com"))?;
+        let (code, _) = get(&e.endpoint(name)?, Some(&token), &[])?;
+        ensure!(code == 200, "{name} of the other still serves, not {code}");
+    }
+    // the name is free at once
+    up(&a, "shop")?;
+    a.down("shop")?;
+    a.down("second")?;
+    b.down("shop")?;
+    for e in [&a, &b] {
+        let left = bed.left(&e.store_id()?)?;
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        ensure!(e.ok(&["fsck"])?.contains("0 problems"), "fsck");
+    }
+    Ok(())
+}
+
+fn admission(e: &Engine, name: &str) -> Result<()> {
+    let url = e.endpoint(name)?;
+    let code = |token: Option<&str>| get(&url, token, &[]).map(|r| r.0);
+    ensure!(code(None)? == 401, "no token is 401");
+    ensure!(code(Some("garbage"))? == 401, "garbage is 401");
+    let alice = e.token(name, Some("user:alice@example.com"))?;
+    ensure!(code(Some(&alice))? == 200, "alice is 200");
+    let bob = e.token(name, Some("user:bob@example.com"))?;
+    ensure!(code(Some(&bob))? == 403, "bob is 403");
+    let api = e.ok(&["whoami", "--token"]).unwrap_or_default();
+    if !api.trim().is_empty() {
+        ensure!(code(Some(api.trim()))? == 401, "a token for the API does not open the data plane");
+    }
+    let member = e.ok(&["token", name, "--as", "user:carol@example.com", "--group", "ml@example.com"])?;
+    ensure!(code(Some(member.trim()))? == 200, "a member of the group is 200");
+    let (code, _) = get(&format!("{url}/_syp/health"), None, &[])?;
+    ensure!(code == 200, "health needs no token");
+    Ok(())
+}
+
+fn policy_takes_effect(e: &Engine, name: &str) -> Result<()> {
+    let url = e.endpoint(name)?;
+    let bob = e.token(name, Some("user:bob@example.com"))?;
+    for (args, want) in [(["access", "allow", name, "user:bob@example.com"], 200), (["access", "deny", name, "user:bob@example.com"], 403)] {
+        e.ok(&args)?;
+        let end = Instant::now() + Duration::from_secs(2);
+        while get(&url, Some(&bob), &[])?.0 != want {
+            ensure!(Instant::now() < end, "'{}' had no effect within 2 s", args.join(" "));
+            pause(20);
+        }
+    }
+    Ok(())
+}
+
+fn figures(e: &Engine, name: &str) -> Result<()> {
+    let cost = e.json(&["cost", name])?;
+    let nanos = |m: &str| cost[m]["nanos"].as_i64().unwrap_or(0) + cost[m]["units"].as_str().map_or(0, |_| 1);
+    ensure!(nanos("ratePerHour") > 0 && nanos("accrued") > 0, "it costs: {cost}");
+    let m = e.json(&["metrics", name])?;
+    let count = |class: &str| m["statusClass"][class].as_str().and_then(|n| n.parse::<i64>().ok()).unwrap_or(0);
+    ensure!(count("2xx") > 0 && count("4xx") > 0, "requests are counted: {m}");
+    ensure!(m["replicasReady"].as_i64() == Some(1), "one replica is ready: {m}");
+    ensure!(e.ok(&["events", name])?.contains("SERVING"), "events tell the life");
+    ensure!(e.run(&["logs", name])?.code == 0, "logs can be read");
+    ensure!(e.ok(&["graph", name, "--format", "dot"])?.contains("digraph"), "the graph can be drawn");
+    Ok(())
+}
+
+fn drain_and_resume(e: &Engine, name: &str) -> Result<()> {
+    let url = e.endpoint(name)?;
+    let alice = e.token(name, Some("user:alice@example.com"))?;
+    e.ok(&["drain", name])?;
+    ensure!(e.state(name)? == "DRAINING", "it rests in draining");
+    ensure!(get(&url, Some(&alice), &[])?.0 == 503, "a drained gate answers 503");
+    e.ok(&["transition", name, "--to", "serving"])?;
+    e.wait_state(name, "SERVING", Duration::from_secs(30))?;
+    let end = Instant::now() + Duration::from_secs(3);
+    while get(&url, Some(&alice), &[])?.0 != 200 {
+        ensure!(Instant::now() < end, "it does not serve again after it was resumed");
+        pause(20);
+    }
+    Ok(())
+}
+
+/// Docker on this host.
+pub struct Docker;
+
+impl Docker {
+    /// Name of a container of an instance.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn container(e: &Engine, name: &str, step: &str) -> Result<String> {
+        let store = format!("label=syp.dev/store={}", e.store_id()?);
+        let (n, s) = (format!("label=syp.dev/name={name}"), format!("label=syp.dev/step={step}"));
+        let out = sh("docker", &["ps", "-aq", "--filter", &store, "--filter", &n, "--filter", &s])?;
+        Ok(out.lines().next().with_context(|| format!("{step} of {name}"))?.to_owned())
+    }
+
+    /// Address of a replica's namespace.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn address(e: &Engine, name: &str) -> Result<(String, String)> {
+        let holder = Self::container(e, name, "holder-0")?;
+        let format = "{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{$v.IPAddress}}{{end}}";
+        let text = sh("docker", &["inspect", "-f", format, &holder])?;
+        let (network, address) = text.trim().split_once(' ').context("no address")?;
+        Ok((network.into(), address.into()))
+    }
+}
+
+impl Bed for Docker {
+    fn on(&self) -> &'static str {
+        "docker"
+    }
+
+    fn image(&self) -> &'static str {
+        "syp-test/hello"
+    }
+
+    fn left(&self, store: &str) -> Result<Vec<String>> {
+        left_of(store)
+    }
+
+    fn ways_past_the_gate(&self, e: &Engine, name: &str) -> Result<Vec<String>> {
+        let (network, address) = Self::address(e, name)?;
+        // only where this host has a route of its own: anything else would leave the machine
+        let route = sh("ip", &["route", "get", &address])?;
+        ensure!(route.contains(" dev br-"), "no local route to {address}: {route}");
+        let mut open = Vec::new();
+        let url = format!("http://{address}:8080/");
+        if get(&url, None, &["--connect-timeout", "2"]).is_ok() {
+            open.push("from this host".to_owned());
+        }
+        if crate::product::reaches(&network, &address, "8080")? {
+            open.push("from a neighbour container".to_owned());
+        }
+        // the try itself must be able to succeed: the gate's port is open to the same neighbour
+        let gate = address.rsplit_once('.').map(|(net, last)| format!("{net}.{}", last.parse::<u32>().unwrap_or(3) - 1));
+        let gate = gate.context("address")?;
+        ensure!(crate::product::reaches(&network, &gate, "8080")?, "the neighbour can't even reach the gate");
+        Ok(open)
+    }
+
+    fn way_out(&self, e: &Engine, name: &str) -> Result<bool> {
+        // the gate of the instance is elsewhere, seen from the app
+        let (_, address) = Self::address(e, name)?;
+        let (net, last) = address.rsplit_once('.').context("address")?;
+        let gate = format!("{net}.{}", last.parse::<u32>()? - 1);
+        let app = Self::container(e, name, "app-0")?;
+        let script = format!("/bin/busybox timeout 3 /bin/busybox nc -w 2 {gate} 8080 </dev/null");
+        Ok(sh("docker", &["exec", &app, "/bin/busybox", "sh", "-c", &script]).is_ok())
+    }
+}

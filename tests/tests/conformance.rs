@@ -1,0 +1,8 @@
+//! The conformance suite, one line a target.
+use syp_tests::{conformance, product::binary};
+
+#[test]
+fn docker() -> anyhow::Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    conformance::run(&conformance::Docker, &sypctl)
+}
