@@ -16,7 +16,7 @@ use syp_auth::fetch::{self, Fetcher};
 use syp_auth::jwks::{self, Issuers};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::access_log::AccessLog;
@@ -353,12 +353,23 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
     }
 }
 
+/// Until a drain begins and the client has asked something (or had its second for that): hyper closes a connection that is
+/// shut down before its first request, and that client would have no answer at all.
+async fn draining_after(asked: &Notify, phase: &mut watch::Receiver<Phase>) {
+    draining(phase).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), asked.notified()).await;
+}
+
 async fn serve_http1<S>(io: ClientIo<S>, conn: Conn, mut phase: watch::Receiver<Phase>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let conn = Arc::new(conn);
-    let service = service_fn(move |request| handle(conn.clone(), request));
+    let (conn, asked) = (Arc::new(conn), Arc::new(Notify::new()));
+    let seen = asked.clone();
+    let service = service_fn(move |request| {
+        seen.notify_one();
+        handle(conn.clone(), request)
+    });
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -369,7 +380,7 @@ where
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     tokio::select! {
         _ = serving.as_mut() => return,
-        () = draining(&mut phase) => serving.as_mut().graceful_shutdown(),
+        () = draining_after(&asked, &mut phase) => serving.as_mut().graceful_shutdown(),
     }
     // how a connection ended is in the records of its requests
     let _ = serving.await;
@@ -379,8 +390,12 @@ async fn serve_http2<S>(io: ClientIo<S>, conn: Conn, mut phase: watch::Receiver<
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let conn = Arc::new(conn);
-    let service = service_fn(move |request| handle(conn.clone(), request));
+    let (conn, asked) = (Arc::new(conn), Arc::new(Notify::new()));
+    let seen = asked.clone();
+    let service = service_fn(move |request| {
+        seen.notify_one();
+        handle(conn.clone(), request)
+    });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -391,7 +406,7 @@ where
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
     tokio::select! {
         _ = serving.as_mut() => return,
-        () = draining(&mut phase) => serving.as_mut().graceful_shutdown(),
+        () = draining_after(&asked, &mut phase) => serving.as_mut().graceful_shutdown(),
     }
     let _ = serving.await;
 }

@@ -55,8 +55,14 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
     figures(&a, "shop")?;
     // the same spec attaches, another one is a conflict
     up(&a, "shop")?;
-    let other = a.run(&["up", "shop", "--image", bed.image(), "--on", bed.on(), "--port", "8081", "--yes"])?;
-    ensure!(other.code == 7, "another spec on a name that exists is exit 7, not {}: {}", other.code, other.err);
+    let other =
+        a.run(&["up", "shop", "--image", bed.image(), "--on", bed.on(), "--port", "8081", "--yes"])?;
+    ensure!(
+        other.code == 7,
+        "another spec on a name that exists is exit 7, not {}: {}",
+        other.code,
+        other.err
+    );
     // two instances and two engines beside each other
     up(&a, "second")?;
     up(&b, "shop")?;
@@ -104,7 +110,10 @@ fn admission(e: &Engine, name: &str) -> Result<()> {
 fn policy_takes_effect(e: &Engine, name: &str) -> Result<()> {
     let url = e.endpoint(name)?;
     let bob = e.token(name, Some("user:bob@example.com"))?;
-    for (args, want) in [(["access", "allow", name, "user:bob@example.com"], 200), (["access", "deny", name, "user:bob@example.com"], 403)] {
+    for (args, want) in [
+        (["access", "allow", name, "user:bob@example.com"], 200),
+        (["access", "deny", name, "user:bob@example.com"], 403),
+    ] {
         e.ok(&args)?;
         let end = Instant::now() + Duration::from_secs(2);
         while get(&url, Some(&bob), &[])?.0 != want {
@@ -120,7 +129,8 @@ fn figures(e: &Engine, name: &str) -> Result<()> {
     let nanos = |m: &str| cost[m]["nanos"].as_i64().unwrap_or(0) + cost[m]["units"].as_str().map_or(0, |_| 1);
     ensure!(nanos("ratePerHour") > 0 && nanos("accrued") > 0, "it costs: {cost}");
     let m = e.json(&["metrics", name])?;
-    let count = |class: &str| m["statusClass"][class].as_str().and_then(|n| n.parse::<i64>().ok()).unwrap_or(0);
+    let count =
+        |class: &str| m["statusClass"][class].as_str().and_then(|n| n.parse::<i64>().ok()).unwrap_or(0);
     ensure!(count("2xx") > 0 && count("4xx") > 0, "requests are counted: {m}");
     ensure!(m["replicasReady"].as_i64() == Some(1), "one replica is ready: {m}");
     ensure!(e.ok(&["events", name])?.contains("SERVING"), "events tell the life");
@@ -200,7 +210,9 @@ impl Bed for Docker {
             open.push("from a neighbour container".to_owned());
         }
         // the try itself must be able to succeed: the gate's port is open to the same neighbour
-        let gate = address.rsplit_once('.').map(|(net, last)| format!("{net}.{}", last.parse::<u32>().unwrap_or(3) - 1));
+        let gate = address
+            .rsplit_once('.')
+            .map(|(net, last)| format!("{net}.{}", last.parse::<u32>().unwrap_or(3) - 1));
         let gate = gate.context("address")?;
         ensure!(crate::product::reaches(&network, &gate, "8080")?, "the neighbour can't even reach the gate");
         Ok(open)

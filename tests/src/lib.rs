@@ -1,4 +1,4 @@
 //! The harness: a simulated world for exhaustive crashes, and real testbeds for everything else.
-pub mod sim;
-pub mod product;
 pub mod conformance;
+pub mod product;
+pub mod sim;

@@ -269,7 +269,8 @@ pub fn left_of(store: &str) -> Result<Vec<String>> {
 /// # Errors
 /// It failed.
 pub fn sh(program: &str, args: &[&str]) -> Result<String> {
-    let o = Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| program.to_owned())?;
+    let o =
+        Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| program.to_owned())?;
     let s = said(&o);
     ensure!(s.code == 0, "{program} {} ended with {}: {}", args.join(" "), s.code, s.err);
     Ok(s.out)
@@ -307,7 +308,18 @@ pub fn pause(ms: u64) {
 pub fn reaches(network: &str, address: &str, port: &str) -> Result<bool> {
     let script = format!("/bin/busybox timeout 3 /bin/busybox nc -w 2 {address} {port} </dev/null");
     let o = Command::new("docker")
-        .args(["run", "--rm", "--network", network, "--entrypoint", "/bin/busybox", "syp-test/hello", "sh", "-c", &script])
+        .args([
+            "run",
+            "--rm",
+            "--network",
+            network,
+            "--entrypoint",
+            "/bin/busybox",
+            "syp-test/hello",
+            "sh",
+            "-c",
+            &script,
+        ])
         .output()?;
     Ok(o.status.success())
 }

@@ -292,11 +292,11 @@ build_binaries() {
   host=$(rustc -vV | sed -n 's/^host: //p')
   say "building sypctl (release; a first build takes some minutes)"
   cargo build --release --locked -p sypctl >&2 || return 1
-  say "building syp-gate (release, static)"
-  RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" cargo build --release --locked --target "$host" -p syp-gate >&2 || return 1
+  say "building syp-gate (static)"
+  RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" cargo build --profile gate --locked --target "$host" -p syp-gate >&2 || return 1
   mkdir -p "$bin"
   put_binary "$CARGO_TARGET_DIR/release/sypctl" "$bin/sypctl" || return 1
-  put_binary "$CARGO_TARGET_DIR/$host/release/syp-gate" "$bin/syp-gate"
+  put_binary "$CARGO_TARGET_DIR/$host/gate/syp-gate" "$bin/syp-gate"
 }
 # A running program keeps its old file: the new one comes in by rename.
 put_binary() {
