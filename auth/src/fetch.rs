@@ -104,13 +104,15 @@ impl Fetcher {
 pub fn check_address(address: &str) -> Result<Url, Error> {
     let bad = || Error::Address(address.to_owned());
     let url = Url::parse(address).map_err(|_| bad())?;
-    let loopback = matches!(url.host_str(), Some("localhost" | "[::1]"))
-        || url
-            .host_str()
-            .and_then(|h| h.parse::<std::net::Ipv4Addr>().ok())
-            .is_some_and(|ip| ip.is_loopback());
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     let ok =
-        url.host_str().is_some() && plain && (url.scheme() == "https" || url.scheme() == "http" && loopback);
+        url.host_str().is_some() && plain && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url));
     if ok { Ok(url) } else { Err(bad()) }
+}
+
+/// Whether an address is on the host that calls it.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str();
+    matches!(host, Some("localhost" | "[::1]"))
+        || host.and_then(|h| h.parse::<std::net::Ipv4Addr>().ok()).is_some_and(|ip| ip.is_loopback())
 }

@@ -4,7 +4,7 @@
 //! keeps the last good keys, up to [`Options::max_age`], then nothing is accepted; a key that the issuer dropped is gone after
 //! at most one [`Options::ttl`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -52,12 +52,51 @@ pub struct Options {
     pub min_gap: Duration,
     /// For how long an unknown key id is remembered as unknown.
     pub negative: Duration,
+    /// Who is asked for keys that this process can't fetch.
+    pub relay: Option<Arc<Relay>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { ttl: s(300), max_age: s(24 * 3600), min_gap: s(1), negative: s(10) }
+        Self { ttl: s(300), max_age: s(24 * 3600), min_gap: s(1), negative: s(10), relay: None }
+    }
+}
+
+/// A key that a token named and its issuer's set does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The issuer.
+    pub issuer: String,
+    /// The key's id.
+    pub kid: String,
+}
+
+/// How a gate asks its engine for keys: many a gate can't reach the issuer, its engine can. One key of an issuer stands for
+/// all, since a fetch brings them all.
+#[derive(Debug, Default)]
+pub struct Relay {
+    asked: Mutex<BTreeMap<String, String>>,
+    news: tokio::sync::Notify,
+}
+
+// === impl Relay ===
+
+impl Relay {
+    fn ask(&self, issuer: &str, kid: &str) {
+        self.asked.lock().insert(issuer.to_owned(), kid.chars().take(256).collect());
+        self.news.notify_one();
+    }
+
+    /// Waits for the next question.
+    pub async fn next(&self) -> Wanted {
+        loop {
+            let news = self.news.notified();
+            if let Some((issuer, kid)) = self.asked.lock().pop_first() {
+                return Wanted { issuer, kid };
+            }
+            news.await;
+        }
     }
 }
 
@@ -101,12 +140,17 @@ pub struct Issuer {
     last_error: Mutex<Option<String>>,
 }
 
+/// An engine that was asked for a key answers within this, or not at all.
+const RELAY_WAIT: Duration = Duration::from_secs(2);
+const RELAY_LOOK: Duration = Duration::from_millis(10);
+
 struct Held {
     keys: Arc<KeySet>,
     raw: Value,
     stamp: u64,
     since: Instant,
-    fetched: bool,
+    /// Where they were fetched; `None` for inline ones.
+    uri: Option<String>,
 }
 
 #[derive(Default)]
@@ -143,7 +187,7 @@ impl Issuer {
         let held = ArcSwapOption::empty();
         let issuer = Self { config, options, fetcher, held, stamps, flight, unknown, last_error };
         if let Some(raw) = inline {
-            issuer.hold(raw, false)?;
+            issuer.hold(raw, None)?;
         }
         Ok(issuer)
     }
@@ -181,12 +225,18 @@ impl Issuer {
         held.as_ref().filter(|h| self.is_fixed() || h.since.elapsed() < self.options.max_age).map(|h| h.stamp)
     }
 
-    /// This issuer with its keys inline, for a gate that may not reach it; `None` while there are no keys to trust.
+    /// This issuer for a gate, its keys inline. Before there are any it goes without, and the gate keeps what it has; `None`
+    /// when they became too old to be trusted.
     #[must_use]
     pub fn for_gate(&self) -> Option<IssuerConfig> {
         let held = self.held.load();
-        let held = held.as_ref().filter(|h| self.is_fixed() || h.since.elapsed() < self.options.max_age)?;
-        Some(IssuerConfig { jwks: Some(held.raw.clone()), ..self.config.clone() })
+        let Some(held) = held.as_ref() else { return Some(self.config.clone()) };
+        if !self.is_fixed() && held.since.elapsed() >= self.options.max_age {
+            return None;
+        }
+        // a gate fetches by itself where it can; this host's loopback is not the gate's
+        let jwks_uri = self.config.jwks_uri.clone().or_else(|| held.uri.clone()).filter(|u| is_elsewhere(u));
+        Some(IssuerConfig { jwks: Some(held.raw.clone()), jwks_uri, ..self.config.clone() })
     }
 
     /// What is known of its keys.
@@ -204,17 +254,17 @@ impl Issuer {
     }
 
     /// Takes new keys in; true when they differ from those held.
-    fn hold(&self, raw: Value, fetched: bool) -> Result<bool, Error> {
+    fn hold(&self, raw: Value, uri: Option<String>) -> Result<bool, Error> {
         let now = Instant::now();
         let before = self.held.load_full();
         if let Some(old) = before.as_ref().filter(|old| old.raw == raw) {
-            let (keys, stamp, fetched) = (old.keys.clone(), old.stamp, fetched || old.fetched);
-            self.held.store(Some(Arc::new(Held { keys, raw, stamp, since: now, fetched })));
+            let (keys, stamp, uri) = (old.keys.clone(), old.stamp, uri.or_else(|| old.uri.clone()));
+            self.held.store(Some(Arc::new(Held { keys, raw, stamp, since: now, uri })));
             return Ok(false);
         }
         let keys = Arc::new(KeySet::parse(&raw)?);
         let stamp = self.stamps.fetch_add(1, Ordering::Relaxed) + 1;
-        self.held.store(Some(Arc::new(Held { keys, raw, stamp, since: now, fetched })));
+        self.held.store(Some(Arc::new(Held { keys, raw, stamp, since: now, uri })));
         self.unknown.lock().clear();
         Ok(true)
     }
@@ -222,9 +272,9 @@ impl Issuer {
     /// New inline keys from a new configuration. What this process fetched itself lately is newer and stays.
     fn offer(&self, raw: &Value) -> Result<(), Error> {
         let own =
-            self.held.load().as_ref().is_some_and(|h| h.fetched && h.since.elapsed() < self.options.ttl * 2);
+            self.held.load().as_ref().is_some_and(|h| h.uri.is_some() && h.since.elapsed() < self.options.ttl * 2);
         if self.is_fixed() || !own {
-            self.hold(raw.clone(), false)?;
+            self.hold(raw.clone(), None)?;
         }
         Ok(())
     }
@@ -232,7 +282,7 @@ impl Issuer {
     /// Fetches the keys because a token names one that is not held. Limited: one at a time, one a second, unknown ids are
     /// remembered. Returns when the keys are as new as they are going to be for this token.
     pub async fn refetch(&self, kid: &str) {
-        if self.is_fixed() || self.is_known_unknown(kid) {
+        if self.is_fixed() && self.options.relay.is_none() || self.is_known_unknown(kid) {
             return;
         }
         let mut flight = self.flight.lock().await;
@@ -240,8 +290,18 @@ impl Issuer {
         if has() || flight.last.is_some_and(|last| last.elapsed() < self.options.min_gap) {
             return;
         }
+        let mut known = !self.is_fixed() && self.fetch(&mut flight).await.is_ok();
+        if let Some(relay) = self.options.relay.as_ref().filter(|_| !has()) {
+            relay.ask(self.name(), kid);
+            let end = Instant::now() + RELAY_WAIT;
+            while !has() && Instant::now() < end {
+                tokio::time::sleep(RELAY_LOOK).await;
+            }
+            flight.last = Some(Instant::now());
+            known = true;
+        }
         // an issuer that failed says nothing about the key
-        if self.fetch(&mut flight).await.is_ok() && !has() {
+        if known && !has() {
             let mut unknown = self.unknown.lock();
             if unknown.len() >= 1024 {
                 unknown.clear();
@@ -285,7 +345,7 @@ impl Issuer {
             None => self.discover().await?,
         };
         let raw = self.fetcher.json(&uri).await?;
-        self.hold(raw, true)?;
+        self.hold(raw, Some(uri.clone()))?;
         flight.jwks_uri = Some(uri);
         Ok(())
     }
@@ -350,6 +410,12 @@ impl Issuers {
         Self { options, fetcher, list: Mutex::default() }
     }
 
+    /// Where questions for keys go, if anywhere.
+    #[must_use]
+    pub fn relay(&self) -> Option<Arc<Relay>> {
+        self.options.relay.clone()
+    }
+
     /// All issuers, in the order of their configuration.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Issuer>> {
@@ -368,7 +434,7 @@ impl Issuers {
                 return Err(Error::Twice(config.issuer.clone()));
             }
             check(config)?;
-            let kept = list.iter().find(|i| same_but_keys(i.config(), config)).cloned();
+            let kept = list.iter().find(|i| keeps(i.config(), config)).cloned();
             new.push(match kept {
                 Some(issuer) => (issuer, false),
                 None => {
@@ -388,9 +454,17 @@ impl Issuers {
     }
 }
 
-fn same_but_keys(a: &IssuerConfig, b: &IssuerConfig) -> bool {
-    let keyless = |c: &IssuerConfig| IssuerConfig { jwks: None, ..c.clone() };
-    keyless(a) == keyless(b) && a.jwks.is_some() == b.jwks.is_some()
+/// Whether the issuer that is there stays for a new configuration: all but the keys is the same. One that says nothing of keys,
+/// from an engine that has none yet, takes none away.
+fn keeps(held: &IssuerConfig, new: &IssuerConfig) -> bool {
+    let keyless = |c: &IssuerConfig| IssuerConfig { jwks: None, jwks_uri: None, ..c.clone() };
+    let silent = new.jwks.is_none() && new.jwks_uri.is_none();
+    let same_source = held.jwks_uri == new.jwks_uri && held.jwks.is_some() == new.jwks.is_some();
+    keyless(held) == keyless(new) && (silent || same_source)
+}
+
+fn is_elsewhere(uri: &str) -> bool {
+    check_address(uri).is_ok_and(|u| !fetch::is_loopback(&u))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use syp_proto::v1::{
     access_policy::{Effect, Rule},
 };
 
-/// Highest port that can be sealed off from neighbours; the engine refuses higher ones too.
-pub const MAX_PORT: u16 = 49_149;
+/// Highest port that can be sealed off (a routing rule can't name 65535); the engine refuses it too.
+pub const MAX_PORT: u16 = 65_534;
 
 /// An instance's name, perhaps with `@uid`, perhaps in full.
 pub fn name(text: &str) -> Result<String, String> {

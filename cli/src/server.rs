@@ -64,6 +64,9 @@ const IDLE_LOOK: Duration = Duration::from_secs(60);
 /// When it can't start: the store is busy or damaged, an address or file can't be used.
 pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     syp_auth::install_crypto();
+    if o.audience.as_deref() == Some(API_AUDIENCE) {
+        bail!("--audience {API_AUDIENCE} is the control plane's own: a token for an instance must not drive the engine");
+    }
     private_dir(&o.data_dir).with_context(|| format!("{} can't be made", o.data_dir.display()))?;
     let store = open_store(&o.data_dir.join("store"))?;
     let uid = nix::unistd::getuid().as_raw();
@@ -85,7 +88,9 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let tariff = tariff(&o.data_dir)?;
     let currency: Arc<str> = tariff.currency.as_str().into();
     let door = Arc::new(Door::new(o.audience.clone()));
-    door.set_issuers(local_config, vec![]);
+    // they go to the gates without keys before these are fetched: a gate keeps those it has
+    let others = issuers.all().into_iter().filter(|i| !i.is_fixed()).filter_map(|i| i.for_gate()).collect();
+    door.set_issuers(local_config, others);
     let docker = DockerTarget::new(docker::Options {
         host: std::env::var("DOCKER_HOST").unwrap_or_default(),
         gate_binary: gate_binary()?,

@@ -100,7 +100,6 @@ pub struct NewInstance {
 }
 
 /// How often the stamps of key sets are compared (in memory; issuers are asked by their own schedule).
-const ISSUER_LOOK: Duration = Duration::from_millis(500);
 const UP_DEADLINE_MS: Millis = 600_000;
 
 // === impl Engine ===
@@ -281,41 +280,6 @@ impl Engine {
                 format!("use one of: {known}"),
             )
         })
-    }
-
-    /// Brings the keys of the configured issuers to every gate when they change: a gate may not reach an issuer that the engine reaches.
-    pub fn follow_issuers(&self, issuers: &syp_auth::jwks::Issuers) {
-        let all: Vec<_> = issuers.all().into_iter().filter(|i| !i.is_fixed()).collect();
-        if all.is_empty() {
-            return;
-        }
-        let e = self.clone();
-        self.spawn(async move {
-            let mut before = Vec::new();
-            loop {
-                let stamps: Vec<_> = all.iter().map(|i| i.stamp()).collect();
-                if stamps != before {
-                    before = stamps;
-                    e.inner.door.set_others(all.iter().filter_map(|i| i.for_gate()).collect());
-                    e.push_all().await;
-                }
-                tokio::time::sleep(ISSUER_LOOK).await;
-            }
-        });
-    }
-
-    async fn push_all(&self) {
-        for cell in self.cells() {
-            let i = cell.get();
-            if i.state() != State::Serving {
-                continue;
-            }
-            if let Ok(target) = self.inner.target(&i)
-                && let Err(f) = target.push_gate(&self.context(&cell)).await
-            {
-                tracing::warn!(instance = %cell.id, reason = f.reason, "keys not brought to the gate: {}", f.message);
-            }
-        }
     }
 
     /// Context for figures and logs of an instance.

@@ -3,12 +3,16 @@
 //! Everything the engine knows about an instance is `fold` over its journal; a checkpoint only saves time. A record that does
 //! not fit is an error: a bad journal then blocks this instance alone.
 use crate::{
+    clock::{Millis, timestamp},
     graph::{self, State},
     plan,
 };
-use syp_proto::journal::{
-    self, Failure, Instance, LedgerRow, Node, Record, Run, RunKind, ledger_row, node, record::Body,
-    step_outcome, undo_outcome,
+use syp_proto::{
+    journal::{
+        self, Failure, Instance, LedgerRow, Node, Record, Run, RunKind, ledger_row, node, record::Body,
+        step_outcome, undo_outcome,
+    },
+    v1::{Condition, condition},
 };
 
 /// Runs kept whole in the projection; older ones stay in the journal.
@@ -95,10 +99,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         }
         Body::ConditionSet(c) => {
             let c = c.condition.as_ref().ok_or("empty condition")?;
-            i.conditions.retain(|x| x.r#type != c.r#type);
-            if c.status != 0 {
-                i.conditions.push(c.clone());
-            }
+            set_condition(i, c.clone(), r.at_ms);
         }
         Body::Edited(e) => edited(i, r, e),
         Body::Drift(_) => {}
@@ -372,7 +373,32 @@ fn transition(i: &mut Instance, r: &Record, t: &journal::Transition) -> Result<(
         i.gate_generation = r.seq;
     }
     i.state = t.to;
+    // nobody is served any more, for a reason that is not a failure (a failure has said so itself)
+    if matches!(to, State::Draining | State::Destroyed)
+        && i.conditions.iter().any(|c| c.r#type == "Ready" && is_calm(c))
+    {
+        let status = condition::Status::False as i32;
+        let reason = to.as_str_name().to_owned();
+        set_condition(i, Condition { r#type: "Ready".into(), status, reason, ..Default::default() }, r.at_ms);
+    }
     Ok(())
+}
+
+/// A `Ready` that tells of no failure.
+fn is_calm(c: &Condition) -> bool {
+    c.status() == condition::Status::True || c.reason == State::Draining.as_str_name()
+}
+
+/// A condition's time is that of its last change of status, not of its last mention.
+fn set_condition(i: &mut Instance, mut c: Condition, at_ms: Millis) {
+    let old = i.conditions.iter().position(|x| x.r#type == c.r#type).map(|at| i.conditions.remove(at));
+    c.last_transition_time = match old {
+        Some(old) if old.status == c.status => old.last_transition_time,
+        _ => timestamp(at_ms),
+    };
+    if c.status != 0 {
+        i.conditions.push(c);
+    }
 }
 
 fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {

@@ -25,6 +25,7 @@ pub mod fold;
 pub mod graph;
 pub mod id;
 pub mod journal;
+mod keys;
 pub mod ops;
 pub mod plan;
 pub mod reconcile;

@@ -8,7 +8,10 @@ use futures_util::stream::BoxStream;
 use rust_decimal::Decimal;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use syp_auth::door::{GateConfig, GateMetrics, GateStatus};
+use syp_auth::{
+    door::{GateConfig, GateMetrics, GateStatus},
+    jwks::Wanted,
+};
 use syp_proto::{
     journal::{Failure, Found, LedgerRow, Plan, RunKind},
     v1,
@@ -189,6 +192,10 @@ pub trait Target: Send + Sync {
     async fn remove(&self, store: &StoreId, found: &Found) -> Result<(), Failure>;
     /// Brings the gate to `cx.gate`.
     async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure>;
+    /// A key that the gate lacks, as soon as a token names one; `None` after a while without.
+    async fn wanted_key(&self, _: &StepCx) -> Result<Option<Wanted>, Failure> {
+        std::future::pending().await
+    }
     /// Figures right now.
     async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure>;
     /// Log lines.

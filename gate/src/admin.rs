@@ -21,6 +21,8 @@ use crate::headers::bearer;
 use crate::metrics::prometheus;
 use crate::state::{Error, State};
 
+/// How long the engine's question for wanted keys is held; below its time limit for answers.
+const WANTED_WAIT: Duration = Duration::from_secs(4);
 /// The largest configuration.
 const MAX_CONFIG: usize = 4 << 20;
 
@@ -35,9 +37,13 @@ pub async fn serve(
     let token: Arc<str> = token.into();
     let places = Arc::new(Semaphore::new(64));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        // with every place taken it must still hear of the end
+        let (place, accepted) = tokio::select! {
+            next = next => next,
             _ = ended.wait_for(|e| *e) => return,
         };
         let Ok((stream, _)) = accepted else {
@@ -71,6 +77,11 @@ async fn answer(
     Ok(match (request.method(), request.uri().path()) {
         (&Method::PUT, "/config") => put_config(&state, request).await,
         (&Method::GET, "/status") => json_answer(StatusCode::OK, &state.status()),
+        // answered when a token names a key we lack, or after a while: the engine asks again
+        (&Method::GET, "/wanted") => {
+            let wanted = tokio::time::timeout(WANTED_WAIT, state.wanted()).await;
+            json_answer(StatusCode::OK, &wanted.ok().flatten())
+        }
         (&Method::GET, "/metrics.json") => json_answer(StatusCode::OK, &state.metrics.snapshot()),
         (&Method::GET, "/metrics") => {
             let uid = state.active().map(|a| a.config.instance_uid.clone()).unwrap_or_default();

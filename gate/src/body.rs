@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use crate::headers;
 use crate::record::Record;
 use crate::replica::Lease;
 
@@ -58,7 +59,11 @@ impl Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
+        if let Poll::Ready(mut frame) = Pin::new(incoming).poll_frame(cx) {
+            if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()).and_then(Frame::trailers_mut)
+            {
+                headers::strip_trailers(trailers);
+            }
             if let Some(Ok(data)) = frame.as_ref().map(|f| f.as_ref().map(Frame::data_ref)) {
                 this.count.fetch_add(data.map_or(0, |d| d.len() as u64), Relaxed);
             }

@@ -1,15 +1,21 @@
-//! A client's connection as hyper reads it: bytes that were read to tell the protocol come again, framing is watched.
+//! A client's connection as hyper reads it: bytes that were read to tell the protocol come again, framing is watched, and the
+//! end waits a moment for the client.
 
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::framing::Framing;
 
+/// A client that was told the end has this long to stop sending.
+const LINGER: Duration = Duration::from_secs(1);
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -18,6 +24,7 @@ pub struct ClientIo<S> {
     stream: S,
     read: Bytes,
     framing: Option<Arc<Mutex<Framing>>>,
+    lingers: Option<Pin<Box<Sleep>>>,
 }
 
 /// Reads until it is clear whether this is HTTP/2.
@@ -46,7 +53,7 @@ impl<S> ClientIo<S> {
         if let Some(framing) = &framing {
             framing.lock().saw(&read);
         }
-        Self { stream, read, framing }
+        Self { stream, read, framing, lingers: None }
     }
 }
 
@@ -71,7 +78,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -96,7 +103,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// Says goodbye, then reads on for a moment: closing a socket with bytes unread resets the connection, and the client
+    /// loses the last answer (a 400, say) that it has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.lingers.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            // a side of a tunnel that only stops sending still listens
+            if this.framing.as_ref().is_some_and(|f| f.lock().is_tunnel()) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let limit = this.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut trash = [0; 4096];
+        while limit.as_mut().poll(cx).is_pending() {
+            let mut trash = ReadBuf::new(&mut trash);
+            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut trash)) {
+                Ok(()) if !trash.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -1,6 +1,6 @@
-//! Watches HTTP/1 message framing on the wire, for one question that hyper does not answer: did a head carry both
-//! `Content-Length` and `Transfer-Encoding`? hyper silently drops the former; a server behind another proxy may not, so such a
-//! request is refused. This changes nothing that hyper reads; when it loses track it answers 'no'.
+//! Watches HTTP/1 message framing on the wire, for what hyper does not tell: did a head carry both `Content-Length` and
+//! `Transfer-Encoding`, or a length twice? hyper silently drops one of the two; a server behind another proxy may drop the other,
+//! so such a request is refused. This changes nothing that hyper reads; when it loses track it finds nothing.
 
 use std::collections::VecDeque;
 
@@ -12,8 +12,8 @@ const MAX_HEAD: usize = 128 * 1024;
 pub struct Framing {
     at: At,
     head: Vec<u8>,
-    /// For each head seen and not yet asked for: whether it had both.
-    both: VecDeque<bool>,
+    /// For each head seen and not yet asked for: why it is refused.
+    found: VecDeque<Option<&'static str>>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq)]
@@ -24,21 +24,34 @@ enum At {
     ChunkSize,
     ChunkData(u64),
     Trailers,
-    /// Upgraded, HTTP/2, or something hyper refuses: nothing more to follow.
+    /// HTTP/2, or something hyper refuses: nothing more to follow.
     Lost,
+    /// Upgraded: what comes is the tunnel's.
+    Tunnel,
 }
 
 impl Framing {
-    /// The answer for the next request in line.
-    pub fn next_has_both(&mut self) -> bool {
-        self.both.pop_front().unwrap_or(false)
+    /// Why the next request in line is refused, if it is.
+    pub fn next(&mut self) -> Option<&'static str> {
+        self.found.pop_front().flatten()
+    }
+
+    /// The connection was upgraded.
+    pub fn tunnel(&mut self) {
+        *self = Self { at: At::Tunnel, ..Self::default() };
+    }
+
+    /// Whether it was.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.at == At::Tunnel
     }
 
     /// Follows bytes as they arrive.
     pub fn saw(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let used = match self.at {
-                At::Lost => return,
+                At::Lost | At::Tunnel => return,
                 At::Body(left) => {
                     let n = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     let left = left - n as u64;
@@ -97,27 +110,30 @@ impl Framing {
     }
 
     fn head_ended(&mut self) {
-        let (mut length, mut has_length, mut has_encoding, mut upgrade) = (0, false, false, false);
+        let (mut length, mut lengths, mut has_encoding) = (0, 0, false);
         for line in self.head.split(|b| *b == b'\n').skip(1) {
             let mut parts = line.splitn(2, |b| *b == b':');
             let name = parts.next().unwrap_or_default().trim_ascii();
             let value = parts.next().unwrap_or_default().trim_ascii();
             if name.eq_ignore_ascii_case(b"content-length") {
-                has_length = true;
+                lengths += 1;
                 let number = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
                 length = number.unwrap_or(u64::MAX);
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 has_encoding = true;
-            } else if name.eq_ignore_ascii_case(b"upgrade") {
-                upgrade = value.eq_ignore_ascii_case(b"websocket");
             }
         }
         let http2 = self.head.starts_with(b"PRI ");
         self.head.clear();
-        self.both.push_back(has_length && has_encoding);
+        let found = match () {
+            () if lengths > 0 && has_encoding => Some("REQUEST_LENGTH_AND_ENCODING"),
+            () if lengths > 1 => Some("REQUEST_LENGTH_TWICE"),
+            () => None,
+        };
+        self.found.push_back(found);
         self.at = match () {
-            // hyper closes after both; after an upgrade come other bytes
-            () if http2 || upgrade || (has_length && has_encoding) || self.both.len() > 1024 => At::Lost,
+            // the connection ends with a refused request
+            () if http2 || found.is_some() || self.found.len() > 1024 => At::Lost,
             () if has_encoding => At::ChunkSize,
             () if length > 0 => At::Body(length),
             () => At::Head,
@@ -129,10 +145,13 @@ impl Framing {
 mod tests {
     use super::Framing;
 
-    fn answers(wire: &[u8], step: usize) -> Vec<bool> {
+    const BOTH: Option<&str> = Some("REQUEST_LENGTH_AND_ENCODING");
+    const TWICE: Option<&str> = Some("REQUEST_LENGTH_TWICE");
+
+    fn answers(wire: &[u8], step: usize) -> Vec<Option<&'static str>> {
         let mut framing = Framing::default();
         wire.chunks(step).for_each(|c| framing.saw(c));
-        framing.both.into()
+        framing.found.into()
     }
 
     #[test]
@@ -142,13 +161,26 @@ mod tests {
             POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nx: y\r\n\r\n\
             \r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\nTRANSFER-ENCODING : chunked\r\n\r\n0\r\n\r\n";
         for step in 1..wire.len() {
-            assert_eq!(answers(wire, step), [false, false, false, true], "in steps of {step}");
+            assert_eq!(answers(wire, step), [None, None, None, BOTH], "in steps of {step}");
         }
     }
 
     #[test]
-    fn bytes_after_an_upgrade_are_not_heads() {
-        let wire = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n";
-        assert_eq!(answers(wire, 7), [false]);
+    fn a_wish_for_an_upgrade_hides_nothing_and_a_granted_one_ends_the_watch() {
+        let wish = b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
+        let evil = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n";
+        assert_eq!(answers(&[&wish[..], evil].concat(), 7), [None, BOTH]);
+        let mut framing = Framing::default();
+        framing.saw(wish);
+        assert_eq!(framing.next(), None);
+        framing.tunnel();
+        framing.saw(evil);
+        assert!(framing.is_tunnel() && framing.next().is_none());
+    }
+
+    #[test]
+    fn equal_lengths_are_two_all_the_same() {
+        let wire = b"POST / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\nx";
+        assert_eq!(answers(wire, 5), [TWICE]);
     }
 }

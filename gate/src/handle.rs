@@ -32,14 +32,14 @@ const ATTEMPTS: usize = 3;
 pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
     // exact, on the raw target: no spelling of another path gets here
     let target = request.uri().path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-    if target == "/_syp/health" {
-        // the note about this head must be taken all the same: the next request asks for its own
-        let _ = conn.take_framing();
+    // asked here, once for every request: the next one asks for its own
+    let framing = conn.take_framing();
+    if target == "/_syp/health" && framing.is_none() {
         return Ok(health(conn.state.healthy()));
     }
     let grpc = is_grpc(request.headers());
     let record = Record::new(conn, request.method().clone(), request.uri().clone());
-    Ok(match admit(record, &request).await {
+    Ok(match admit(record, &request, framing).await {
         Ok((record, active, host)) => forward(record, &active, host, request, grpc).await,
         Err(refused) => {
             let (record, failure, reason, close) = *refused;
@@ -53,12 +53,11 @@ type Refused = Box<(Record, Failure, &'static str, bool)>;
 async fn admit(
     mut record: Record,
     request: &Request<Incoming>,
+    framing: Option<&'static str>,
 ) -> Result<(Record, Arc<Active>, HeaderValue), Refused> {
-    let both = record.conn().take_framing();
-    let host = match headers::check(request) {
-        Ok(host) if !both => host,
-        found => {
-            let reason = found.err().map_or("REQUEST_LENGTH_AND_ENCODING", |Bad(reason)| reason);
+    let host = match framing.map_or_else(|| headers::check(request), |reason| Err(Bad(reason))) {
+        Ok(host) => host,
+        Err(Bad(reason)) => {
             // whatever follows on this connection may be part of the trick
             return Err(Box::new((record, Failure::BadRequest, reason, true)));
         }

@@ -50,6 +50,9 @@ const FAMILIES: [&str; 14] = [
     "x-webauth-",
     "x-ssl-client",
 ];
+/// What frames a message or speaks of the connection: never under a name that only folds to it.
+const FRAMING: [&str; 5] =
+    ["content-length", "transfer-encoding", "proxy-connection", "proxy-authorization", "keep-alive"];
 /// Headers that let a client say another method than the one policy looked at.
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
@@ -85,10 +88,15 @@ pub fn check<B>(request: &Request<B>) -> Result<HeaderValue, Bad> {
     if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Bad("REQUEST_LENGTH_TWICE"));
     }
-    if request.headers().contains_key(header::CONTENT_LENGTH)
-        && request.headers().contains_key(header::TRANSFER_ENCODING)
-    {
-        return Err(Bad("REQUEST_LENGTH_AND_ENCODING"));
+    let mut encodings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        if request.headers().contains_key(header::CONTENT_LENGTH) {
+            return Err(Bad("REQUEST_LENGTH_AND_ENCODING"));
+        }
+        // hyper undoes only chunked: the app would be told nothing of another encoding below it
+        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(Bad("REQUEST_ENCODING"));
+        }
     }
     Ok(host)
 }
@@ -137,7 +145,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 fn is_ours(name: &str, overrides: bool) -> bool {
     // most names are short words that are in no list: look at the first letter before anything else
-    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b'r' | b'p' | b'c' | b't')) {
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b'r' | b'p' | b'c' | b't' | b'k')) {
         return false;
     }
     let mut folded = [0_u8; 40];
@@ -147,6 +155,7 @@ fn is_ours(name: &str, overrides: bool) -> bool {
     }
     let folded = std::str::from_utf8(&folded[..length]).unwrap_or_default();
     (name.len() <= 40 && OURS.contains(&folded))
+        || (folded != name && FRAMING.contains(&folded))
         || FAMILIES.iter().any(|f| folded.starts_with(f))
         || overrides && METHOD_OVERRIDES.contains(&folded)
 }
@@ -178,11 +187,28 @@ pub fn strip(headers: &mut HeaderMap, forward_token: bool, overrides: bool) {
     strip_cookies(headers);
 }
 
-/// The gate's own cookies are not the app's business.
+/// Takes out of a request's trailers what would count for something in its head: some servers put the two together.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let bad = |name: &HeaderName| {
+        let known =
+            [header::AUTHORIZATION, header::COOKIE, header::HOST, header::CONTENT_LENGTH, header::TRAILER];
+        let other = name.as_str().starts_with("http_") || name == "x_authorization";
+        other || known.contains(name) || is_hop_by_hop(name) || is_ours(name.as_str(), true)
+    };
+    let gone: Vec<HeaderName> = trailers.keys().filter(|n| bad(n)).cloned().collect();
+    for name in gone {
+        trailers.remove(name);
+    }
+}
+
+/// The gate's own cookies are not the app's business. Several lines become one: HTTP/2 clients cut their cookies into pieces,
+/// and HTTP/1.1 servers may read one line only.
 fn strip_cookies(headers: &mut HeaderMap) {
     const OWN: &str = "__Host-syp";
     let held = |v: &HeaderValue| v.as_bytes().windows(OWN.len()).any(|w| w == OWN.as_bytes());
-    if !headers.get_all(header::COOKIE).iter().any(held) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let Some(first) = lines.next() else { return };
+    if lines.next().is_none() && !held(first) {
         return;
     }
     let others: Vec<String> = headers

@@ -144,10 +144,17 @@ impl Conn {
         http::HeaderValue::from_str(&text).unwrap_or(http::HeaderValue::from_static("0"))
     }
 
-    /// Whether the head of this request had both a length and an encoding. To be asked once for each request.
+    /// Why this request's framing is refused, if it is. To be asked once for each request.
     #[must_use]
-    pub fn take_framing(&self) -> bool {
-        self.framing.as_ref().is_some_and(|f| f.lock().next_has_both())
+    pub fn take_framing(&self) -> Option<&'static str> {
+        self.framing.as_ref().and_then(|f| f.lock().next())
+    }
+
+    /// The connection is a tunnel from now on.
+    pub fn is_tunnel_now(&self) {
+        if let Some(framing) = &self.framing {
+            framing.lock().tunnel();
+        }
     }
 }
 
@@ -172,7 +179,8 @@ impl Gate {
         let stdout: Option<Box<dyn std::io::Write + Send>> =
             if options.access_log { Some(Box::new(std::io::stdout())) } else { None };
         let log = AccessLog::start(stdout).map_err(io("starting the access log".to_owned()))?;
-        let state = Arc::new(State::new(workers, log, Issuers::new(jwks::Options::default(), fetcher)));
+        let keys = jwks::Options { relay: Some(Arc::default()), ..Default::default() };
+        let state = Arc::new(State::new(workers, log, Issuers::new(keys, fetcher)));
         let (end, ended) = watch::channel(false);
 
         let mut sockets = Vec::with_capacity(workers);
@@ -282,9 +290,13 @@ async fn accept(
     let ids = Arc::new(Ids { prefix: random(), next: AtomicU64::new(0) });
     loop {
         // no place: the next client waits in the socket's queue
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        // with every place taken it must still hear of the end
+        let (place, accepted) = tokio::select! {
+            next = next => next,
             _ = ended.wait_for(|e| *e) => return,
         };
         match accepted {
@@ -299,7 +311,7 @@ async fn accept(
                     http2: false,
                     framing: None,
                     ids,
-                    _place: Some(place),
+                    _place: place.ok(),
                 };
                 tokio::spawn(welcome(stream, conn, tls));
             }

@@ -84,6 +84,12 @@ impl State {
         Self { active, metrics, log, phase: watch::channel(Phase::Serve).0, issuers, applying, stopping }
     }
 
+    /// Waits for a token that names a key we lack.
+    pub async fn wanted(&self) -> Option<jwks::Wanted> {
+        let relay = self.issuers.relay()?;
+        Some(relay.next().await)
+    }
+
     /// The configuration in force.
     #[must_use]
     pub fn active(&self) -> Option<Arc<Active>> {
@@ -103,7 +109,9 @@ impl State {
             if given < held_at {
                 return Err(Error::Stale { given, held: held_at });
             }
-            if given == held_at && held.config != config {
+            // keys rotate by themselves, no generation comes with them
+            let but_issuers = |c: &GateConfig| GateConfig { issuers: Vec::new(), ..c.clone() };
+            if given == held_at && but_issuers(&held.config) != but_issuers(&config) {
                 return Err(Error::Changed(given));
             }
         }

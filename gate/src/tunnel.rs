@@ -62,6 +62,7 @@ pub async fn open(
     }
     let app = hyper::upgrade::on(&mut response);
     (record.status, record.reason) = (101, "OK");
+    record.conn().is_tunnel_now();
     headers::strip_response(response.headers_mut());
     tokio::spawn(run(record, client, app));
     let mut answer = Response::new(Download::text("", None));

@@ -103,6 +103,35 @@ impl Engine {
         serde_json::from_str(&text).with_context(|| format!("sypctl {}: {text}", all.join(" ")))
     }
 
+    /// Starts the engine in this process's charge, with an environment of its own.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start(&self, env: &[(&str, &str)]) -> Result<std::process::Child> {
+        let mut c = self.command(&["server", "run"]);
+        c.envs(env.iter().copied());
+        let log = std::fs::File::create(self.dir.path().with_extension("log"))?;
+        Ok(c.stdout(Stdio::null()).stderr(log).spawn()?)
+    }
+
+    /// [`Engine::start`], and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub fn serve(&self, env: &[(&str, &str)]) -> Result<std::process::Child> {
+        let mut child = self.start(env)?;
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.run(&["server", "status"])?.code != 0 {
+            if Instant::now() > end {
+                child.kill()?;
+                child.wait()?;
+                bail!("the engine does not answer");
+            }
+            pause(20);
+        }
+        Ok(child)
+    }
+
     /// Runs a command in the background.
     ///
     /// # Errors
@@ -210,10 +239,17 @@ impl Engine {
     /// # Errors
     /// It does not run.
     pub fn kill9(&self) -> Result<()> {
-        let pid = self.pid()?;
-        sh("kill", &["-9", &pid])?;
+        self.kill9_of(&self.pid()?)
+    }
+
+    /// `kill -9` of the engine whose process id is known.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill9_of(&self, pid: &str) -> Result<()> {
+        sh("kill", &["-9", pid])?;
         let gone = Instant::now() + Duration::from_secs(5);
-        while Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(&pid) {
+        while Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid) {
             ensure!(Instant::now() < gone, "the engine survived kill -9");
             pause(5);
         }

@@ -74,7 +74,13 @@ fn nginx_and_flask_are_served_as_they_are() -> Result<()> {
 #[test]
 fn grpc_and_websocket_pass_and_ask_for_a_token() -> Result<()> {
     with_engine(|e, _| {
-        e.up("rpc", "syp-test/grpc", &["--allow", ALICE, "--port", "5051", "--env", "LISTEN_PORT=5051"])?;
+        // gRPC's usual port lies among those of the app's own outgoing connections
+        e.up("rpc", "syp-test/grpc", &["--allow", ALICE, "--port", "50051"])?;
+        let (network, address) = Docker::address(e, "rpc")?;
+        ensure!(
+            !syp_tests::product::reaches(&network, &address, "50051")?,
+            "a neighbour reached the app past the gate"
+        );
         e.up("ws", "syp-test/ws", &["--allow", ALICE, "--port", "8765"])?;
         let (rpc, ws) = (e.endpoint("rpc")?, e.endpoint("ws")?);
         let (t, w) = (e.token("rpc", Some(ALICE))?, e.token("ws", Some(ALICE))?);

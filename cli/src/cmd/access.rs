@@ -12,6 +12,9 @@ use syp_proto::v1::{
     access_policy::{Effect, Rule},
 };
 
+/// How often a change is made anew when the instance changed under it.
+const TRIES: u32 = 10;
+
 /// Whose policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Plane {
@@ -55,6 +58,9 @@ pub struct Change {
     /// Only for paths that begin so
     #[arg(long, value_parser = parse::path, value_name = "/PATH")]
     path: Vec<String>,
+    /// Only tokens of this issuer; a subject means nothing without one
+    #[arg(long, value_name = "URL")]
+    issuer: Option<String>,
     /// The role that is given (control plane)
     #[arg(long, value_enum, default_value = "operator")]
     role: Role,
@@ -109,23 +115,29 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         Command::Deny { change, remove: false } => (change, deny),
         Command::Deny { change, remove: true } => (change, remove),
     };
-    let mut policy = get(ctx, &client, &change.which).await?;
-    let before = policy.rules.clone();
-    edit(&mut policy, &change);
-    if policy.rules == before {
-        ctx.out.note("nothing changes");
-        return shown(ctx, &policy);
+    let mut tries = 1;
+    loop {
+        let mut policy = get(ctx, &client, &change.which).await?;
+        let before = policy.rules.clone();
+        edit(&mut policy, &change);
+        if policy.rules == before {
+            ctx.out.note("nothing changes");
+            return shown(ctx, &policy);
+        }
+        let ask = SetAccessPolicyRequest {
+            resource: resource(ctx, &change.which)?,
+            plane: plane(&change.which) as i32,
+            policy: Some(policy),
+            request_id: request_id(),
+            validate_only: false,
+            allow_self_lockout: change.force,
+        };
+        match client.call(ask, |ch, r| async move { AccessClient::new(ch).set_access_policy(r).await }).await {
+            // what changed may be nothing but a step of the engine: the change is made to what is there now
+            Err(f) if f.reason() == "ETAG_MISMATCH" && tries < TRIES => tries += 1,
+            done => return shown(ctx, &done?),
+        }
     }
-    let ask = SetAccessPolicyRequest {
-        resource: resource(ctx, &change.which)?,
-        plane: plane(&change.which) as i32,
-        policy: Some(policy),
-        request_id: request_id(),
-        validate_only: false,
-        allow_self_lockout: change.force,
-    };
-    let p = client.call(ask, |ch, r| async move { AccessClient::new(ch).set_access_policy(r).await }).await?;
-    shown(ctx, &p)
 }
 
 fn plane(w: &Which) -> v1::Plane {
@@ -154,7 +166,11 @@ fn made(c: &Change, effect: Effect) -> Vec<Rule> {
         (Plane::Control, Role::Operator) => v1::Role::Operator,
         (Plane::Control, Role::Admin) => v1::Role::Admin,
     };
-    parse::rules(&c.members, effect, role, &c.path)
+    let mut rules = parse::rules(&c.members, effect, role, &c.path);
+    if let Some(issuer) = &c.issuer {
+        rules.iter_mut().for_each(|r| r.issuer.clone_from(issuer));
+    }
+    rules
 }
 
 /// Adds rules at the end, without what is there already.
@@ -224,6 +240,7 @@ mod tests {
             which: Which { name: "shop".into(), plane: Plane::Data },
             members: members.iter().map(|m| (*m).to_owned()).collect(),
             path: vec![],
+            issuer: None,
             role: Role::Operator,
             force: false,
         }

@@ -208,7 +208,7 @@ fn clock(dir: &Path) -> Check {
     check("clock", Verdict::Ok, found, NEXT)
 }
 
-/// Ports from 49150 on are for the gate's own use inside an instance; on the host any free one will do.
+/// Gates are published on loopback; any free port will do.
 fn ports() -> Check {
     match std::net::TcpListener::bind(("127.0.0.1", 0)) {
         Ok(_) => check("ports", Verdict::Ok, "127.0.0.1 has free ports", ""),

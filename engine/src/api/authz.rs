@@ -1,7 +1,10 @@
 //! Who calls, and what they may do. Put into every request by the interceptor layer; handlers can't get an instance without asking it.
 use super::status::refuse;
 use crate::door;
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 use syp_auth::{
     policy::{Policy, Role},
     verify::Identity,
@@ -18,11 +21,29 @@ pub struct Authz {
     pub role: Option<Role>,
     /// The call came over the engine's Unix socket from its own user.
     pub local_peer: bool,
+    /// What the call is about, for the audit trail; shared with the layer that writes it.
+    target: Arc<OnceLock<String>>,
 }
 
 // === impl Authz ===
 
 impl Authz {
+    /// A caller whose token was checked.
+    pub fn new(identity: Identity, role: Option<Role>, local_peer: bool) -> Self {
+        Self { identity, role, local_peer, target: Arc::default() }
+    }
+
+    /// Tells what the call is about; the first word counts.
+    pub fn is_about(&self, what: &str) {
+        // already told: nothing to do
+        let _ = self.target.set(what.to_owned());
+    }
+
+    /// What the call is about, as far as it was told.
+    pub fn target(&self) -> String {
+        self.target.get().cloned().unwrap_or_default()
+    }
+
     /// The caller of a request.
     ///
     /// # Errors

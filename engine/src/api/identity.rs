@@ -9,7 +9,7 @@ use syp_auth::{
     jwks::IssuerConfig,
     local::{LocalIssuer, MintRequest},
     policy::{Policy, Role},
-    verify::{Identity, Verifier},
+    verify::{self, Identity, Verifier},
 };
 use syp_proto::v1::{
     self,
@@ -96,13 +96,34 @@ impl Identities {
     /// `UNAUTHENTICATED`. The reason is told: whoever calls this API is not a stranger at a public door.
     pub async fn verify(&self, token: &str) -> Result<Identity, Status> {
         self.verifier.verify(token).await.map(|i| Identity::clone(&i)).map_err(|e| {
-            let hint = match e.reason() {
-                "TOKEN_EXPIRED" => "log in again: 'sypctl login'",
-                "TOKEN_AUDIENCE" => "the token is for something else: get one for 'syp-api'",
-                _ => "'sypctl login', or call over the engine's socket",
+            let (code, hint) = match e {
+                // another login would not help
+                verify::Error::JwksUnavailable => {
+                    (Code::Unavailable, "the engine can't reach the identity provider; it tries again by itself")
+                }
+                verify::Error::Expired => (Code::Unauthenticated, "log in again: 'sypctl login'"),
+                verify::Error::Audience => {
+                    (Code::Unauthenticated, "the token is for something else: get one for 'syp-api'")
+                }
+                _ => (Code::Unauthenticated, "'sypctl login', or call over the engine's socket"),
             };
-            refuse(Code::Unauthenticated, e.reason(), e.to_string(), hint)
+            refuse(code, e.reason(), e.to_string(), hint)
         })
+    }
+
+    /// Is it one of the built-in issuer?
+    pub fn is_local(&self, identity: &Identity) -> bool {
+        self.local.as_ref().is_some_and(|l| l.issuer() == identity.issuer)
+    }
+
+    /// What a caller without a token is told: where to get one.
+    pub fn token_missing(&self) -> Status {
+        refuse(
+            Code::Unauthenticated,
+            "TOKEN_MISSING",
+            "this call needs a token",
+            "'sypctl login', or call over the engine's socket",
+        )
     }
 
     /// The role by the control policy.

@@ -105,6 +105,7 @@ impl Api {
     async fn prepare(&self, a: &Authz, r: &v1::CreateInstanceRequest) -> Result<NewInstance, Status> {
         let project = validate::parent(&r.parent)?;
         validate::id("instance_id", &r.instance_id)?;
+        a.is_about(&format!("projects/{project}/instances/{}", r.instance_id));
         let i = r.instance.as_ref().ok_or_else(|| invalid("instance", "required"))?;
         validate::labels(&i.labels)?;
         let mut spec = i.spec.clone().ok_or_else(|| invalid("instance.spec", "required"))?;
@@ -646,7 +647,7 @@ impl Instances for Api {
         let more = records.last().is_some_and(|l| l.seq < i.head_seq);
         let next_page_token =
             if more { records.last().map_or_else(String::new, |l| l.seq.to_string()) } else { String::new() };
-        let events = records.iter().map(|x| watch::in_words(id, x)).collect();
+        let events = records.iter().map(|x| watch::in_words(id, Some(&i), x)).collect();
         Ok(Response::new(v1::ListInstanceEventsResponse { events, next_page_token }))
     }
 

@@ -15,22 +15,30 @@ use crate::{
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
 use std::{
+    fmt,
+    net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
 };
 use syp_proto::journal::Audit;
 use tokio::sync::mpsc;
-use tonic::{Code, Status, body::Body};
+use tonic::{
+    Code, Status,
+    body::Body,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
 use tower::{Layer, Service};
 
 /// Audit rows that may wait for the disk; more make calls wait.
 const AUDIT_QUEUE: usize = 1024;
 
-/// Comes with each connection: did the engine's own user connect over the Unix socket?
+/// The other end of a connection: did the engine's own user connect over the Unix socket?
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
     /// User id of the other end of a Unix socket.
     pub uid: Option<u32>,
+    /// Address of the other end of a TCP connection.
+    pub address: Option<SocketAddr>,
 }
 
 /// Makes [`Guarded`] services.
@@ -40,6 +48,7 @@ pub struct Guard {
     audit: mpsc::Sender<Audit>,
     clock: Clock,
     own_uid: u32,
+    trust_local_issuer: bool,
 }
 
 /// A service behind the guard.
@@ -64,19 +73,25 @@ impl Guard {
                 }
             }
         }));
-        Self { identities, audit, clock, own_uid }
+        Self { identities, audit, clock, own_uid, trust_local_issuer: true }
     }
 
-    async fn admit<B>(&self, request: &mut Request<B>) -> Result<Option<Authz>, Status> {
+    /// For a listener that others than this host reach: the built-in issuer is nobody there.
+    pub fn off_loopback(self) -> Self {
+        Self { trust_local_issuer: false, ..self }
+    }
+
+    /// `who` is told as soon as it is known: a refusal is recorded with its caller.
+    async fn admit<B>(&self, request: &mut Request<B>, who: &mut Option<Authz>) -> Result<(), Status> {
         let need =
             roles::need(request.uri().path()).ok_or_else(|| Status::unimplemented("unknown method"))?;
-        let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
+        let peer = Peer::of(request);
         let local_peer = peer.uid.is_some_and(|u| u == self.own_uid || u == 0);
         match need {
-            Need::Open => return Ok(None),
+            Need::Open => return Ok(()),
             Need::LocalPeer => {
                 return if local_peer && self.identities.local_issuer().is_some() {
-                    Ok(None)
+                    Ok(())
                 } else {
                     Err(refuse(
                         Code::PermissionDenied,
@@ -88,17 +103,25 @@ impl Guard {
             }
             _ => {}
         }
-        let token = bearer(request)?;
+        let token = bearer(request).ok_or_else(|| self.identities.token_missing())?;
         let identity = self.identities.verify(&token).await?;
+        if !self.trust_local_issuer && self.identities.is_local(&identity) {
+            return Err(refuse(
+                Code::Unauthenticated,
+                "TOKEN_ISSUER_UNKNOWN",
+                "the built-in issuer is trusted on loopback only",
+                "'sypctl login' at the server's identity provider",
+            ));
+        }
         let role = self.identities.role(&identity);
-        let authz = Authz { identity, role, local_peer };
+        let authz = who.insert(Authz::new(identity, role, local_peer)).clone();
         match need {
             Need::Global(min) => authz.require(min)?,
             // whether it holds is known with the instance in hand
             Need::Instance(_) | Need::Authenticated | Need::Open | Need::LocalPeer => {}
         }
-        request.extensions_mut().insert(authz.clone());
-        Ok(Some(authz))
+        request.extensions_mut().insert(authz);
+        Ok(())
     }
 
     async fn record(&self, path: &str, peer: Peer, who: Option<&Authz>, code: Code, message: &str) {
@@ -112,32 +135,46 @@ impl Guard {
             issuer: who.map_or_else(String::new, |w| w.identity.issuer.clone()),
             email: who.and_then(|w| w.identity.email.clone()).unwrap_or_default(),
             method: path.trim_start_matches('/').into(),
-            target: String::new(),
+            target: who.map_or_else(String::new, Authz::target),
             outcome: format!("{code:?}"),
             reason: message.into(),
-            peer: peer.uid.map_or_else(String::new, |u| format!("uid:{u}")),
+            peer: peer.to_string(),
         };
         let _ = self.audit.send(row).await;
     }
 }
 
-fn bearer<B>(request: &Request<B>) -> Result<String, Status> {
-    let missing = || {
-        refuse(
-            Code::Unauthenticated,
-            "TOKEN_MISSING",
-            "this call needs a token",
-            "'sypctl login', or call over the engine's socket",
-        )
-    };
+/// The one bearer token of a request.
+fn bearer<B>(request: &Request<B>) -> Option<String> {
     let mut all = request.headers().get_all(http::header::AUTHORIZATION).iter();
-    let value = all.next().ok_or_else(missing)?;
-    if all.next().is_some() {
-        return Err(missing());
+    let (value, None) = (all.next()?, all.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+// === impl Peer ===
+
+impl Peer {
+    fn of<B>(request: &Request<B>) -> Self {
+        let all = request.extensions();
+        if let Some(peer) = all.get::<Self>() {
+            return *peer;
+        }
+        let tls = all.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
+        let tcp = tls.or_else(|| all.get::<TcpConnectInfo>());
+        Self { uid: None, address: tcp.and_then(TcpConnectInfo::remote_addr) }
     }
-    let text = value.to_str().map_err(|_| missing())?;
-    let (scheme, token) = text.split_once(' ').ok_or_else(missing)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim().to_owned()) } else { Err(missing()) }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.uid, self.address) {
+            (Some(uid), _) => write!(f, "uid:{uid}"),
+            (None, Some(address)) => write!(f, "{address}"),
+            (None, None) => Ok(()),
+        }
+    }
 }
 
 impl<S> Layer<S> for Guard {
@@ -171,16 +208,17 @@ where
         let guard = self.guard.clone();
         Box::pin(async move {
             let path = request.uri().path().to_owned();
-            let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
-            let mut response = match guard.admit(&mut request).await {
-                Ok(who) => {
+            let (peer, mut who) = (Peer::of(&request), None);
+            let mut response = match guard.admit(&mut request, &mut who).await {
+                Ok(()) => {
                     let response = inner.call(request).await?;
-                    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
-                    guard.record(&path, peer, who.as_ref(), code, "").await;
+                    let status = Status::from_header_map(response.headers());
+                    let (code, why) = status.as_ref().map_or((Code::Ok, ""), |s| (s.code(), s.message()));
+                    guard.record(&path, peer, who.as_ref(), code, why).await;
                     response
                 }
                 Err(status) => {
-                    guard.record(&path, peer, None, status.code(), status.message()).await;
+                    guard.record(&path, peer, who.as_ref(), status.code(), status.message()).await;
                     status.into_http()
                 }
             };

@@ -64,6 +64,7 @@ pub struct About {
 impl Api {
     /// A live instance, if the caller has `need` on it.
     pub(crate) async fn live(&self, a: &Authz, name: &str, need: Role) -> Result<Arc<Cell>, Status> {
+        a.is_about(name);
         let (project, short, uid) = validate::name(name)?;
         let cell = match uid {
             Some(uid) => InstanceId::parse(uid).and_then(|id| self.engine.cell(id)),
@@ -76,6 +77,7 @@ impl Api {
 
     /// An instance, live or destroyed; without uid the newest of that name.
     pub(crate) async fn any(&self, a: &Authz, name: &str, need: Role) -> Result<Arc<Instance>, Status> {
+        a.is_about(name);
         let (project, short, uid) = validate::name(name)?;
         if uid.is_none()
             && let Some(cell) = self.engine.by_name(project, short)
@@ -120,6 +122,7 @@ impl Api {
         name: &str,
         need: Role,
     ) -> Result<(OperationId, Arc<Instance>), Status> {
+        a.is_about(name);
         let not_found = || Status::from(Error::NotFound(name.to_owned()));
         let op = OperationId::parse(name).ok_or_else(not_found)?;
         let i = match self.engine.cell(op.instance) {

@@ -79,7 +79,9 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
             builder = builder.tls_config(tls).map_err(|e| io_error("TLS files", &e))?;
         }
         let stop = api.shutdown.clone();
-        let router = routes(builder.layer(guard.clone()), &api);
+        let own = guard.clone();
+        let own = if tcp.ip().is_loopback() { own } else { own.off_loopback() };
+        let router = routes(builder.layer(own), &api);
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         tasks.push(tokio::spawn(async move {
             router.serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await }).await
@@ -154,7 +156,7 @@ impl Connected for Local {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer { uid: self.0.peer_cred().ok().map(|c| c.uid()) }
+        Peer { uid: self.0.peer_cred().ok().map(|c| c.uid()), address: None }
     }
 }
 

@@ -271,7 +271,7 @@ impl Access for Api {
             )
             .map_err(|e| refuse(Code::FailedPrecondition, "LOCAL_ISSUER", e, "run 'sypctl doctor'"))?;
         let role = self.identities.role(&identity);
-        let a = Authz { identity, role, local_peer: true };
+        let a = Authz::new(identity, role, true);
         Ok(Response::new(v1::IssueLocalTokenResponse {
             token: token.expose_secret().to_owned(),
             expire_time: timestamp(self.engine.clock().now() + ttl),
@@ -538,7 +538,8 @@ impl Audit for Api {
                 name: format!("auditEvents/{:020}-{n:05}", i64::MAX - x.at_ms),
                 time: timestamp(x.at_ms),
                 actor: Some(v1::Principal {
-                    subject: x.subject,
+                    // before there is a token there is a user of this host, or an address
+                    subject: if x.subject.is_empty() { x.peer } else { x.subject },
                     issuer: x.issuer,
                     email: x.email,
                     ..Default::default()

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use syp_proto::v1::{self, InstanceSpec};
 use tonic::Status;
 
-/// Highest port that the seal of the app's network can protect (above it are the app's own outgoing connections).
-pub const MAX_PORT: i32 = 49_149;
+/// Highest port that the seal of the app's network can protect: a routing rule can't name 65535.
+pub const MAX_PORT: i32 = 65_534;
+/// Where the holder tells the gate how it is: not for an app.
+const HOLDER_PORT: i32 = 49_150;
 const MAX_REPLICAS: i32 = 64;
 
 /// `projects/{project}/instances/{name}[@{uid}]` -> (project, name, uid).
@@ -71,10 +73,12 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     if s.image.trim().is_empty() || s.image.contains(char::is_whitespace) {
         return Err(invalid("spec.image", "the name of an image, such as nginx:1.27"));
     }
-    if s.port < 0 || s.port > MAX_PORT {
+    if s.port < 0 || s.port > MAX_PORT || s.port == HOLDER_PORT {
         return Err(invalid(
             "spec.port",
-            &format!("1 to {MAX_PORT}: higher ports can't be sealed off from neighbours"),
+            &format!(
+                "1 to {MAX_PORT} without {HOLDER_PORT}: that one is the product's own inside an instance"
+            ),
         ));
     }
     let scaling = s.scaling.unwrap_or_default();
@@ -220,7 +224,8 @@ mod tests {
             spec(&s).unwrap_err().message().to_owned()
         };
         assert!(bad(|s| s.image = "a b".into()).starts_with("spec.image"));
-        assert!(bad(|s| s.port = 50_000).starts_with("spec.port"));
+        assert!(bad(|s| s.port = 65_535).starts_with("spec.port"));
+        assert!(bad(|s| s.port = 49_150).starts_with("spec.port"));
         let open = |s: &mut InstanceSpec| {
             s.publish = Some(v1::Publish { address: "0.0.0.0".into(), ..Default::default() });
         };

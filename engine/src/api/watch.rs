@@ -212,10 +212,11 @@ pub(super) fn events(
                 let batch = api.engine.store().events(id, after, 500).await.map_err(Error::from).map_err(Status::from)?;
                 let Some(last) = batch.last() else { break };
                 after = last.seq;
+                let now = api.engine.cell(id).map(|c| c.get());
                 for r in &batch {
                     yield v1::WatchInstanceEventsResponse {
                         resume_token: r.seq.to_string(),
-                        event: Some(Event::Item(in_words(id, r))),
+                        event: Some(Event::Item(in_words(id, now.as_deref(), r))),
                     };
                 }
             }
@@ -232,8 +233,12 @@ pub(super) fn events(
     })
 }
 
-/// A record for people.
-pub(super) fn in_words(id: InstanceId, r: &Record) -> v1::InstanceEvent {
+/// A record for people; the instance has the names of its resources.
+pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Record) -> v1::InstanceEvent {
+    let resource = |entry: u32| {
+        let row = now.and_then(|i| i.ledger.iter().find(|x| x.ordinal == entry));
+        row.map_or_else(|| format!("resource {entry}"), |x| x.node.clone())
+    };
     let state = |s: i32| State::try_from(s).map_or("?", |s| s.as_str_name());
     let fail = |f: &Option<journal::Failure>| f.clone().unwrap_or_default();
     let (kind, step, reason, message, run) = match r.body.as_ref() {
@@ -255,13 +260,9 @@ pub(super) fn in_words(id: InstanceId, r: &Record) -> v1::InstanceEvent {
             let word = if o.failure.is_none() { "done".to_owned() } else { f.message };
             ("step_outcome", o.node.clone(), f.reason, word, o.run)
         }
-        Some(Body::UndoIntent(u)) => (
-            "undo_intent",
-            format!("resource {}", u.entry),
-            String::new(),
-            format!("attempt {}", u.attempt),
-            0,
-        ),
+        Some(Body::UndoIntent(u)) => {
+            ("undo_intent", resource(u.entry), String::new(), format!("attempt {}", u.attempt), 0)
+        }
         Some(Body::UndoOutcome(u)) => {
             let f = fail(&u.failure);
             let word = match u.result() {
@@ -269,10 +270,10 @@ pub(super) fn in_words(id: InstanceId, r: &Record) -> v1::InstanceEvent {
                 journal::undo_outcome::Result::AlreadyAbsent => "was not there".to_owned(),
                 _ => f.message,
             };
-            ("undo_outcome", format!("resource {}", u.entry), f.reason, word, 0)
+            ("undo_outcome", resource(u.entry), f.reason, word, 0)
         }
         Some(Body::Adopted(a)) => {
-            ("adopted", format!("resource {}", a.entry), String::new(), format!("found {}", a.handle), 0)
+            ("adopted", resource(a.entry), String::new(), format!("found {}", a.handle), 0)
         }
         Some(Body::Listed(l)) => {
             let f = fail(&l.failure);
@@ -317,7 +318,7 @@ pub(super) fn in_words(id: InstanceId, r: &Record) -> v1::InstanceEvent {
             ("gate_pushed", "gate".into(), f.reason, word, 0)
         }
         Some(Body::Retained(k)) => {
-            ("retained", format!("resource {}", k.entry), "RESIDUAL_RESOURCES".into(), k.reason.clone(), 0)
+            ("retained", resource(k.entry), "RESIDUAL_RESOURCES".into(), k.reason.clone(), 0)
         }
         None => ("unknown", String::new(), String::new(), String::new(), 0),
     };

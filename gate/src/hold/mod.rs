@@ -56,7 +56,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A port that the rules do not close, or that is ours.
-    #[error("port {0} cannot be sealed; the app must listen on a port from 1 to 49149")]
+    #[error("port {0} cannot be sealed; the app must listen on another one of 1 to 65534")]
     Port(u16),
 }
 
@@ -65,7 +65,8 @@ pub enum Error {
 /// # Errors
 /// [`Error`]: the namespace is not sealed, and the process must end.
 pub fn run(options: Options) -> Result<(), Error> {
-    if options.port == 0 || options.port >= 49_150 {
+    // a rule can't name port 65535
+    if [0, options.status, u16::MAX].contains(&options.port) {
         return Err(Error::Port(options.port));
     }
     let io = |what| move |source| Error::Io { what, source };
@@ -84,7 +85,7 @@ pub fn run(options: Options) -> Result<(), Error> {
 
 async fn hold(options: &Options) -> Result<(), Error> {
     let io = |what| move |source| Error::Io { what, source };
-    let outside = seal::seal(options.gate, options.egress).await?;
+    let outside = seal::seal(options.gate, options.port, options.egress).await?;
     // before anything else runs: from here on not even this process can open the namespace again
     rights::drop_all()?;
     println!(

@@ -3,14 +3,16 @@
 //! For IPv4 and IPv6, on each interface that is not loopback (measured on Debian's Docker 20.10 and a kernel without netfilter):
 //! ```text
 //! 1  iif eth0 from GATE                     lookup local      the gate may do anything
-//! 2  iif eth0 tcp|udp dport 49152-65534     lookup local      answers to what the app asked for itself
-//! 3  iif eth0 tcp|udp|dccp|sctp|udplite     blackhole         everybody else
-//! 4                                         lookup local      loopback, ARP, ICMP; the kernel's own rule 0 is deleted
+//! 2  iif eth0 tcp|udp dport PORT            blackhole         the app's own port, where it lies among those of rule 3
+//! 3  iif eth0 tcp|udp dport 49152-65534     lookup local      answers to what the app asked for itself
+//! 4  iif eth0 tcp|udp|dccp|sctp|udplite     blackhole         everybody else
+//! 5                                         lookup local      loopback, ARP, ICMP; the kernel's own rule 0 is deleted
 //! ```
-//! Rule 3 names no port: the kernel does not look for ports in fragments, so a rule `dport 1-49151 blackhole` lets a fragmented
-//! packet through, which is put together again behind the rules. ARP and ICMP have no rule and pass. With `--egress none`:
+//! Rule 4 names no port: the kernel does not look for ports in fragments, so a rule `dport 1-49151 blackhole` lets a fragmented
+//! packet through, which is put together again behind the rules. For the same reason a fragment meets neither rule 2 nor 3. ARP
+//! and ICMP have no rule and pass. With `--egress none` rule 3 is left out, and:
 //! ```text
-//! 5  to GATE lookup main                    6  blackhole
+//! 6  to GATE lookup main                    7  blackhole
 //! ```
 
 use std::net::IpAddr;
@@ -73,16 +75,16 @@ pub struct Outside {
 ///
 /// # Errors
 /// [`Error`]: not sealed.
-pub async fn seal(gate: IpAddr, egress: Egress) -> Result<Outside, Error> {
+pub async fn seal(gate: IpAddr, port: u16, egress: Egress) -> Result<Outside, Error> {
     check_port_range(egress)?;
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
-    let sealed = seal_with(&handle, gate, egress).await;
+    let sealed = seal_with(&handle, gate, port, egress).await;
     driver.abort();
     sealed
 }
 
-async fn seal_with(handle: &Handle, gate: IpAddr, egress: Egress) -> Result<Outside, Error> {
+async fn seal_with(handle: &Handle, gate: IpAddr, port: u16, egress: Egress) -> Result<Outside, Error> {
     let interfaces = interfaces(handle).await?;
     let outside = outside(handle, &interfaces, gate).await?;
     let has_v6 = std::path::Path::new("/proc/net/if_inet6").exists();
@@ -90,7 +92,7 @@ async fn seal_with(handle: &Handle, gate: IpAddr, egress: Egress) -> Result<Outs
         if matches!(version, IpVersion::V6) && !has_v6 {
             continue;
         }
-        let rules = rules(&version, interfaces.iter().map(|(_, name)| name.as_str()), gate, egress);
+        let rules = rules(&version, interfaces.iter().map(|(_, name)| name.as_str()), gate, port, egress);
         for rule in &rules {
             add(handle, rule).await?;
         }
@@ -133,6 +135,7 @@ fn rules<'a>(
     version: &IpVersion,
     interfaces: impl Iterator<Item = &'a str>,
     gate: IpAddr,
+    port: u16,
     egress: Egress,
 ) -> Vec<RuleMessage> {
     let v4 = matches!(version, IpVersion::V4);
@@ -155,28 +158,33 @@ fn rules<'a>(
             out.push(first);
         }
         for protocol in [IpProtocol::Tcp, IpProtocol::Udp] {
-            let attributes = vec![
-                iif(),
-                RuleAttribute::IpProtocol(protocol),
-                RuleAttribute::DestinationPortRange(ANSWERS),
-            ];
-            out.push(rule(2, RuleAction::ToTable, LOCAL, attributes));
+            let to = |ports| {
+                vec![iif(), RuleAttribute::IpProtocol(protocol), RuleAttribute::DestinationPortRange(ports)]
+            };
+            if port >= ANSWERS.start {
+                let own = RulePortRange { start: port, end: port };
+                out.push(rule(2, RuleAction::Blackhole, 0, to(own)));
+            }
+            // without a way out there is nothing to be answered
+            if egress == Egress::On {
+                out.push(rule(3, RuleAction::ToTable, LOCAL, to(ANSWERS)));
+            }
         }
         // in IPv6 also packets whose headers the kernel gave up reading before it came to a protocol with ports
         let unread: &[u8] = if v4 { &[] } else { &[43, 44, 51, 60, 135, 139, 140] };
         for protocol in [6, 17, 33, 132, 136].iter().chain(unread) {
             let attributes = vec![iif(), RuleAttribute::IpProtocol(IpProtocol::from(i32::from(*protocol)))];
-            out.push(rule(3, RuleAction::Blackhole, 0, attributes));
+            out.push(rule(4, RuleAction::Blackhole, 0, attributes));
         }
     }
-    out.push(rule(4, RuleAction::ToTable, LOCAL, Vec::new()));
+    out.push(rule(5, RuleAction::ToTable, LOCAL, Vec::new()));
     if egress == Egress::None {
         if of_gate {
-            let mut back = rule(5, RuleAction::ToTable, MAIN, vec![RuleAttribute::Destination(gate)]);
+            let mut back = rule(6, RuleAction::ToTable, MAIN, vec![RuleAttribute::Destination(gate)]);
             back.header.dst_len = bits;
             out.push(back);
         }
-        out.push(rule(6, RuleAction::Blackhole, 0, Vec::new()));
+        out.push(rule(7, RuleAction::Blackhole, 0, Vec::new()));
     }
     out
 }

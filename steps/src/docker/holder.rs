@@ -47,8 +47,11 @@ impl Holder {
             hostname: Some(cx.owner.name.clone()),
             host_config: Some(HostConfig {
                 network_mode: Some(network.clone()),
-                // answers to what the app asks for itself come back above the sealed ports
-                sysctls: Some(HashMap::from([("net.ipv4.ip_local_port_range".into(), "49152 65535".into())])),
+                // answers to what the app asks for itself come back above the sealed ports, and never on its own
+                sysctls: Some(HashMap::from([
+                    ("net.ipv4.ip_local_port_range".into(), "49152 65534".into()),
+                    ("net.ipv4.ip_local_reserved_ports".into(), cx.spec.port.to_string()),
+                ])),
                 cap_drop: Some(vec!["ALL".into()]),
                 cap_add: Some(vec!["NET_ADMIN".into()]),
                 security_opt: Some(vec!["no-new-privileges".into()]),

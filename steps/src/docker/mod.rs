@@ -31,6 +31,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde_json::Value;
 use sha2::Sha256;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use syp_auth::jwks::Wanted;
 use syp_engine::{
     clock::Clock,
     failure::{Class, failure},
@@ -170,6 +171,10 @@ impl Target for DockerTarget {
 
     async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure> {
         config::push(&self.shared, cx).await
+    }
+
+    async fn wanted_key(&self, cx: &StepCx) -> Result<Option<Wanted>, Failure> {
+        admin::read(config::admin_address(cx)?, &self.shared.admin_token(&cx.owner), "/wanted").await
     }
 
     async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure> {
