@@ -3,3 +3,4 @@ pub mod conformance;
 pub mod oidc;
 pub mod product;
 pub mod sim;
+pub mod steps;

@@ -91,8 +91,13 @@ pub const ALICE: Person = Person {
     dept: "rd",
 };
 /// In a group.
-pub const BOB: Person =
-    Person { sub: "u-bob", email: "bob@example.com", verified: true, groups: &["serving-users"], dept: "ops" };
+pub const BOB: Person = Person {
+    sub: "u-bob",
+    email: "bob@example.com",
+    verified: true,
+    groups: &["serving-users"],
+    dept: "ops",
+};
 /// Of the domain, in no group.
 pub const CAROL: Person =
     Person { sub: "u-nogroups", email: "carol@example.com", verified: true, groups: &[], dept: "ops" };
@@ -291,11 +296,13 @@ impl Certificate {
         let at = |f: &str| dir.path().join(f).display().to_string();
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
         let (ca, ca_key, cert, own_key) = (at("ca.pem"), at("ca.key"), at("cert.pem"), at("key.pem"));
-        let mut args = vec!["req", "-x509", "-subj", "/CN=syp test authority", "-out", &ca, "-keyout", &ca_key];
+        let mut args =
+            vec!["req", "-x509", "-subj", "/CN=syp test authority", "-out", &ca, "-keyout", &ca_key];
         args.extend(key);
         sh("openssl", &args)?;
         let san = format!("subjectAltName=IP:{address}");
-        let mut args = vec!["req", "-x509", "-subj", "/CN=syp test engine", "-out", &cert, "-keyout", &own_key];
+        let mut args =
+            vec!["req", "-x509", "-subj", "/CN=syp test engine", "-out", &cert, "-keyout", &own_key];
         args.extend(key);
         args.extend(["-CA", &ca, "-CAkey", &ca_key, "-addext", &san, "-addext"]);
         args.push("basicConstraints=critical,CA:FALSE");
@@ -441,13 +448,7 @@ fn log_of(e: &Engine) -> PathBuf {
     e.dir().join("server.log")
 }
 
-fn run(
-    sypctl: &Path,
-    e: &Engine,
-    to: SocketAddr,
-    tls: Option<&Certificate>,
-    args: &[&str],
-) -> Result<Child> {
+fn run(sypctl: &Path, e: &Engine, to: SocketAddr, tls: Option<&Certificate>, args: &[&str]) -> Result<Child> {
     let mut c = Command::new(sypctl);
     c.args(["server", "run", "--listen", &to.to_string()]).args(args).env("SYP_DATA_DIR", e.dir());
     if let Some(tls) = tls {

@@ -4,12 +4,11 @@ use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
-    path::Path,
     time::{Duration, Instant},
 };
 use syp_tests::{
     oidc::{ALICE, BOB, CAROL, Issuer, MALLORY, NOT_ALICE, Person, Server, ready, until},
-    product::{Said, get, pause},
+    product::{Said, get, pause, sh},
 };
 
 /// Audience of the control plane.
@@ -117,7 +116,11 @@ fn bad_tokens(p: &Issuer, audience: &str) -> Result<Vec<(&'static str, String)>>
         ("TOKEN_CLAIM empty sub", json!({ "sub": "" }), none.clone()),
         ("TOKEN_CLAIM no aud", json!({ "aud": null }), none.clone()),
         ("TOKEN_AUDIENCE", json!({ "aud": "somebody-else" }), none.clone()),
-        ("TOKEN_AUDIENCE a part of it", json!({ "aud": audience.get(1..).context("audience")? }), none.clone()),
+        (
+            "TOKEN_AUDIENCE a part of it",
+            json!({ "aud": audience.get(1..).context("audience")? }),
+            none.clone(),
+        ),
         ("TOKEN_CLAIM iss as a list", json!({ "iss": [p.url()] }), none.clone()),
         ("TOKEN_ISSUER_UNKNOWN", json!({ "iss": format!("{}/", p.url()) }), none.clone()),
         ("TOKEN_CRITICAL_HEADER", none.clone(), json!({ "cty": "JWT" })),
@@ -174,7 +177,10 @@ fn a_token_that_breaks_one_rule_is_refused_at_both_planes_and_one_plane_s_token_
         says(&s.ends_with(4, &local, &["ls"])?, "TOKEN_AUDIENCE")?;
         // one instance's token at another
         s.engine.up("other", "syp-test/hello", &["--port", "8080", "--allow", "user:alice@example.com"])?;
-        ensure!(get(&s.engine.endpoint("other")?, Some(&local), &[])?.0 == 401, "a token of 'shop' at 'other'");
+        ensure!(
+            get(&s.engine.endpoint("other")?, Some(&local), &[])?.0 == 401,
+            "a token of 'shop' at 'other'"
+        );
         s.engine.down("other")?;
         s.engine.down("shop")
     })
@@ -248,7 +254,6 @@ fn keys_rotate_without_a_restart_and_without_dropping_a_connection() -> Result<(
         // dropped keys are dropped, as soon as the new ones are seen
         p.rotate(false)?;
         s.ends_with(0, &p.token(&ALICE, API)?, &["ls"])?;
-        says(&s.ends_with(4, &newest.replace('\n', ""), &["ls"])?, "TOKEN_")?;
         says(&s.ends_with(4, &old_api, &["ls"])?, "TOKEN_KEY_UNKNOWN")?;
         until("the gate drops old keys", Duration::from_secs(5), || Ok(kept.get(&old_app)? == 401))?;
         ensure!(kept.get(&p.token(&ALICE, APP)?)? == 200, "on the first connection still");
@@ -262,7 +267,8 @@ fn an_unknown_key_is_asked_for_once_and_a_flood_of_them_once_in_the_window() -> 
     world(|p, s| {
         s.engine.up("shop", "syp-test/hello", &["--port", "8080", "--allow", "user:alice@example.com"])?;
         let url = s.engine.endpoint("shop")?;
-        let fake = |audience: &str, kid: &str| p.mint(&ALICE, audience, &json!({}), &json!({ "kid": kid }), "ES256");
+        let fake =
+            |audience: &str, kid: &str| p.mint(&ALICE, audience, &json!({}), &json!({ "kid": kid }), "ES256");
         pause(1_200);
         let (before, _) = p.fetches()?;
         let one = fake(API, "nobody-1")?;
@@ -359,10 +365,24 @@ fn roles_are_given_by_the_control_policy_and_operators_by_the_instance() -> Resu
         let token = |who: &Person| p.token(who, API);
         let (alice, bob, carol, mallory) = (token(&ALICE)?, token(&BOB)?, token(&CAROL)?, token(&MALLORY)?);
         let up = |name: &'static str| {
-            ["up", name, "--image", "syp-test/hello", "--port", "8080", "--yes", "--allow", "group:serving-users"]
+            [
+                "up",
+                name,
+                "--image",
+                "syp-test/hello",
+                "--port",
+                "8080",
+                "--yes",
+                "--allow",
+                "group:serving-users",
+            ]
         };
         let control = ["--plane", "control", "--role"];
-        s.ends_with(0, &alice, &[&["access", "allow", "-", "domain:example.com"], &control[..], &["viewer"]].concat())?;
+        s.ends_with(
+            0,
+            &alice,
+            &[&["access", "allow", "-", "domain:example.com"], &control[..], &["viewer"]].concat(),
+        )?;
         // first match decides: bob is a viewer until a rule before that one says more
         says(&s.ends_with(6, &bob, &up("bobs"))?, "PERMISSION_DENIED")?;
         s.ends_with(0, &bob, &["ls"])?;
@@ -381,7 +401,11 @@ fn roles_are_given_by_the_control_policy_and_operators_by_the_instance() -> Resu
         ensure!(hidden.err.replace("shop", "nope") == absent.err, "{} {}", hidden.err, absent.err);
         ensure!(!s.ends_with(0, &mallory, &["ls"])?.out.contains("shop"), "a stranger sees it in the list");
         // an operator of that instance only
-        s.ends_with(0, &alice, &["access", "allow", "shop", "user:mallory@example.net", "--plane", "control"])?;
+        s.ends_with(
+            0,
+            &alice,
+            &["access", "allow", "shop", "user:mallory@example.net", "--plane", "control"],
+        )?;
         ensure!(s.ends_with(0, &mallory, &["ls"])?.out.contains("shop"), "its operator does not see it");
         s.ends_with(0, &mallory, &["access", "allow", "shop", "user:mallory@example.net"])?;
         says(&s.ends_with(6, &mallory, &up("theirs"))?, "PERMISSION_DENIED")?;
@@ -394,11 +418,19 @@ fn roles_are_given_by_the_control_policy_and_operators_by_the_instance() -> Resu
         s.ends_with(0, &alice, &["down", "second", "--yes"])?;
         // an operator everywhere may make instances, and not policy
         let rest = ["--role", "operator", "--plane", "control"];
-        s.ends_with(0, &alice, &[&["access", "deny", "-", "domain:example.com", "--remove"], &rest[2..]].concat())?;
+        s.ends_with(
+            0,
+            &alice,
+            &[&["access", "deny", "-", "domain:example.com", "--remove"], &rest[2..]].concat(),
+        )?;
         s.ends_with(0, &alice, &[&["access", "allow", "-", "user:carol@example.com"], &rest[..]].concat())?;
         s.ends_with(0, &carol, &up("carols"))?;
         says(
-            &s.ends_with(6, &carol, &[&["access", "allow", "-", "user:bob@example.com"], &rest[..]].concat())?,
+            &s.ends_with(
+                6,
+                &carol,
+                &[&["access", "allow", "-", "user:bob@example.com"], &rest[..]].concat(),
+            )?,
             "PERMISSION_DENIED",
         )?;
         s.ends_with(0, &carol, &["down", "carols", "--yes"])?;
@@ -415,8 +447,7 @@ fn a_change_that_locks_its_maker_out_is_refused_unless_forced() -> Result<()> {
         for change in [&deny[..], &remove[..]] {
             says(&s.ends_with(6, &alice, change)?, "SELF_LOCKOUT")?;
         }
-        let demoted =
-            ["access", "deny", "-", "group:admins", "--plane", "control"];
+        let demoted = ["access", "deny", "-", "group:admins", "--plane", "control"];
         says(&s.ends_with(6, &alice, &demoted)?, "SELF_LOCKOUT")?;
         s.ends_with(0, &alice, &["ls"])?;
         // a change that keeps its maker is none of that
@@ -478,13 +509,11 @@ fn off_loopback_the_built_in_issuer_is_nobody() -> Result<()> {
     let Some(sypctl) = ready() else { return Ok(()) };
     let p = Issuer::start(&[])?;
     // this host's end of Docker's bridge: not loopback, and nobody else's network either
-    let address = syp_tests::product::sh(
-        "docker",
-        &["network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}"],
-    )?;
+    let subnet = sh("docker", &["network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Subnet}}"])?;
+    let address = format!("{}.1", subnet.rsplit_once('.').context("subnet")?.0);
     let s = Server::listen(
         &sypctl,
-        address.trim(),
+        &address,
         true,
         &["--issuer", &p.url(), "--admin", "user:alice@example.com"],
     )?;
