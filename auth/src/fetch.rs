@@ -105,8 +105,9 @@ pub fn check_address(address: &str) -> Result<Url, Error> {
     let bad = || Error::Address(address.to_owned());
     let url = Url::parse(address).map_err(|_| bad())?;
     let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    let ok =
-        url.host_str().is_some() && plain && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url));
+    let ok = url.host_str().is_some()
+        && plain
+        && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url));
     if ok { Ok(url) } else { Err(bad()) }
 }
 

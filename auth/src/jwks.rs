@@ -155,6 +155,7 @@ struct Held {
 
 #[derive(Default)]
 struct Flight {
+    began: Option<Instant>,
     last: Option<Instant>,
     jwks_uri: Option<String>,
 }
@@ -271,8 +272,11 @@ impl Issuer {
 
     /// New inline keys from a new configuration. What this process fetched itself lately is newer and stays.
     fn offer(&self, raw: &Value) -> Result<(), Error> {
-        let own =
-            self.held.load().as_ref().is_some_and(|h| h.uri.is_some() && h.since.elapsed() < self.options.ttl * 2);
+        let own = self
+            .held
+            .load()
+            .as_ref()
+            .is_some_and(|h| h.uri.is_some() && h.since.elapsed() < self.options.ttl * 2);
         if self.is_fixed() || !own {
             self.hold(raw.clone(), None)?;
         }
@@ -280,18 +284,28 @@ impl Issuer {
     }
 
     /// Fetches the keys because a token names one that is not held. Limited: one at a time, one a second, unknown ids are
-    /// remembered. Returns when the keys are as new as they are going to be for this token.
+    /// remembered. Who comes too early waits for the next one, together with everybody else: a key that is new is taken even
+    /// right after a fetch. Returns when the keys are as new as they are going to be for this token.
     pub async fn refetch(&self, kid: &str) {
         if self.is_fixed() && self.options.relay.is_none() || self.is_known_unknown(kid) {
             return;
         }
+        let asked = Instant::now();
         let mut flight = self.flight.lock().await;
         let has = || self.keys().is_some_and(|(_, keys)| keys.has_kid(kid));
-        if has() || flight.last.is_some_and(|last| last.elapsed() < self.options.min_gap) {
+        // a fetch that began after the question has answered it, for everybody who waits here
+        if has() || flight.began.is_some_and(|began| began >= asked) {
             return;
+        }
+        if let Some(last) = flight.last {
+            tokio::time::sleep(self.options.min_gap.saturating_sub(last.elapsed())).await;
+            if has() {
+                return;
+            }
         }
         let mut known = !self.is_fixed() && self.fetch(&mut flight).await.is_ok();
         if let Some(relay) = self.options.relay.as_ref().filter(|_| !has()) {
+            flight.began = Some(Instant::now());
             relay.ask(self.name(), kid);
             let end = Instant::now() + RELAY_WAIT;
             while !has() && Instant::now() < end {
@@ -328,7 +342,7 @@ impl Issuer {
         if self.is_fixed() {
             return Ok(());
         }
-        flight.last = Some(Instant::now());
+        flight.began = Some(Instant::now());
         let result = self.fetch_keys(flight).await;
         flight.last = Some(Instant::now());
         if result.is_err() {

@@ -214,8 +214,16 @@ impl Client {
                 "only the local engine's own issuer makes tokens for others: --as and --group don't go with --server",
             ));
         }
-        let token = self.bearer(false).await?;
+        let token = match self.login().filter(|_| !request.audience.is_empty()) {
+            Some(login) => login.for_apps(&self.data_dir, self.ca_file.as_deref()).await?,
+            None => self.bearer(false).await?,
+        };
         Ok(IssueLocalTokenResponse { token, ..Default::default() })
+    }
+
+    /// The login that calls are made with, unless a token was given.
+    fn login(&self) -> Option<Login> {
+        token_given().is_none().then(|| Login::load(&self.data_dir))?
     }
 
     async fn issue(&self, r: IssueLocalTokenRequest) -> Result<IssueLocalTokenResponse, Failure> {
@@ -257,8 +265,8 @@ impl Client {
     }
 
     async fn remote_token(&self, renew: bool) -> Result<String, Failure> {
-        if let Some(t) = std::env::var("SYP_TOKEN").ok().filter(|t| !t.trim().is_empty()) {
-            return Ok(t.trim().to_owned());
+        if let Some(t) = token_given() {
+            return Ok(t);
         }
         let Some(mut l) = Login::load(&self.data_dir) else {
             return Err(login::needed());
@@ -280,6 +288,10 @@ impl Client {
             eprintln!("{line}");
         }
     }
+}
+
+fn token_given() -> Option<String> {
+    std::env::var("SYP_TOKEN").ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty())
 }
 
 fn unreachable(f: &Failure, local: bool) -> Failure {

@@ -2,8 +2,9 @@
 use crate::{client::now_s, exit, failure::Failure, http, paths};
 use http_body_util::{BodyExt, Full, Limited};
 use oauth2::{
-    Client, ClientId, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, ExtraTokenFields, HttpRequest,
-    HttpResponse, RefreshToken, StandardRevocableToken, StandardTokenResponse, TokenResponse, TokenUrl,
+    AuthUrl, Client, ClientId, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, ExtraTokenFields,
+    HttpRequest, HttpResponse, RedirectUrl, RefreshToken, RequestTokenError, StandardRevocableToken,
+    StandardTokenResponse, TokenResponse, TokenUrl,
     basic::{
         BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
     },
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::{io, path::Path, time::Duration};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// A token for instances is renewed this long before it ends.
+const APP_MARGIN_S: i64 = 30;
 
 /// What is kept of a login.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -22,6 +25,11 @@ pub struct Login {
     pub client_id: String,
     /// The audience that was asked for.
     pub audience: Option<String>,
+    /// The audience of tokens for instances, when it is another one.
+    #[serde(default)]
+    pub app_audience: Option<String>,
+    #[serde(default)]
+    app: Option<AppToken>,
     token_endpoint: String,
     access_token: String,
     id_token: Option<String>,
@@ -30,11 +38,30 @@ pub struct Login {
     pub expires: i64,
 }
 
+/// A token for instances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct AppToken {
+    token: String,
+    expires: i64,
+}
+
+/// Where a server wants us to log in.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The provider.
+    pub issuer: String,
+    /// The audience of tokens for the server.
+    pub audience: Option<String>,
+    /// The audience of tokens for its instances.
+    pub app_audience: Option<String>,
+}
+
 /// What we read of a provider's discovery document.
 #[derive(Debug, Deserialize)]
 pub struct Discovery {
     issuer: String,
     token_endpoint: String,
+    authorization_endpoint: Option<String>,
     device_authorization_endpoint: Option<String>,
 }
 
@@ -48,13 +75,13 @@ impl ExtraTokenFields for IdToken {}
 
 /// A token answer with its ID token.
 pub type Tokens = StandardTokenResponse<IdToken, BasicTokenType>;
-type Oauth<D> = Client<
+type Oauth<D, A = EndpointNotSet> = Client<
     BasicErrorResponse,
     Tokens,
     BasicTokenIntrospectionResponse,
     StandardRevocableToken,
     BasicRevocationErrorResponse,
-    EndpointNotSet,
+    A,
     D,
     EndpointNotSet,
     EndpointNotSet,
@@ -112,11 +139,12 @@ impl Login {
     }
 
     /// From a token answer.
-    pub fn of(t: &Tokens, d: &Discovery, client_id: &str, audience: Option<String>) -> Self {
+    pub fn of(t: &Tokens, d: &Discovery, client_id: &str, at: &Place) -> Self {
         let mut l = Self {
             issuer: d.issuer.clone(),
             client_id: client_id.into(),
-            audience,
+            audience: at.audience.clone(),
+            app_audience: at.app_audience.clone(),
             token_endpoint: d.token_endpoint.clone(),
             ..Default::default()
         };
@@ -130,8 +158,7 @@ impl Login {
         // providers that rotate send a new one, others let us keep ours
         self.refresh_token =
             t.refresh_token().map(|r| r.secret().clone()).or_else(|| self.refresh_token.take());
-        let life = t.expires_in().unwrap_or(Duration::from_secs(300));
-        self.expires = now_s() + i64::try_from(life.as_secs()).unwrap_or(300);
+        self.expires = ends(t);
     }
 
     /// With a new token from the provider.
@@ -139,6 +166,31 @@ impl Login {
     /// # Errors
     /// With exit code 4 when one has to log in again.
     pub async fn renewed(mut self, ca: Option<&Path>) -> Result<Self, Failure> {
+        let tokens = self.refresh(self.audience.as_deref(), ca).await?;
+        self.take(&tokens);
+        Ok(self)
+    }
+
+    /// A token for instances: another audience than the server's, so that neither takes the other's.
+    ///
+    /// # Errors
+    /// With exit code 4 when one has to log in again.
+    pub async fn for_apps(mut self, data_dir: &Path, ca: Option<&Path>) -> Result<String, Failure> {
+        let Some(audience) = self.app_audience.clone() else { return Ok(self.bearer().to_owned()) };
+        if let Some(kept) = self.app.as_ref().filter(|t| t.expires - APP_MARGIN_S > now_s()) {
+            return Ok(kept.token.clone());
+        }
+        let tokens = self.refresh(Some(&audience), ca).await?;
+        let token = tokens.access_token().secret().clone();
+        if let Some(next) = tokens.refresh_token() {
+            self.refresh_token = Some(next.secret().clone());
+        }
+        self.app = Some(AppToken { token: token.clone(), expires: ends(&tokens) });
+        self.save(data_dir)?;
+        Ok(token)
+    }
+
+    async fn refresh(&self, audience: Option<&str>, ca: Option<&Path>) -> Result<Tokens, Failure> {
         let again = |why: String| {
             Failure::new(
                 exit::UNAUTHENTICATED,
@@ -153,13 +205,25 @@ impl Login {
         let send = |r: HttpRequest| send(http.clone(), r);
         let refresh = RefreshToken::new(refresh);
         let mut ask = client.exchange_refresh_token(&refresh);
-        if let Some(a) = &self.audience {
-            ask = ask.add_extra_param(audience_parameter(a), a.clone());
+        if let Some(a) = audience {
+            ask = ask.add_extra_param(audience_parameter(a), a.to_owned());
         }
-        let tokens = ask.request_async(&send).await.map_err(|e| again(format!(": {}", chain(&e))))?;
-        self.take(&tokens);
-        Ok(self)
+        ask.request_async(&send).await.map_err(|e| match e {
+            RequestTokenError::ServerResponse(_) => again(format!(": {}", chain(&e))),
+            // it may be a good login still
+            e => Failure::new(
+                exit::UNAVAILABLE,
+                "ISSUER_UNREACHABLE",
+                format!("{}: {}", self.issuer, chain(&e)),
+                "the login is kept: try again when the provider answers",
+            ),
+        })
     }
+}
+
+fn ends(t: &Tokens) -> i64 {
+    let life = t.expires_in().unwrap_or(Duration::from_secs(300));
+    now_s() + i64::try_from(life.as_secs()).unwrap_or(300)
 }
 
 /// Some providers know `resource` (RFC 8707, a URI), others `audience`.
@@ -198,6 +262,28 @@ pub fn device_client(d: &Discovery, client_id: &str) -> Result<Oauth<EndpointSet
     };
     let endpoint = url("device endpoint", endpoint, DeviceAuthorizationUrl::new)?;
     Ok(oauth(client_id, &d.token_endpoint)?.set_device_authorization_url(endpoint))
+}
+
+/// The client of a login with a browser.
+///
+/// # Errors
+/// When the provider offers none.
+pub fn browser_client(
+    d: &Discovery,
+    client_id: &str,
+    redirect: String,
+) -> Result<Oauth<EndpointNotSet, EndpointSet>, Failure> {
+    let Some(endpoint) = &d.authorization_endpoint else {
+        return Err(Failure::new(
+            exit::FAILED,
+            "LOGIN_FAILED",
+            format!("{} has no login page", d.issuer),
+            "'sypctl login --device'",
+        ));
+    };
+    let redirect = url("redirect", &redirect, RedirectUrl::new)?;
+    let client = oauth(client_id, &d.token_endpoint)?.set_redirect_uri(redirect);
+    Ok(client.set_auth_uri(url("login page", endpoint, AuthUrl::new)?))
 }
 
 /// Reads a provider's discovery document; it must be the one of that issuer.

@@ -65,7 +65,9 @@ const IDLE_LOOK: Duration = Duration::from_secs(60);
 pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     syp_auth::install_crypto();
     if o.audience.as_deref() == Some(API_AUDIENCE) {
-        bail!("--audience {API_AUDIENCE} is the control plane's own: a token for an instance must not drive the engine");
+        bail!(
+            "--audience {API_AUDIENCE} is the control plane's own: a token for an instance must not drive the engine"
+        );
     }
     private_dir(&o.data_dir).with_context(|| format!("{} can't be made", o.data_dir.display()))?;
     let store = open_store(&o.data_dir.join("store"))?;
@@ -76,10 +78,19 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let configs: Vec<IssuerConfig> = std::iter::once(local.config()).chain(external).collect();
     issuers.apply(&configs).context("an issuer can't be used")?;
     let policy = stored_policy(&*store).await?;
+    if o.issuers.len() > 1 && o.admins.iter().any(|m| m.starts_with("sub:")) {
+        bail!("--admin sub: with several issuers could mean anybody: use user:, group: or claim:");
+    }
+    if policy.is_some() && !o.admins.is_empty() {
+        tracing::warn!(
+            "--admin is only for the first start: the stored control policy counts ('sypctl access show - --plane control')"
+        );
+    }
     let local_config = local.config();
     let identities = Arc::new(Identities::new(identity::Options {
         verifier: Verifier::of(&issuers, vec![API_AUDIENCE.into()]),
         issuers: configs.iter().map(|c| c.issuer.clone()).collect(),
+        app_audience: o.audience.clone(),
         local: Some(local),
         policy,
         own_uid: uid,

@@ -52,6 +52,10 @@ impl Door {
         let spec = i.spec.as_ref().unwrap_or(&default);
         let mut audiences = vec![instance_audience(&i.uid)];
         audiences.extend(self.audience.clone());
+        let issuers = self.trusted(spec);
+        let mut policy = spec.access.as_ref().map_or_else(Policy::default, policy);
+        // a rule for an issuer that is trusted no more matches nobody; the gate would refuse it, and with it the news
+        policy.rules.retain(|r| r.issuer.as_ref().is_none_or(|name| issuers.iter().any(|i| i.issuer == *name)));
         GateConfig {
             generation: i.gate_generation,
             instance_uid: i.uid.clone(),
@@ -59,8 +63,8 @@ impl Door {
             mode,
             drain_deadline_ms: drain_ms,
             audiences,
-            issuers: self.trusted(spec),
-            policy: spec.access.as_ref().map_or_else(Policy::default, policy),
+            issuers,
+            policy,
             upstreams: Vec::new(),
             protocol: match spec.protocol() {
                 instance_spec::Protocol::Http1 => Protocol::Http1,

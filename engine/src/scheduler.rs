@@ -8,6 +8,7 @@ use crate::{
     fold::over,
     graph::{self, State, Trigger},
 };
+use std::collections::BTreeMap;
 use syp_proto::{
     journal::{self, Failure, Instance, Plan, Run, RunKind, ledger_row, node, record::Body},
     v1::{Condition, condition::Status},
@@ -146,6 +147,7 @@ fn forward(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
             d.records.extend(transition(i, Trigger::RunSucceeded).map(|b| with_endpoint(b, run)));
         }
         if run.kind() != RunKind::Drain {
+            d.records.extend(found_out(i, run));
             d.records.push(ready());
         }
         return;
@@ -325,6 +327,27 @@ fn cleared(kind: &str) -> Body {
     Body::ConditionSet(journal::ConditionSet {
         condition: Some(Condition { r#type: kind.into(), ..Default::default() }),
     })
+}
+
+/// Conditions that the steps of a run found out, where they are news. What one replica fails holds for all.
+fn found_out(i: &Instance, run: &Run) -> Vec<Body> {
+    let said = run.nodes.iter().filter_map(|n| serde_json::from_str::<serde_json::Value>(&n.outputs).ok());
+    let mut found: BTreeMap<String, (Status, Failure)> = BTreeMap::new();
+    for c in said.filter_map(|o| o.get("condition").cloned()) {
+        let text = |field: &str| c[field].as_str().unwrap_or_default().to_owned();
+        let status = if c["holds"] == true { Status::True } else { Status::False };
+        let why = Failure { reason: text("reason"), message: text("message"), ..Default::default() };
+        let old = found.get(&text("type")).map(|f| f.0);
+        if old != Some(Status::False) {
+            found.insert(text("type"), (status, why));
+        }
+    }
+    let known = |kind: &str, status: Status, why: &Failure| {
+        let same = |c: &Condition| c.r#type == kind && c.status() == status && c.reason == why.reason;
+        i.conditions.iter().any(same)
+    };
+    let news = found.into_iter().filter(|(kind, (status, why))| !known(kind, *status, why));
+    news.map(|(kind, (status, why))| condition(&kind, status, &why)).collect()
 }
 
 fn ready() -> Body {

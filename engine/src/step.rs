@@ -6,7 +6,7 @@ use crate::{
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use rust_decimal::Decimal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use syp_auth::{
     door::{GateConfig, GateMetrics, GateStatus},
@@ -96,7 +96,7 @@ pub enum Observed {
 pub struct Done {
     /// The provider's id.
     pub handle: String,
-    /// JSON object for later nodes; never a secret. `endpoint` in it becomes the instance's.
+    /// JSON object for later nodes; never a secret. `endpoint` in it becomes the instance's, `condition` one of its conditions.
     pub outputs: Value,
 }
 
@@ -237,6 +237,16 @@ impl Waiting {
     /// What every node says.
     pub fn all(&self) -> BTreeMap<String, Said> {
         self.0.lock().clone()
+    }
+}
+
+// === impl Done ===
+
+impl Done {
+    /// A step that changed nothing and found something out, which the instance shows once the run has succeeded.
+    pub fn condition(kind: &str, holds: bool, reason: &str, message: &str) -> Self {
+        let condition = json!({ "type": kind, "holds": holds, "reason": reason, "message": message });
+        Self { handle: String::new(), outputs: json!({ "condition": condition }) }
     }
 }
 

@@ -4,9 +4,10 @@
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::SystemTime;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use syp_auth::Identity;
 use time::OffsetDateTime;
@@ -15,8 +16,10 @@ use time::format_description::well_known::Rfc3339;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 
-/// How many lines may wait for stdout.
-const DEPTH: usize = 8192;
+/// How many lines may wait for stdout: a tenth of a second of the most a gate can do.
+const DEPTH: usize = 4096;
+/// Lines are gathered for this long, so that the thread is not woken for each of them.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// What is known when a request is over. Turned into text by the log's own thread.
 pub struct Entry {
@@ -27,7 +30,7 @@ pub struct Entry {
     /// Stable reason, such as `OK` or `TOKEN_EXPIRED`.
     pub reason: &'static str,
     /// The rule that decided, if one did.
-    pub rule: Option<String>,
+    pub rule: Option<Arc<str>>,
     /// Status, 0 when the client went away before there was one.
     pub status: u16,
     /// Method.
@@ -78,7 +81,9 @@ struct Line<'a> {
 /// The way into the log.
 #[derive(Clone)]
 pub struct AccessLog {
-    queue: Option<SyncSender<Entry>>,
+    // boxed: the queue's places are there from the start, whether they are used or not
+    queue: Option<SyncSender<Box<Entry>>>,
+    ended: Arc<Mutex<Option<Receiver<()>>>>,
 }
 
 impl AccessLog {
@@ -87,32 +92,61 @@ impl AccessLog {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(out: Option<Box<dyn std::io::Write + Send>>) -> std::io::Result<Self> {
-        let Some(out) = out else { return Ok(Self { queue: None }) };
+        let Some(out) = out else { return Ok(Self { queue: None, ended: Arc::default() }) };
         let (queue, entries) = sync_channel(DEPTH);
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&entries, out))?;
-        Ok(Self { queue: Some(queue) })
+        let (end, ended) = sync_channel(0);
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            write_all(&entries, out);
+            drop(end);
+        })?;
+        Ok(Self { queue: Some(queue), ended: Arc::new(Mutex::new(Some(ended))) })
+    }
+
+    /// What to call [`Ended::wait`] on when the last handle is gone.
+    #[must_use]
+    pub fn ended(&self) -> Ended {
+        Ended(self.ended.lock().take())
     }
 
     /// Adds a line, or counts that it could not.
     pub fn add(&self, entry: Entry, metrics: &Metrics) {
         if let Some(queue) = &self.queue
-            && queue.try_send(entry).is_err()
+            && queue.try_send(Box::new(entry)).is_err()
         {
             metrics.log_dropped.fetch_add(1, Relaxed);
         }
     }
 }
 
-fn write_all(entries: &Receiver<Entry>, mut out: Box<dyn std::io::Write + Send>) {
+/// The end of the log's thread.
+pub struct Ended(Option<Receiver<()>>);
+
+impl Ended {
+    /// Waits until every line is written, for a moment: a stdout that nobody reads must not keep the process.
+    pub fn wait(self) {
+        if let Some(ended) = self.0 {
+            let _: Result<(), RecvTimeoutError> = ended.recv_timeout(Duration::from_millis(500));
+        }
+    }
+}
+
+fn write_all(entries: &Receiver<Box<Entry>>, mut out: Box<dyn std::io::Write + Send>) {
     let mut buffer = Vec::with_capacity(16 * 1024);
+    let mut behind = false;
     while let Ok(first) = entries.recv() {
         write_one(&mut buffer, &first);
-        // what waits goes out in one write
-        while buffer.len() < 64 * 1024
-            && let Ok(next) = entries.try_recv()
-        {
-            write_one(&mut buffer, &next);
+        if !behind {
+            // nobody unparks this thread: it sleeps
+            std::thread::park_timeout(GATHER);
         }
+        // what waits goes out in one write
+        behind = loop {
+            let Ok(next) = entries.try_recv() else { break false };
+            write_one(&mut buffer, &next);
+            if buffer.len() >= 64 * 1024 {
+                break true;
+            }
+        };
         // a log that cannot be written must not stop the door
         let _ = out.write_all(&buffer).and_then(|()| out.flush());
         buffer.clear();

@@ -118,9 +118,11 @@ impl Download {
     }
 
     fn ended(&mut self) {
-        if let Source::App(_, lease) = &mut self.source
-            && let Some(lease) = lease.take()
-        {
+        let Source::App(_, lease) = &mut self.source else { return };
+        if let Some(record) = &mut self.record {
+            record.reason = "OK";
+        }
+        if let Some(lease) = lease.take() {
             lease.give_back();
         }
     }

@@ -9,10 +9,10 @@ use http::header;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use syp_auth::{Request as PolicyRequest, Verifier};
+use syp_auth::{Identity, Request as PolicyRequest, Verifier};
 
 use crate::body::{Download, Upload};
-use crate::headers::{self, Bad};
+use crate::headers::{self, Bad, Told};
 use crate::record::Record;
 use crate::replica::{Channel, Replica, as_http1, as_http2, pick};
 use crate::reply::{Failure, health, is_grpc, refuse};
@@ -40,7 +40,7 @@ pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Respo
     let grpc = is_grpc(request.headers());
     let record = Record::new(conn, request.method().clone(), request.uri().clone());
     Ok(match admit(record, &request, framing).await {
-        Ok((record, active, host)) => forward(record, &active, host, request, grpc).await,
+        Ok((record, active, host, caller)) => forward(record, &active, host, &caller, request, grpc).await,
         Err(refused) => {
             let (record, failure, reason, close) = *refused;
             refuse(record, failure, reason, grpc, close)
@@ -54,7 +54,7 @@ async fn admit(
     mut record: Record,
     request: &Request<Incoming>,
     framing: Option<&'static str>,
-) -> Result<(Record, Arc<Active>, HeaderValue), Refused> {
+) -> Result<(Record, Arc<Active>, HeaderValue, Arc<Caller>), Refused> {
     let host = match framing.map_or_else(|| headers::check(request), |reason| Err(Bad(reason))) {
         Ok(host) => host,
         Err(Bad(reason)) => {
@@ -78,37 +78,62 @@ async fn admit(
     };
     let digest = Verifier::digest(token);
     record.token = digest.first_chunk().copied();
-    match active.verifier.verify_digest(token, digest).await {
-        Ok(identity) => record.identity = Some(identity),
+    let identity = match active.verifier.verify_digest(token, digest).await {
+        Ok(identity) => identity,
         Err(error) => return Err(Box::new((record, Failure::Unauthenticated, error.reason(), false))),
-    }
+    };
+    record.identity = Some(identity.clone());
     let asked = PolicyRequest { path, method: request.method().as_str() };
-    let decision = record.identity.as_ref().map(|who| active.config.policy.decide(who, Some(&asked)));
-    let allowed = decision.as_ref().is_some_and(|d| d.allowed);
-    let reason = decision.as_ref().map_or("POLICY_NO_MATCH", |d| d.reason);
-    record.rule = decision.and_then(|d| d.rule_id);
-    if !allowed {
-        return Err(Box::new((record, Failure::Forbidden, reason, false)));
+    let caller = caller(record.conn(), &active, identity, &asked);
+    record.rule = caller.rule.clone();
+    if !caller.allowed {
+        return Err(Box::new((record, Failure::Forbidden, caller.reason, false)));
     }
     record.admitted = true;
-    record.reason = "CLIENT_GONE";
-    Ok((record, active, host))
+    Ok((record, active, host, caller))
+}
+
+/// A caller, what was decided about them and what the app is told of them.
+pub struct Caller {
+    identity: Arc<Identity>,
+    serial: u64,
+    allowed: bool,
+    reason: &'static str,
+    rule: Option<Arc<str>>,
+    told: Told,
+}
+
+/// Decides about a caller, or finds that it was decided already: for this very identity, under this very configuration, by
+/// rules that do not look at the request. Most connections are of one caller.
+fn caller(conn: &Conn, active: &Active, identity: Arc<Identity>, asked: &PolicyRequest<'_>) -> Arc<Caller> {
+    let last = conn.last.lock().clone();
+    let same = |l: &Arc<Caller>| l.serial == active.serial && Arc::ptr_eq(&l.identity, &identity);
+    if let Some(last) = last.filter(|l| !active.by_request && same(l)) {
+        return last;
+    }
+    let decision = active.config.policy.decide(&identity, Some(asked));
+    let (allowed, reason, rule) = (decision.allowed, decision.reason, decision.rule_id.map(Arc::from));
+    let told = Told::of(&identity);
+    let caller = Arc::new(Caller { identity, serial: active.serial, allowed, reason, rule, told });
+    *conn.last.lock() = Some(caller.clone());
+    caller
 }
 
 async fn forward(
     mut record: Record,
     active: &Arc<Active>,
     host: HeaderValue,
+    caller: &Caller,
     mut request: Request<Incoming>,
     grpc: bool,
 ) -> Response<Download> {
     let websocket = headers::wants_websocket(&request);
-    let upgraded = websocket.then(|| hyper::upgrade::on(&mut request));
+    // a tunnel outlives its request: its token is looked at again when the configuration changes
+    let token = headers::bearer(request.headers()).filter(|_| websocket).map(str::to_owned);
+    let upgraded = token.map(|token| (token, hyper::upgrade::on(&mut request)));
     headers::strip(request.headers_mut(), active.config.forward_token, active.by_method);
     let conn = record.conn().clone();
-    if let Some(who) = &record.identity {
-        headers::tell(request.headers_mut(), who, conn.peer.ip(), conn.tls, &host, &record.id);
-    }
+    headers::tell(request.headers_mut(), &caller.told, &conn.peer_text, conn.tls, &host, &record.id);
     let (parts, incoming) = request.into_parts();
     let upload = if incoming.is_end_stream() {
         Upload::empty()
@@ -213,7 +238,6 @@ pub fn pass_on(
         return refuse(record, Failure::BadGateway, "UPSTREAM_UNASKED_UPGRADE", false, true);
     }
     record.status = parts.status.as_u16();
-    record.reason = "OK";
     headers::strip_response(&mut parts.headers);
     parts.version = Version::HTTP_11;
     if record.conn().state.draining() && !record.conn().http2 {

@@ -75,6 +75,9 @@ struct Hold {
     /// Whether the app may open connections to elsewhere
     #[arg(long, env = "SYP_HOLD_EGRESS", value_enum, default_value_t = Egress::On)]
     egress: Egress,
+    /// Hold the namespace without sealing it: neighbours reach the app past the gate
+    #[arg(long, env = "SYP_HOLD_OPEN")]
+    open: bool,
     /// Port on which the gate asks for the holder's status
     #[arg(long, env = "SYP_HOLD_STATUS", default_value_t = 49_150)]
     status: u16,
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
             gate: args.gate,
             port: args.port,
             egress: args.egress,
+            open: args.open,
             status: args.status,
         })
         .map_err(|e| e.to_string()),

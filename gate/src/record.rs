@@ -25,7 +25,7 @@ pub struct Record {
     /// Stable reason.
     pub reason: &'static str,
     /// The rule that decided.
-    pub rule: Option<String>,
+    pub rule: Option<Arc<str>>,
     /// Who called.
     pub identity: Option<Arc<Identity>>,
     /// First bytes of the token's SHA-256.
@@ -93,6 +93,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let upstream = self.leaves();
+        if self.reason == "CLIENT_GONE" && self.conn.state.overdue() {
+            self.reason = "DRAINED";
+        }
         let took = self.started.elapsed();
         let bytes_in = self.bytes_in.as_ref().map_or(0, |b| b.load(Relaxed));
         let counters = self.conn.metrics();

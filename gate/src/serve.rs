@@ -1,5 +1,6 @@
 //! The gate's threads: one runtime with its own listening socket for each core, and one for control.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -22,10 +23,10 @@ use tokio_rustls::TlsAcceptor;
 use crate::access_log::AccessLog;
 use crate::client_io::{ClientIo, detect};
 use crate::framing::Framing;
-use crate::handle::handle;
-use crate::metrics;
+use crate::handle::{Caller, handle};
 use crate::state::{Phase, State};
 use crate::{admin, tls};
+use crate::{headers, metrics};
 
 /// A client has this long to send a request's head, or to begin the next one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -98,6 +99,10 @@ pub struct Conn {
     pub worker: usize,
     /// The client's address.
     pub peer: SocketAddr,
+    /// Its IP as the app is told it.
+    pub peer_text: http::HeaderValue,
+    /// Who called last and what was decided, for the next request of the same caller.
+    pub last: Mutex<Option<Arc<Caller>>>,
     /// Whether it came by TLS.
     pub tls: bool,
     /// Whether it is HTTP/2.
@@ -140,8 +145,10 @@ impl Conn {
     #[must_use]
     pub fn next_id(&self) -> http::HeaderValue {
         let n = self.ids.next.fetch_add(1, Relaxed);
-        let text = format!("{:016x}{:08x}", self.ids.prefix, n & 0xffff_ffff);
-        http::HeaderValue::from_str(&text).unwrap_or(http::HeaderValue::from_static("0"))
+        let mut text = [0_u8; 24];
+        // it fits: 16 and 8 digits
+        let _ = write!(text.as_mut_slice(), "{:016x}{:08x}", self.ids.prefix, n & 0xffff_ffff);
+        http::HeaderValue::from_bytes(&text).unwrap_or(http::HeaderValue::from_static("0"))
     }
 
     /// Why this request's framing is refused, if it is. To be asked once for each request.
@@ -234,6 +241,10 @@ impl Gate {
             // a thread that panicked has said so on stderr
             let _ = thread.join();
         }
+        // requests that were cut a moment ago are in the log's queue
+        let log = self.state.log.ended();
+        drop(self.state);
+        log.wait();
     }
 }
 
@@ -307,6 +318,8 @@ async fn accept(
                     state,
                     worker,
                     peer,
+                    peer_text: headers::address(peer.ip()),
+                    last: Mutex::default(),
                     tls: tls.is_some(),
                     http2: false,
                     framing: None,
@@ -372,6 +385,26 @@ async fn draining_after(asked: &Notify, phase: &mut watch::Receiver<Phase>) {
     let _ = tokio::time::timeout(Duration::from_secs(1), asked.notified()).await;
 }
 
+/// Until the deadline of a drain; a drain that is called off has none.
+async fn overdue(phase: &mut watch::Receiver<Phase>) {
+    loop {
+        let until = match *phase.borrow_and_update() {
+            Phase::Drain(until) => Some(until),
+            Phase::Serve => None,
+        };
+        let passed = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = passed => return,
+            changed = phase.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 async fn serve_http1<S>(io: ClientIo<S>, conn: Conn, mut phase: watch::Receiver<Phase>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -383,19 +416,19 @@ where
         handle(conn.clone(), request)
     });
     let mut builder = http1::Builder::new();
+    // no pipeline_flush: it holds an answer back while bytes of a next request wait, and loses it when the connection ends
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD * 2)
         .max_header_size(MAX_HEAD);
-    builder.pipeline_flush(true);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     tokio::select! {
         _ = serving.as_mut() => return,
         () = draining_after(&asked, &mut phase) => serving.as_mut().graceful_shutdown(),
     }
     // how a connection ended is in the records of its requests
-    let _ = serving.await;
+    tokio::select! { _ = serving => {}, () = overdue(&mut phase) => {} }
 }
 
 async fn serve_http2<S>(io: ClientIo<S>, conn: Conn, mut phase: watch::Receiver<Phase>)
@@ -420,5 +453,5 @@ where
         _ = serving.as_mut() => return,
         () = draining_after(&asked, &mut phase) => serving.as_mut().graceful_shutdown(),
     }
-    let _ = serving.await;
+    tokio::select! { _ = serving => {}, () = overdue(&mut phase) => {} }
 }

@@ -26,6 +26,10 @@ pub struct Active {
     pub replicas: Vec<Arc<Replica>>,
     /// Whether a rule looks at the method: then headers that change it are stripped.
     pub by_method: bool,
+    /// Whether a rule looks at the request: else a decision holds for all requests of a caller.
+    pub by_request: bool,
+    /// No two configurations of this process have the same.
+    pub serial: u64,
     /// Whose turn it is among equals.
     pub turn: AtomicUsize,
 }
@@ -130,12 +134,16 @@ impl State {
             }));
         }
         let (mode, deadline) = (config.mode, Duration::from_millis(config.drain_deadline_ms));
+        let (by_request, serial) =
+            (config.policy.depends_on_request(), held.as_ref().map_or(0, |h| h.serial + 1));
         let by_method = config.policy.rules.iter().any(|r| !r.methods.is_empty());
         self.active.store(Some(Arc::new(Active {
             config,
             verifier,
             replicas,
             by_method,
+            by_request,
+            serial,
             turn: AtomicUsize::new(0),
         })));
         if !self.stopping.load(Relaxed) {
@@ -168,6 +176,12 @@ impl State {
     #[must_use]
     pub fn draining(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Drain(_))
+    }
+
+    /// Whether a drain's deadline is over.
+    #[must_use]
+    pub fn overdue(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Drain(until) if Instant::now() >= until)
     }
 
     /// Whether `/_syp/health` says 200: configured, not draining, a replica ready.

@@ -1,5 +1,5 @@
 //! WebSockets: after the app said 101, bytes go both ways until a side ends, the drain's deadline, the token's end, or a new
-//! policy that no longer admits the caller.
+//! configuration that no longer admits the caller.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,13 +21,16 @@ use crate::replica::{as_http1, pick};
 use crate::reply::{Failure, refuse};
 use crate::state::{Active, Phase};
 
+/// A tunnel's token is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Sends the upgrade to a replica, on a connection of its own.
 pub async fn open(
     mut record: Record,
     active: &Arc<Active>,
     host: &HeaderValue,
     mut request: Request<Upload>,
-    client: OnUpgrade,
+    (token, client): (String, OnUpgrade),
 ) -> Response<Download> {
     as_http1(&mut request, host);
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -64,7 +67,7 @@ pub async fn open(
     (record.status, record.reason) = (101, "OK");
     record.conn().is_tunnel_now();
     headers::strip_response(response.headers_mut());
-    tokio::spawn(run(record, client, app));
+    tokio::spawn(run(record, token, client, app));
     let mut answer = Response::new(Download::text("", None));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *answer.headers_mut() = std::mem::take(response.headers_mut());
@@ -94,7 +97,7 @@ impl Drop for Counted {
     }
 }
 
-async fn run(record: Record, client: OnUpgrade, app: OnUpgrade) {
+async fn run(record: Record, token: String, client: OnUpgrade, app: OnUpgrade) {
     let mut counted = Counted::new(record);
     let both = async { tokio::try_join!(client, app) };
     let Ok(Ok((client, app))) = tokio::time::timeout(Duration::from_secs(10), both).await else {
@@ -105,7 +108,7 @@ async fn run(record: Record, client: OnUpgrade, app: OnUpgrade) {
     let back = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let ended = tokio::select! {
         () = copy_both(client, app, &moved, &back) => "OK",
-        reason = must_end(&counted.0) => reason,
+        reason = must_end(&counted.0, &token) => reason,
     };
     counted.0.reason = ended;
     counted.0.sent(usize::try_from(back.load(Relaxed)).unwrap_or(usize::MAX));
@@ -143,7 +146,7 @@ where
 }
 
 /// Returns with the reason when a tunnel may not go on.
-async fn must_end(record: &Record) -> &'static str {
+async fn must_end(record: &Record, token: &str) -> &'static str {
     let state = &record.conn().state;
     let mut phase = state.phase.subscribe();
     let Some(who) = &record.identity else { return "TOKEN_MISSING" };
@@ -154,13 +157,22 @@ async fn must_end(record: &Record) -> &'static str {
             Phase::Drain(deadline) if deadline < expires => (deadline, "DRAINED"),
             _ => (expires, "TOKEN_EXPIRED"),
         };
+        let Some(active) = state.active() else { return "NOT_CONFIGURED" };
+        // keys, issuers and audiences may have changed, not only rules
+        let who = match active.verifier.verify(token).await {
+            Ok(who) => who,
+            Err(error) => return error.reason(),
+        };
         let asked = PolicyRequest { path: record.target.path(), method: record.method.as_str() };
-        if state.active().is_none_or(|a| !a.config.policy.decide(who, Some(&asked)).allowed) {
+        if !active.config.policy.decide(&who, Some(&asked)).allowed {
             return "POLICY_CHANGED";
         }
+        drop(active);
         tokio::select! {
             () = tokio::time::sleep_until(until.0) => return until.1,
             changed = phase.changed() => if changed.is_err() { return "DRAINED" },
+            // keys that an issuer dropped come with no new configuration
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
 }

@@ -3,7 +3,13 @@
 mod common;
 
 mod admin;
+mod drain;
 mod framing;
 mod identity;
 mod paths;
+mod protocols;
+mod reload;
+mod replicas;
+mod streaming;
 mod token;
+mod websocket;

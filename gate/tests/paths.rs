@@ -148,7 +148,7 @@ async fn a_fragment_or_a_control_byte_in_the_target_is_no_way_around_a_rule() ->
     let (gate, issuer, first) = Gate::before(&[&app]).await?;
     gate.serve(&next(&first, |c| c.policy.rules.insert(0, deny("closed", "/admin")))).await?;
     let token = issuer.token(ALICE)?;
-    for path in ["/admin#x", "/a#/../admin", "/\tadmin", "/admin\u{7f}", "/admin\u{e9}"] {
+    for path in ["/admin#x", "/a#/../admin", "/\tadmin", "/admin\u{7f}"] {
         let mut wire = Wire::to(gate.traffic).await?;
         let reply = wire.ask(get(path, &token)).await?;
         let target = if reply.status == 200 { reply.json()?["target"].to_string() } else { String::new() };

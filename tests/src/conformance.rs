@@ -52,6 +52,8 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
     let open = bed.ways_past_the_gate(&a, "shop")?;
     ensure!(open.is_empty(), "reached past the gate: {open:?}");
     ensure!(bed.way_out(&a, "shop")?, "the app's own way out is closed");
+    let tried = a.json(&["show", "shop"])?["conditions"].to_string();
+    ensure!(tried.contains("Isolated") && tried.contains("AuthEnforced"), "what was tried is shown: {tried}");
     figures(&a, "shop")?;
     // the same spec attaches, another one is a conflict
     up(&a, "shop")?;

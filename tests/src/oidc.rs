@@ -457,3 +457,65 @@ fn run(sypctl: &Path, e: &Engine, to: SocketAddr, tls: Option<&Certificate>, arg
     let log = File::options().create(true).append(true).open(log_of(e))?;
     Ok(c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
 }
+
+/// A person in front of the provider's pages: a browser that keeps cookies, follows redirects and fills in forms.
+pub struct Browser {
+    dir: tempfile::TempDir,
+}
+
+// === impl Browser ===
+
+impl Browser {
+    /// A new one, without cookies.
+    ///
+    /// # Errors
+    /// No temporary directory.
+    pub fn new() -> Result<Self> {
+        Ok(Self { dir: tempfile::tempdir()? })
+    }
+
+    /// Opens a page, or sends a form to it; the address where that ended, and what is there.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn open(&self, url: &str, form: &[(&str, &str)]) -> Result<(String, String)> {
+        let jar = self.dir.path().join("cookies").display().to_string();
+        let fields: Vec<String> = form.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let mut args = vec!["-sS", "-L", "-m", "20", "-c", &jar, "-b", &jar, "-w", "\n%{url_effective}"];
+        for f in &fields {
+            args.extend(["--data-urlencode", f]);
+        }
+        args.push(url);
+        let out = sh("curl", &args)?;
+        let (page, at) = out.rsplit_once('\n').context("no page")?;
+        Ok((at.to_owned(), page.to_owned()))
+    }
+
+    /// Enters a device code as one of the provider's people, and says yes.
+    ///
+    /// # Errors
+    /// A page is not what it should be.
+    pub fn approve(&self, direct: &str, sub: &str) -> Result<()> {
+        let (mut at, mut page) = self.open(direct, &[])?;
+        // the code's form, the confirmation, the sign-in: whichever is shown
+        for _ in 0..5 {
+            if page.contains("name=\"user\"") {
+                (at, page) = self.open(&at, &[("user", sub)])?;
+            } else if let Some(xsrf) = value(&page, "xsrf") {
+                let device = direct.split('?').next().unwrap_or_default();
+                let code = direct.rsplit_once("user_code=").context("no code")?.1;
+                (at, page) = self.open(device, &[("xsrf", xsrf), ("user_code", code), ("confirm", "yes")])?;
+            } else {
+                break;
+            }
+        }
+        ensure!(page.to_lowercase().contains("success"), "the device was not approved at {at}: {page}");
+        Ok(())
+    }
+}
+
+/// The value of a hidden field.
+fn value<'a>(page: &'a str, name: &str) -> Option<&'a str> {
+    let input = page.split("<input").find(|i| i.contains(&format!("name=\"{name}\"")))?;
+    input.split("value=\"").nth(1)?.split('"').next()
+}

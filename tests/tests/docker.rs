@@ -254,6 +254,22 @@ fn a_time_to_live_ends_it_and_egress_none_closes_the_way_out() -> Result<()> {
 }
 
 #[test]
+fn isolation_none_is_accepted_and_stays_visible() -> Result<()> {
+    with_engine(|e, _| {
+        let both = ["--port", "8080", "--isolation", "none", "--egress", "none"];
+        says(&e.up_fails("open", "syp-test/hello", &both)?, "spec.egress", &["choose one"])?;
+        e.up("open", "syp-test/hello", &["--port", "8080", "--allow", ALICE, "--isolation", "none"])?;
+        let shown = e.json(&["show", "open"])?["conditions"].to_string();
+        ensure!(shown.contains("ISOLATION_NOT_ENFORCED"), "the condition is shown: {shown}");
+        let (network, address) = Docker::address(e, "open")?;
+        ensure!(syp_tests::product::reaches(&network, &address, "8080")?, "it was to be open to neighbours");
+        // the gate is closed all the same
+        ensure!(get(&e.endpoint("open")?, None, &[])?.0 == 401, "no token is 401");
+        e.down("open")
+    })
+}
+
+#[test]
 fn replicas_share_the_load_and_limits_are_set() -> Result<()> {
     with_engine(|e, _| {
         e.up(

@@ -4,11 +4,19 @@ use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
+    path::Path,
     time::{Duration, Instant},
 };
+use syp_auth::policy::Role;
+use syp_engine::api::roles::{Need, need};
+use syp_proto::v1::{AuditEvent, ListAuditEventsRequest, audit_client::AuditClient};
 use syp_tests::{
-    oidc::{ALICE, BOB, CAROL, Issuer, MALLORY, NOT_ALICE, Person, Server, ready, until},
+    oidc::{ALICE, BOB, Browser, CAROL, Certificate, Issuer, MALLORY, NOT_ALICE, Person, Server, end, ready, until},
     product::{Said, get, pause, sh},
+};
+use tonic::{
+    Code,
+    transport::{Certificate as TlsCertificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 /// Audience of the control plane.
@@ -57,6 +65,10 @@ fn tokens_of_the_provider_open_an_instance_by_user_group_domain_and_claim() -> R
         }
         ensure!(get(&url, None, &[])?.0 == 401, "no token");
         // one rule a path: who gets in where
+        let alone = e.run(&["access", "allow", "shop", "sub:u-nogroups"])?;
+        ensure!(alone.code == 2 && alone.err.contains("issuer"), "a subject of no issuer: {}", alone.err);
+        let unknown = e.run(&["access", "allow", "shop", "sub:x", "--issuer", "https://nobody.example"])?;
+        ensure!(unknown.code == 2 && unknown.err.contains(&p.url()), "an unknown issuer: {}", unknown.err);
         for (member, path) in [
             ("group:serving-users", "/group"),
             ("domain:example.com", "/domain"),
@@ -322,6 +334,13 @@ fn while_the_provider_is_down_the_last_good_keys_serve_and_unknown_ones_are_refu
             let no_kid = p.mint(&ALICE, APP, &json!({}), &unknown, "ES256")?;
             ensure!(get(&url, Some(&no_kid), &[])?.0 == 401, "{mode}: an unknown key at the gate");
         }
+        // nor does a gate lose them when its engine starts anew during the outage and brings it other news
+        s.restart(&["--issuer", &p.url(), "--audience", APP])?;
+        s.engine.ok(&["access", "allow", "shop", "user:bob@example.com"])?;
+        let bob = p.token(&BOB, APP)?;
+        until("bob gets in", Duration::from_secs(5), || Ok(get(&url, Some(&bob), &[])?.0 == 200))?;
+        ensure!(get(&url, Some(&p.token(&ALICE, APP)?), &[])?.0 == 200, "alice after the engine's restart");
+        says(&s.ends_with(11, &p.token(&ALICE, API)?, &["ls"])?, "JWKS_UNAVAILABLE")?;
         // keys that rotate during the outage are taken right after it
         p.rotate(false)?;
         let new = p.token(&ALICE, API)?;
@@ -455,10 +474,20 @@ fn a_change_that_locks_its_maker_out_is_refused_unless_forced() -> Result<()> {
         s.ends_with(0, &alice, &more)?;
         s.ends_with(0, &alice, &[&deny[..], &["--force"]].concat())?;
         says(&s.ends_with(6, &alice, &more)?, "PERMISSION_DENIED")?;
-        // the way back: bob, and the engine's own user over its socket
-        s.ends_with(0, &p.token(&BOB, API)?, &["access", "show", "-", "--plane", "control"])?;
-        s.engine.ok(&["access", "show", "-", "--plane", "control"])?;
-        Ok(())
+        // bob can still do it, and so the engine's own user can be locked out of the policy too
+        let bob = p.token(&BOB, API)?;
+        let own: Value = s.engine.json(&["whoami"])?;
+        let own = format!("sub:{}", own["subject"].as_str().context("subject")?);
+        let local = s.engine.json(&["server", "status"])?["localIssuer"].as_str().context("issuer")?.to_owned();
+        let mut more = vec!["access", "deny", "-", &own, "--plane", "control", "--issuer", &local];
+        s.ends_with(0, &bob, &more)?;
+        let token = s.engine.ok(&["token", "syp-api"])?;
+        says(&s.ends_with(6, token.trim(), &["sweep"])?, "PERMISSION_DENIED")?;
+        // over its own socket it is an administrator all the same: the way back
+        more.truncate(4);
+        let back = ["access", "allow", "-", "user:carol@example.com", "--plane", "control", "--role", "admin"];
+        s.engine.ok(&[&back[..], &["--force"]].concat())?;
+        s.ends_with(0, &p.token(&CAROL, API)?, &["sweep"]).map(drop)
     })
 }
 
@@ -476,6 +505,11 @@ fn off_loopback_without_tls_is_refused_before_anything_is_made() -> Result<()> {
         ensure!(o.status.code() == Some(2) && err.contains("TLS"), "{address}: {err}");
         ensure!(!data.exists(), "{address}: something was made");
     }
+    let o = std::process::Command::new(&sypctl)
+        .args(["server", "run", "--audience", API])
+        .env("SYP_DATA_DIR", &data)
+        .output()?;
+    ensure!(!o.status.success() && !data.exists(), "one audience for both planes");
     // nor does a client send a token there
     let o = std::process::Command::new(&sypctl)
         .args(["--server", "http://192.0.2.1:7443", "ls"])
@@ -504,22 +538,353 @@ fn loopback_without_tls_serves_tokens_of_both_issuers() -> Result<()> {
     says(&said, "TOKEN_MISSING")
 }
 
+/// A network of Docker's, for its address on this host.
+struct Bridge(String);
+
+// === impl Bridge ===
+
+impl Bridge {
+    fn new() -> Result<Self> {
+        let name = format!("syp-test-oidc-{}", std::process::id());
+        sh("docker", &["network", "create", &name])?;
+        Ok(Self(name))
+    }
+
+    fn address(&self) -> Result<String> {
+        let out = sh("docker", &["network", "inspect", &self.0, "-f", "{{(index .IPAM.Config 0).Gateway}}"])?;
+        Ok(out.trim().to_owned())
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = sh("docker", &["network", "rm", &self.0]);
+    }
+}
+
 #[test]
 fn off_loopback_the_built_in_issuer_is_nobody() -> Result<()> {
     let Some(sypctl) = ready() else { return Ok(()) };
     let p = Issuer::start(&[])?;
-    // this host's end of Docker's bridge: not loopback, and nobody else's network either
-    let subnet = sh("docker", &["network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Subnet}}"])?;
-    let address = format!("{}.1", subnet.rsplit_once('.').context("subnet")?.0);
+    // this host's end of a bridge of Docker's: not loopback, and nobody else's network either
+    let bridge = Bridge::new()?;
+    let address = bridge.address()?;
     let s = Server::listen(
         &sypctl,
         &address,
         true,
-        &["--issuer", &p.url(), "--admin", "user:alice@example.com"],
+        &["--issuer", &p.url(), "--admin", "user:alice@example.com", "--audience", APP],
     )?;
     s.ends_with(0, &p.token(&ALICE, API)?, &["ls"])?;
     let local = s.engine.ok(&["token", "syp-api"])?;
     says(&s.ends_with(4, local.trim(), &["ls"])?, "TOKEN_ISSUER")?;
     // over the socket it is as good as ever
-    s.engine.ok(&["ls"]).map(drop)
+    s.engine.ok(&["ls"])?;
+    // the same at an instance: off loopback only the provider counts, and TLS is asked for
+    let at = format!("{address}:0");
+    let up = |more: &[&str]| -> Result<Said> {
+        let all = ["up", "out", "--image", "syp-test/hello", "--port", "8080", "--yes", "--publish", &at];
+        s.engine.run(&[&all[..], &["--allow", "user:alice@example.com"], more].concat())
+    };
+    let clear = up(&[])?;
+    ensure!(clear.code == 2 && clear.err.contains("certificate"), "published in clear: {}", clear.err);
+    let tls = Certificate::of(&address)?;
+    let up = up(&["--tls-cert", &tls.file("cert.pem"), "--tls-key", &tls.file("key.pem")])?;
+    ensure!(up.code == 0, "up: {}", up.err);
+    let url = s.engine.endpoint("out")?;
+    let ca = tls.file("ca.pem");
+    let status = |t: &str| Ok::<_, anyhow::Error>(get(&url, Some(t), &["--cacert", &ca])?.0);
+    ensure!(status(&p.token(&ALICE, APP)?)? == 200, "the provider's token");
+    ensure!(status(&s.engine.token("out", Some("user:alice@example.com"))?)? == 401, "a local token off loopback");
+    s.engine.down("out")
+}
+
+/// A login that runs: what it says on stderr, a line at a time.
+struct Login {
+    child: std::process::Child,
+    lines: BufReader<std::process::ChildStderr>,
+}
+
+// === impl Login ===
+
+impl Login {
+    fn start(s: &Server, home: &Path, args: &[&str]) -> Result<Self> {
+        let mut child = s.remote(home, None, args).stderr(std::process::Stdio::piped()).spawn()?;
+        let lines = BufReader::new(child.stderr.take().context("stderr")?);
+        Ok(Self { child, lines })
+    }
+
+    /// The rest of the first line that begins so.
+    fn line(&mut self, begin: &str) -> Result<String> {
+        let mut all = String::new();
+        loop {
+            let from = all.len();
+            ensure!(self.lines.read_line(&mut all)? > 0, "no line '{begin}': {all}");
+            if let Some(rest) = all[from..].trim_end().strip_prefix(begin) {
+                return Ok(rest.to_owned());
+            }
+        }
+    }
+
+    fn ends_well(mut self) -> Result<()> {
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut self.lines, &mut rest)?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the login ended with {status}: {rest}");
+        Ok(())
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        let _ = end(&mut self.child);
+    }
+}
+
+/// What somebody who logged in says with a command.
+fn logged_in(s: &Server, home: &Path, code: i32, args: &[&str]) -> Result<Said> {
+    let o = s.remote(home, None, args).output()?;
+    let said = Said {
+        code: o.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&o.stdout).into_owned(),
+        err: String::from_utf8_lossy(&o.stderr).into_owned(),
+    };
+    ensure!(said.code == code, "'sypctl {}' ended with {}: {}", args.join(" "), said.code, said.err);
+    Ok(said)
+}
+
+/// A provider whose audiences are URIs, as `resource` wants them, and whose tokens end soon.
+fn short_lived(sypctl: &Path, ttl: &str) -> Result<(Issuer, Server)> {
+    // more than the client's margin for renewals, unless a test wants that it renews at once
+    let p = Issuer::start(&[("ACCESS_TTL", ttl), ("DEFAULT_RESOURCE", "urn:aud:syp-api")])?;
+    let s = Server::start(sypctl, &p.url(), &["--audience", APP, "--admin", "user:alice@example.com"])?;
+    Ok((p, s))
+}
+
+#[test]
+fn a_device_login_gets_in_renews_itself_and_is_forgotten() -> Result<()> {
+    let Some(sypctl) = ready() else { return Ok(()) };
+    // below the margin for renewals: every command renews
+    let (p, s) = short_lived(&sypctl, "5")?;
+    let home = tempfile::tempdir()?;
+    let home = home.path();
+    says(&logged_in(&s, home, 4, &["ls"])?, "TOKEN_MISSING")?;
+    let app = format!("urn:aud:{APP}");
+    let mut login =
+        Login::start(&s, home, &["login", "--audience", "urn:aud:syp-api", "--app-audience", &app])?;
+    let direct = login.line("or open  ")?;
+    Browser::new()?.approve(&direct, "u-alice")?;
+    login.ends_well()?;
+    let kept = home.join("login.json");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept)?.permissions());
+    ensure!(mode & 0o077 == 0, "login.json is {mode:o}");
+    let first = std::fs::read_to_string(&kept)?;
+    let me = logged_in(&s, home, 0, &["whoami", "-o", "json"])?;
+    let me: Value = serde_json::from_str(&me.out)?;
+    ensure!(me["email"] == "alice@example.com" && me["issuer"] == p.url().as_str(), "whoami: {me}");
+    ensure!(me["role"] == "ADMIN" || me["role"] == "ROLE_ADMIN", "whoami: {me}");
+    logged_in(&s, home, 0, &["ls"])?;
+    ensure!(std::fs::read_to_string(&kept)? != first, "the token was not renewed");
+    // its token for instances is another one, and both are refused at the other plane
+    logged_in(
+        &s,
+        home,
+        0,
+        &["up", "shop", "--image", "syp-test/hello", "--port", "8080", "--yes", "--allow", "user:alice@example.com"],
+    )?;
+    let token = logged_in(&s, home, 0, &["token", "shop"])?.out;
+    let url = s.engine.endpoint("shop")?;
+    ensure!(get(&url, Some(token.trim()), &[])?.0 == 200, "the login's token at the instance");
+    says(&s.ends_with(4, token.trim(), &["ls"])?, "TOKEN_AUDIENCE")?;
+    let curl = logged_in(&s, home, 0, &["curl", "shop", "/"])?;
+    ensure!(curl.out.to_lowercase().contains("hello"), "curl: {}", curl.out);
+    logged_in(&s, home, 0, &["down", "shop", "--yes"])?;
+    // while the provider is away the login can't be renewed, and is kept
+    let port = p.stop()?;
+    says(&logged_in(&s, home, 11, &["ls"])?, "ISSUER_UNREACHABLE")?;
+    // one that knows nothing of it ends it, with words
+    let _other = Issuer::start_at(port, &[])?;
+    let ended = logged_in(&s, home, 4, &["ls"])?;
+    says(&ended, "TOKEN_EXPIRED")?;
+    ensure!(ended.err.contains("sypctl login"), "no word of what to do: {}", ended.err);
+    logged_in(&s, home, 0, &["logout"])?;
+    ensure!(!kept.exists(), "login.json is still there");
+    says(&logged_in(&s, home, 4, &["ls"])?, "TOKEN_MISSING").map(drop)
+}
+
+#[test]
+fn a_browser_login_gets_in_and_answers_of_others_are_no_answer() -> Result<()> {
+    let Some(sypctl) = ready() else { return Ok(()) };
+    let (p, s) = short_lived(&sypctl, "300")?;
+    let home = tempfile::tempdir()?;
+    let home = home.path();
+    let mut login = Login::start(&s, home, &["login", "--browser", "--audience", "urn:aud:syp-api"])?;
+    let page = login.line("Open ")?;
+    ensure!(page.starts_with(&p.url()), "the page is not the provider's: {page}");
+    let back = page.split("redirect_uri=http%3A%2F%2F127.0.0.1%3A").nth(1).context("redirect")?;
+    let port = back.split('%').next().context("port")?;
+    // somebody else's code does not end it
+    let forged = get(&format!("http://127.0.0.1:{port}/callback?code=x&state=forged"), None, &[])?;
+    ensure!(forged.0 == 404, "a forged answer got {}", forged.0);
+    let (_, text) = Browser::new()?.open(&format!("{page}&login_hint=bob@example.com"), &[])?;
+    ensure!(text.contains("logged in"), "the page says: {text}");
+    login.ends_well()?;
+    let me = logged_in(&s, home, 0, &["whoami"])?;
+    ensure!(me.out.contains("bob@example.com"), "whoami: {}", me.out);
+    says(
+        &logged_in(&s, home, 6, &["access", "show", "-", "--plane", "control"])?,
+        "PERMISSION_DENIED",
+    )?;
+    // somebody says no
+    let mut login = Login::start(&s, home, &["login", "--browser", "--audience", "urn:aud:syp-api"])?;
+    let page = login.line("Open ")?;
+    let browser = Browser::new()?;
+    let (form, _) = browser.open(&page, &[])?;
+    browser.open(&form, &[("deny", "1")])?;
+    ensure!(login.ends_well().is_err(), "a denied login succeeded");
+    // and the login of before is still there
+    logged_in(&s, home, 0, &["whoami"]).map(drop)
+}
+
+/// Does something with a connection to the engine, as any gRPC client has it.
+fn connected<T>(s: &Server, go: impl AsyncFnOnce(Channel) -> Result<T>) -> Result<T> {
+    let ca = std::fs::read(s.ca().context("no TLS")?)?;
+    let tls = ClientTlsConfig::new().ca_certificate(TlsCertificate::from_pem(ca));
+    let endpoint = Endpoint::from_shared(s.url().to_owned())?.tls_config(tls)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let limit = Duration::from_secs(60);
+        tokio::time::timeout(limit, async { go(endpoint.connect().await?).await }).await?
+    })
+}
+
+/// How an empty message to a method ends.
+async fn outcome(channel: &Channel, path: &str, token: Option<&str>) -> Result<Code> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await?;
+    let mut request = tonic::Request::new(());
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
+    }
+    // unary or not is the same on the wire
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    match grpc.server_streaming(request, path.parse()?, codec).await {
+        Ok(mut answer) => match tokio::time::timeout(Duration::from_millis(300), answer.get_mut().message()).await {
+            Ok(Err(status)) => Ok(status.code()),
+            _ => Ok(Code::Ok),
+        },
+        Err(status) => Ok(status.code()),
+    }
+}
+
+#[test]
+fn every_method_asks_for_a_token_and_for_its_role_on_the_wire() -> Result<()> {
+    world(|p, s| {
+        let (alice, bob, mallory) = (p.token(&ALICE, API)?, p.token(&BOB, API)?, p.token(&MALLORY, API)?);
+        let viewer = ["access", "allow", "-", "user:bob@example.com", "--plane", "control", "--role", "viewer"];
+        s.ends_with(0, &alice, &viewer)?;
+        let pool = syp_proto::pool().context("descriptors")?;
+        let ours = |name: &str| name.starts_with("syp.") || name.contains("longrunning");
+        let paths: Vec<String> = pool
+            .services()
+            .filter(|x| ours(x.full_name()))
+            .flat_map(|x| x.methods().map(|m| format!("/{}/{}", x.full_name(), m.name())).collect::<Vec<_>>())
+            .chain(["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo".to_owned()])
+            .collect();
+        ensure!(paths.len() > 40, "the descriptor set was not walked");
+        connected(s, async |channel| {
+            for path in &paths {
+                let anonymous = outcome(&channel, path, None).await?;
+                let local_only = path.ends_with("/IssueLocalToken");
+                let expected = if local_only { Code::PermissionDenied } else { Code::Unauthenticated };
+                ensure!(anonymous == expected, "{path} without a token: {anonymous:?}");
+                let garbage = outcome(&channel, path, Some("e30.e30.e30")).await?;
+                ensure!(garbage == expected, "{path} with a made-up token: {garbage:?}");
+                let stranger = outcome(&channel, path, Some(&mallory)).await?;
+                let open = ["WhoAmI", "GetServerInfo", "ListInstances", "WatchInstances", "ListOperations"];
+                let open = open.iter().any(|m| path.ends_with(m));
+                ensure!(open || stranger != Code::Ok, "{path} lets a stranger in");
+                if let Some(Need::Global(role)) = need(path) {
+                    ensure!(stranger == Code::PermissionDenied, "{path} as a stranger: {stranger:?}");
+                    let seen = outcome(&channel, path, Some(&bob)).await?;
+                    let refused = seen == Code::PermissionDenied;
+                    ensure!(refused == (role > Role::Viewer), "{path} needs {role:?}, as a viewer: {seen:?}");
+                }
+            }
+            let made_up = outcome(&channel, "/syp.v1.Instances/Nope", Some(&alice)).await?;
+            ensure!(made_up == Code::Unimplemented, "a method that nobody knows: {made_up:?}");
+            Ok(())
+        })
+    })
+}
+
+/// All audit rows, as an administrator reads them.
+fn audit(s: &Server, token: &str) -> Result<Vec<AuditEvent>> {
+    connected(s, async |channel| {
+        let mut client = AuditClient::new(channel);
+        let mut request = tonic::Request::new(ListAuditEventsRequest { page_size: 1000, ..Default::default() });
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
+        Ok(client.list_audit_events(request).await?.into_inner().audit_events)
+    })
+}
+
+#[test]
+fn every_call_is_in_the_audit_trail_with_who_what_and_outcome_and_without_its_token() -> Result<()> {
+    world(|p, s| {
+        let (alice, mallory) = (p.token(&ALICE, API)?, p.token(&MALLORY, API)?);
+        let stale = p.mint(&ALICE, API, &json!({ "exp": 1_700_000_000 }), &json!({}), "ES256")?;
+        s.ends_with(
+            0,
+            &alice,
+            &["up", "shop", "--image", "syp-test/hello", "--port", "8080", "--yes", "--allow", "user:alice@example.com"],
+        )?;
+        s.ends_with(5, &mallory, &["down", "shop", "--yes"])?;
+        s.ends_with(6, &mallory, &["sweep"])?;
+        s.ends_with(4, &stale, &["show", "shop"])?;
+        s.ends_with(0, &alice, &["access", "allow", "shop", "user:bob@example.com"])?;
+        s.ends_with(0, &alice, &["down", "shop", "--yes"])?;
+        let wanted: [(&str, &str, &str, &str); 6] = [
+            ("u-alice", "syp.v1.Instances/CreateInstance", "instances/shop", "Ok"),
+            ("u-mallory", "syp.v1.Instances/", "instances/shop", "NotFound"),
+            ("u-mallory", "syp.v1.Providers/SweepOrphans", "", "PermissionDenied"),
+            ("127.0.0.1:", "syp.v1.Instances/GetInstance", "", "Unauthenticated"),
+            ("u-alice", "syp.v1.Access/SetAccessPolicy", "instances/shop", "Ok"),
+            ("u-alice", "syp.v1.Instances/", "instances/shop", "Ok"),
+        ];
+        for (who, what, target, outcome) in wanted {
+            let mut all = Vec::new();
+            until("the audit row is there", Duration::from_secs(5), || {
+                all = audit(s, &alice)?;
+                Ok(all.iter().any(|e| {
+                    e.actor.as_ref().is_some_and(|a| a.subject.starts_with(who))
+                        && e.method.starts_with(what)
+                        && (target.is_empty() || e.targets.iter().any(|t| t.contains(target)))
+                        && e.outcome == outcome
+                }))
+            })
+            .with_context(|| format!("{who} {what} {target} {outcome}: {all:#?}"))?;
+        }
+        // also of those who have no token yet, and of the engine's own user
+        s.engine.ok(&["ls"])?;
+        let all = audit(s, &alice)?;
+        ensure!(
+            all.iter().any(|e| e.method.ends_with("IssueLocalToken")
+                && e.actor.as_ref().is_some_and(|a| a.subject.starts_with("uid:"))),
+            "the first token is not in the trail"
+        );
+        ensure!(all.iter().all(|e| e.time.is_some()), "a row without a time");
+        // no token, neither there nor anywhere in the data directory but where its owner keeps it
+        let text = format!("{all:?}");
+        for token in [&alice, &mallory, &stale] {
+            let signature = token.rsplit('.').next().context("signature")?;
+            ensure!(!text.contains(signature), "a token in the audit trail");
+            let found = std::process::Command::new("grep")
+                .args(["-rlaF", signature])
+                .arg(s.engine.dir())
+                .output()?;
+            ensure!(found.stdout.is_empty(), "a token in {}", String::from_utf8_lossy(&found.stdout));
+        }
+        ensure!(audit(s, &mallory).is_err(), "a stranger reads the trail");
+        Ok(())
+    })
 }

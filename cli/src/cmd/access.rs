@@ -132,7 +132,8 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             validate_only: false,
             allow_self_lockout: change.force,
         };
-        match client.call(ask, |ch, r| async move { AccessClient::new(ch).set_access_policy(r).await }).await {
+        match client.call(ask, |ch, r| async move { AccessClient::new(ch).set_access_policy(r).await }).await
+        {
             // what changed may be nothing but a step of the engine: the change is made to what is there now
             Err(f) if f.reason() == "ETAG_MISMATCH" && tries < TRIES => tries += 1,
             done => return shown(ctx, &done?),

@@ -44,7 +44,8 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     Ok(exit::OK)
 }
 
-fn browse(url: &str) -> bool {
+/// Shows an address in the browser; false when there is no display.
+pub fn browse(url: &str) -> bool {
     let display =
         ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some_and(|v| !v.is_empty()));
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };

@@ -1,10 +1,13 @@
 //! Who may call: issuers, the built-in local issuer, and the control policy.
-use super::{authz, status::refuse};
+use super::{
+    authz,
+    status::{refuse, refuse_with},
+};
 use crate::door;
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_auth::{
     jwks::IssuerConfig,
     local::{LocalIssuer, MintRequest},
@@ -30,6 +33,8 @@ pub struct Options {
     pub verifier: Verifier,
     /// Names of the configured issuers, the local one included.
     pub issuers: Vec<String>,
+    /// Audience that tokens of the configured issuers carry for the instances.
+    pub app_audience: Option<String>,
     /// The built-in issuer; `None` when the engine only trusts others.
     pub local: Option<LocalIssuer>,
     /// Stored control policy; `None`: [`default_policy`].
@@ -44,13 +49,19 @@ pub struct Options {
 pub struct Identities {
     verifier: Verifier,
     issuers: Vec<String>,
+    app_audience: Option<String>,
     local: Option<LocalIssuer>,
     own_uid: u32,
     policy: ArcSwap<(v1::AccessPolicy, Policy)>,
 }
 
 /// The engine's own user is an administrator, and whoever was named at the start. Nobody else is anything.
-pub fn default_policy(local: Option<&LocalIssuer>, own_uid: u32, admins: &[String]) -> v1::AccessPolicy {
+pub fn default_policy(
+    local: Option<&LocalIssuer>,
+    own_uid: u32,
+    admins: &[String],
+    subjects_of: &str,
+) -> v1::AccessPolicy {
     let rule = |id: &str, issuer: &str, members: Vec<String>| Rule {
         id: id.into(),
         effect: Effect::Allow as i32,
@@ -63,8 +74,12 @@ pub fn default_policy(local: Option<&LocalIssuer>, own_uid: u32, admins: &[Strin
     if let Some(local) = local {
         rules.push(rule("local", local.issuer(), vec![format!("sub:{}", own_subject(own_uid))]));
     }
-    if !admins.is_empty() {
-        rules.push(rule("admins", "", admins.to_vec()));
+    let (subjects, others): (Vec<_>, Vec<_>) = admins.iter().cloned().partition(|m| m.starts_with("sub:"));
+    if !subjects.is_empty() {
+        rules.push(rule("admin-subjects", subjects_of, subjects));
+    }
+    if !others.is_empty() {
+        rules.push(rule("admins", "", others));
     }
     v1::AccessPolicy { rules, etag: String::new() }
 }
@@ -78,10 +93,17 @@ fn own_subject(uid: u32) -> String {
 impl Identities {
     /// From its parts.
     pub fn new(o: Options) -> Self {
-        let policy = o.policy.unwrap_or_else(|| default_policy(o.local.as_ref(), o.own_uid, &o.admins));
+        let local = o.local.as_ref().map(LocalIssuer::issuer);
+        let others: Vec<&str> = o.issuers.iter().map(String::as_str).filter(|i| Some(*i) != local).collect();
+        let policy = o.policy.unwrap_or_else(|| {
+            // a subject means nothing without an issuer
+            let subjects_of = others.first().copied().or(local).unwrap_or_default();
+            default_policy(o.local.as_ref(), o.own_uid, &o.admins, subjects_of)
+        });
         let this = Self {
             verifier: o.verifier,
             issuers: o.issuers,
+            app_audience: o.app_audience,
             local: o.local,
             own_uid: o.own_uid,
             policy: ArcSwap::default(),
@@ -98,9 +120,10 @@ impl Identities {
         self.verifier.verify(token).await.map(|i| Identity::clone(&i)).map_err(|e| {
             let (code, hint) = match e {
                 // another login would not help
-                verify::Error::JwksUnavailable => {
-                    (Code::Unavailable, "the engine can't reach the identity provider; it tries again by itself")
-                }
+                verify::Error::JwksUnavailable => (
+                    Code::Unavailable,
+                    "the engine can't reach the identity provider; it tries again by itself",
+                ),
                 verify::Error::Expired => (Code::Unauthenticated, "log in again: 'sypctl login'"),
                 verify::Error::Audience => {
                     (Code::Unauthenticated, "the token is for something else: get one for 'syp-api'")
@@ -118,16 +141,28 @@ impl Identities {
 
     /// What a caller without a token is told: where to get one.
     pub fn token_missing(&self) -> Status {
-        refuse(
+        let local = self.local_issuer();
+        let mut at = HashMap::new();
+        if let Some(issuer) = self.issuers.iter().find(|i| Some(*i) != local.as_ref()) {
+            at.insert("issuer".to_owned(), issuer.clone());
+            at.insert("audience".to_owned(), API_AUDIENCE.to_owned());
+            at.extend(self.app_audience.iter().map(|a| ("app_audience".to_owned(), a.clone())));
+        }
+        refuse_with(
             Code::Unauthenticated,
             "TOKEN_MISSING",
             "this call needs a token",
             "'sypctl login', or call over the engine's socket",
+            at,
         )
     }
 
-    /// The role by the control policy.
-    pub fn role(&self, identity: &Identity) -> Option<Role> {
+    /// The role by the control policy. The engine's own user over its own socket is an administrator whatever the policy says:
+    /// the way back after a lockout.
+    pub fn role(&self, identity: &Identity, local_peer: bool) -> Option<Role> {
+        if local_peer && self.is_local(identity) && identity.subject == own_subject(self.own_uid) {
+            return Some(Role::Admin);
+        }
         authz::decide(&self.policy.load().1, identity)
     }
 

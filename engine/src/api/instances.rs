@@ -111,6 +111,9 @@ impl Api {
         let mut spec = i.spec.clone().ok_or_else(|| invalid("instance.spec", "required"))?;
         with_defaults(&mut spec, a);
         validate::spec(&spec)?;
+        for p in [&spec.access, &spec.operators].into_iter().flatten() {
+            self.usable("spec", p, &v1::AccessPolicy::default())?;
+        }
         let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
         let uid = InstanceId::random();
         let owner = Owner {
@@ -330,8 +333,12 @@ impl Api {
                 }
             }
         }
-        for p in [&e.access, &e.operators].into_iter().flatten() {
-            validate::access("spec", p)?;
+        let held = cell.get().spec.clone().unwrap_or_default();
+        for (new, held) in [(&e.access, held.access), (&e.operators, held.operators)] {
+            if let Some(p) = new {
+                validate::access("spec", p)?;
+                self.usable("spec", p, &held.unwrap_or_default())?;
+            }
         }
         if !r.validate_only {
             self.engine.edit(&cell, e, &new.etag, &who).await?;

@@ -113,7 +113,7 @@ impl Guard {
                 "'sypctl login' at the server's identity provider",
             ));
         }
-        let role = self.identities.role(&identity);
+        let role = self.identities.role(&identity, local_peer);
         let authz = who.insert(Authz::new(identity, role, local_peer)).clone();
         match need {
             Need::Global(min) => authz.require(min)?,

@@ -17,6 +17,7 @@ pub use server::{Listen, serve};
 
 use crate::{
     cell::Cell,
+    door,
     engine::Engine,
     error::Error,
     id::{InstanceId, OperationId},
@@ -26,7 +27,7 @@ use authz::Authz;
 use identity::Identities;
 use std::sync::Arc;
 use syp_auth::policy::Role;
-use syp_proto::{google::longrunning::Operation, journal::Instance};
+use syp_proto::{google::longrunning::Operation, journal::Instance, v1};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -62,6 +63,20 @@ pub struct About {
 // === impl Api ===
 
 impl Api {
+    /// Refuses new rules that no gate could use: of an issuer that nobody configured, or a subject without its issuer.
+    pub(crate) fn usable(
+        &self,
+        field: &str,
+        new: &v1::AccessPolicy,
+        before: &v1::AccessPolicy,
+    ) -> Result<(), Status> {
+        let added = new.rules.iter().filter(|r| !before.rules.contains(r)).cloned().collect();
+        let names = self.identities.issuers();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let added = v1::AccessPolicy { rules: added, etag: String::new() };
+        door::policy(&added).validate_for(&names).map_err(|e| validate::invalid_policy(field, &e))
+    }
+
     /// A live instance, if the caller has `need` on it.
     pub(crate) async fn live(&self, a: &Authz, name: &str, need: Role) -> Result<Arc<Cell>, Status> {
         a.is_about(name);

@@ -270,7 +270,7 @@ impl Access for Api {
                 Duration::from_millis(u64::try_from(ttl).unwrap_or(0)),
             )
             .map_err(|e| refuse(Code::FailedPrecondition, "LOCAL_ISSUER", e, "run 'sypctl doctor'"))?;
-        let role = self.identities.role(&identity);
+        let role = self.identities.role(&identity, true);
         let a = Authz::new(identity, role, true);
         Ok(Response::new(v1::IssueLocalTokenResponse {
             token: token.expose_secret().to_owned(),
@@ -310,6 +310,9 @@ impl Access for Api {
         }
         let cell = self.live(&a, &r.resource, Role::Operator).await?;
         let control = r.plane() == Plane::Control;
+        let held = cell.get().spec.clone().unwrap_or_default();
+        let held = if control { held.operators } else { held.access };
+        self.usable("policy", &policy, &held.unwrap_or_default())?;
         if control && !r.allow_self_lockout {
             let after = authz::decide(&door::policy(&policy), &a.identity).max(a.role);
             if after.is_none_or(|x| x < Role::Operator) {
@@ -378,6 +381,7 @@ impl Api {
         if !policy.etag.is_empty() && policy.etag != current.etag {
             return Err(Error::EtagMismatch.into());
         }
+        self.usable("policy", &policy, &current)?;
         if !r.allow_self_lockout && authz::decide(&door::policy(&policy), &a.identity) < Some(Role::Admin) {
             return Err(lockout());
         }

@@ -10,7 +10,17 @@ pub const DOMAIN: &str = "syp.dev";
 
 /// A status with a reason and a hint.
 pub fn refuse(code: Code, reason: &str, message: impl Into<String>, hint: &str) -> Status {
-    let mut metadata = HashMap::new();
+    refuse_with(code, reason, message, hint, HashMap::new())
+}
+
+/// The same with more for programs to read.
+pub fn refuse_with(
+    code: Code,
+    reason: &str,
+    message: impl Into<String>,
+    hint: &str,
+    mut metadata: HashMap<String, String>,
+) -> Status {
     if !hint.is_empty() {
         metadata.insert("hint".to_owned(), hint.to_owned());
     }

@@ -2,7 +2,7 @@
 use super::status::invalid;
 use crate::door;
 use std::collections::HashMap;
-use syp_proto::v1::{self, InstanceSpec};
+use syp_proto::v1::{self, InstanceSpec, instance_spec};
 use tonic::Status;
 
 /// Highest port that the seal of the app's network can protect: a routing rule can't name 65535.
@@ -114,6 +114,12 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     {
         return Err(invalid("spec.drain_grace", "0s to 1h"));
     }
+    if s.egress() == instance_spec::Egress::Off && s.isolation() == instance_spec::Isolation::NotEnforced {
+        return Err(invalid(
+            "spec.egress",
+            "'none' is done by the rules that isolation 'none' leaves out; choose one",
+        ));
+    }
     publish(s)?;
     for (field, policy) in [("spec.access", &s.access), ("spec.operators", &s.operators)] {
         if let Some(p) = policy {
@@ -128,7 +134,12 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
 /// # Errors
 /// `INVALID_ARGUMENT` with the policy's own words.
 pub fn access(field: &str, p: &v1::AccessPolicy) -> Result<(), Status> {
-    door::policy(p).validate().map_err(|e| invalid(field, &e.to_string()))
+    door::policy(p).validate().map_err(|e| invalid_policy(field, &e))
+}
+
+/// In the policy's own words.
+pub fn invalid_policy(field: &str, e: &syp_auth::policy::Error) -> Status {
+    invalid(field, &e.to_string())
 }
 
 fn publish(s: &InstanceSpec) -> Result<(), Status> {

@@ -34,6 +34,8 @@ pub struct Options {
     pub port: u16,
     /// Whether the app may go out.
     pub egress: Egress,
+    /// Not sealed, because the user accepts that neighbours reach the app.
+    pub open: bool,
     /// Where status is served.
     pub status: u16,
 }
@@ -85,14 +87,20 @@ pub fn run(options: Options) -> Result<(), Error> {
 
 async fn hold(options: &Options) -> Result<(), Error> {
     let io = |what| move |source| Error::Io { what, source };
-    let outside = seal::seal(options.gate, options.port, options.egress).await?;
+    let outside = if options.open {
+        seal::outside_of(options.gate).await?
+    } else {
+        seal::seal(options.gate, options.port, options.egress).await?
+    };
     // before anything else runs: from here on not even this process can open the namespace again
     rights::drop_all()?;
+    let event = if options.open { "held" } else { "sealed" };
     println!(
         "{}",
-        serde_json::json!({ "event": "sealed", "interface": outside.name, "address": outside.address })
+        serde_json::json!({ "event": event, "interface": outside.name, "address": outside.address })
     );
-    let status = Arc::new(Mutex::new(HolderStatus { sealed: true, listeners: Vec::new(), relay: false }));
+    let sealed = !options.open;
+    let status = Arc::new(Mutex::new(HolderStatus { sealed, listeners: Vec::new(), relay: false }));
     let listener = tokio::net::TcpListener::bind(SocketAddr::new(outside.address, options.status)).await;
     tokio::spawn(status::serve(listener.map_err(io("listening for the gate"))?, status.clone()));
     watch(options, outside.address, &status).await;
@@ -120,7 +128,7 @@ async fn watch(options: &Options, outside: IpAddr, status: &Mutex<HolderStatus>)
             _ => {}
         }
         let there = reachable || loopback.is_some();
-        *status.lock() = HolderStatus { sealed: true, listeners: found, relay: relay.is_some() };
+        *status.lock() = HolderStatus { sealed: !options.open, listeners: found, relay: relay.is_some() };
         tokio::time::sleep(Duration::from_millis(if there { 1000 } else { 50 })).await;
     }
 }

@@ -84,6 +84,18 @@ pub async fn seal(gate: IpAddr, port: u16, egress: Egress) -> Result<Outside, Er
     sealed
 }
 
+/// The interface alone, where nothing shall be sealed.
+///
+/// # Errors
+/// [`Error`]: there is none.
+pub async fn outside_of(gate: IpAddr) -> Result<Outside, Error> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
+    let found = async { outside(&handle, &interfaces(&handle).await?, gate).await }.await;
+    driver.abort();
+    found
+}
+
 async fn seal_with(handle: &Handle, gate: IpAddr, port: u16, egress: Egress) -> Result<Outside, Error> {
     let interfaces = interfaces(handle).await?;
     let outside = outside(handle, &interfaces, gate).await?;

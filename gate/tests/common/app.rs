@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{Sender, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -50,6 +51,26 @@ pub fn frames(list: Vec<(Duration, Frame<Bytes>)>) -> Body {
         Some((Ok(frame), left))
     });
     StreamBody::new(stream).boxed_unsync()
+}
+
+/// A body that somebody else fills.
+pub fn channel() -> (UnboundedSender<Frame<Bytes>>, Body) {
+    let (send, receive) = unbounded_channel();
+    let stream = futures_util::stream::unfold(receive, |mut receive| async move {
+        let frame = receive.recv().await?;
+        Some((Ok(frame), receive))
+    });
+    (send, StreamBody::new(stream).boxed_unsync())
+}
+
+/// As [`channel`], and whoever fills it waits for the reader.
+pub fn bounded() -> (Sender<Frame<Bytes>>, Body) {
+    let (send, receive) = tokio::sync::mpsc::channel(4);
+    let stream = futures_util::stream::unfold(receive, |mut receive| async move {
+        let frame = receive.recv().await?;
+        Some((Ok(frame), receive))
+    });
+    (send, StreamBody::new(stream).boxed_unsync())
 }
 
 async fn listen() -> Result<(TcpListener, SocketAddr)> {
@@ -142,6 +163,35 @@ impl App {
     pub fn connections(&self) -> usize {
         self.connections.load(SeqCst)
     }
+}
+
+/// Opens a WebSocket and sends back, as bytes, whatever comes; says who it thinks is there in a header.
+pub async fn socket(mut request: Request<Incoming>) -> Answer {
+    if !request.headers().contains_key("sec-websocket-key") {
+        return echo(request).await;
+    }
+    let who = request.headers().get("x-syp-user").cloned();
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+        // ends with either side
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut write).await;
+    });
+    let mut answer = Response::new(full(""));
+    *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    for (name, value) in [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+    ] {
+        answer.headers_mut().insert(name, http::HeaderValue::from_static(value));
+    }
+    if let Some(who) = who {
+        answer.headers_mut().insert("x-who", who);
+    }
+    answer
 }
 
 /// The request as the app sees it, as JSON: method, target, version, headers in order, body, trailers.

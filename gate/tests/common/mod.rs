@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 pub use app::App;
 pub use issuer::{AUDIENCE, Issuer};
-pub use wire::{LIMIT, Reply, Wire, get};
+pub use wire::{LIMIT, Reply, Wire, get, upgrade};
 
 const ADMIN_TOKEN: &str = "the-admin-token-of-the-tests";
 pub const ALICE: &str = "alice@example.com";
@@ -149,6 +149,17 @@ impl Gate {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    /// An open WebSocket of the bearer.
+    pub async fn socket(&self, token: &str) -> Result<Wire> {
+        let mut wire = self.wire().await?;
+        wire.send(upgrade(token)).await?;
+        let reply = wire.head().await?;
+        ensure!(reply.status == 101, "{reply:?}");
+        wire.send("hello").await?;
+        ensure!(wire.take(5).await? == b"hello");
+        Ok(wire)
     }
 
     /// The access log's line with this id.

@@ -142,3 +142,12 @@ impl Wire {
 pub fn get(path: &str, token: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer {token}\r\n\r\n")
 }
+
+/// Asks for a WebSocket.
+pub fn upgrade(token: &str) -> String {
+    let head = get("/ws", token);
+    head.replace(
+        "\r\n\r\n",
+        "\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )
+}

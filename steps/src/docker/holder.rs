@@ -21,7 +21,7 @@ use syp_engine::{
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
-    v1::instance_spec::Egress,
+    v1::instance_spec::{Egress, Isolation},
 };
 
 pub(super) struct Holder(pub Arc<Shared>);
@@ -38,6 +38,9 @@ impl Holder {
         cmd.extend(["--status".into(), HOLDER.to_string()]);
         if cx.spec.egress() == Egress::Off {
             cmd.extend(["--egress".into(), "none".into()]);
+        }
+        if cx.spec.isolation() == Isolation::NotEnforced {
+            cmd.push("--open".into());
         }
         let network = key(&cx.owner, "network");
         Ok(ContainerCreateBody {
@@ -64,7 +67,7 @@ impl Holder {
         })
     }
 
-    /// Waits until this start of the holder says that the namespace is sealed.
+    /// Waits until this start of the holder says that the namespace is sealed, or held open as was asked for.
     async fn sealed(&self, name: &str) -> Result<(), Failure> {
         let how = LogsOptions {
             follow: true,
@@ -77,7 +80,7 @@ impl Holder {
         let said = async {
             while let Some(line) = lines.next().await {
                 let line = line.as_ref().map(LogOutput::to_string).unwrap_or_default();
-                if line.contains("\"sealed\"") {
+                if line.contains("\"sealed\"") || line.contains("\"held\"") {
                     return true;
                 }
             }

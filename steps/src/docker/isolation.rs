@@ -1,7 +1,8 @@
 //! Tries the app's own address from this host: only silence will do.
 //!
 //! A sealed namespace drops the packet; an unsealed one answers, with a refusal as long as nothing listens. So the try says
-//! the truth before the app has started, and costs no time beside its start.
+//! the truth before the app has started, and costs no time beside its start. With `--isolation none` nothing is tried, and the
+//! condition says so for as long as the instance lives.
 use super::admin;
 use async_trait::async_trait;
 use std::{
@@ -34,6 +35,10 @@ impl Step for Isolation {
     }
 
     async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
+        if cx.spec.isolation() == Wanted::NotEnforced {
+            let words = "by --isolation none: whoever shares its network reaches the app past the gate";
+            return Ok(Done::condition("Isolated", false, "ISOLATION_NOT_ENFORCED", words));
+        }
         let holder = cx.params["holder"].as_str().unwrap_or("holder-0");
         let ip: Option<IpAddr> = cx.output(holder, "address").and_then(|a| a.parse().ok());
         let ip = ip.ok_or_else(|| {
@@ -42,8 +47,13 @@ impl Step for Isolation {
         admin::local(ip).await?;
         let to = SocketAddr::new(ip, u16::try_from(cx.spec.port).unwrap_or(0));
         let answered = tokio::time::timeout(PATIENCE, TcpStream::connect(to)).await;
-        if answered.is_err() || cx.spec.isolation() == Wanted::NotEnforced {
-            return Ok(Done::default());
+        if answered.is_err() {
+            return Ok(Done::condition(
+                "Isolated",
+                true,
+                "TRIED",
+                "the app's own address does not answer this host",
+            ));
         }
         Err(failure(
             Class::Terminal,

@@ -122,7 +122,7 @@ fn verdict(cx: &StepCx, u: &UpstreamStatus, waited: Duration, limit: Duration) -
     let port = u16::try_from(cx.spec.port).unwrap_or(0);
     let others: BTreeSet<u16> = u.listeners.iter().map(|l| l.port).filter(|p| *p != HOLDER).collect();
     let wrong = !others.is_empty() && !others.contains(&port);
-    let nothing = others.is_empty() && u.sealed == Some(true);
+    let nothing = others.is_empty() && u.sealed.is_some();
     if (wrong && waited >= WRONG_PORT)
         || (nothing && waited >= NO_PORT)
         || (waited >= limit && !others.contains(&port))
@@ -173,18 +173,24 @@ impl Step for Probe {
         self.ready(cx, replicas).await?;
         let gate = SocketAddr::new(IpAddr::V4(super::gate::subnet(cx)?.address(2)), TRAFFIC);
         // with TLS the port speaks no plain HTTP: the gate's own tests cover that door
-        if cx.spec.publish.as_ref().is_none_or(|p| p.tls_cert_file.is_empty()) {
-            let status = admin::anonymous(gate).await?;
-            if status != 401 {
-                return Err(failure(
-                    Class::Terminal,
-                    "AUTH_NOT_ENFORCED",
-                    format!("a request without a token was answered {status}, not 401"),
-                    "nothing is served; please report this bug",
-                ));
-            }
+        if cx.spec.publish.as_ref().is_some_and(|p| !p.tls_cert_file.is_empty()) {
+            return Ok(Done::default());
         }
-        Ok(Done::default())
+        let status = admin::anonymous(gate).await?;
+        if status == 401 {
+            return Ok(Done::condition(
+                "AuthEnforced",
+                true,
+                "TRIED",
+                "a request without a token is answered 401",
+            ));
+        }
+        Err(failure(
+            Class::Terminal,
+            "AUTH_NOT_ENFORCED",
+            format!("a request without a token was answered {status}, not 401"),
+            "nothing is served; please report this bug",
+        ))
     }
 
     async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
