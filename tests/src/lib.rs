@@ -1,4 +1,5 @@
 //! The harness: a simulated world for exhaustive crashes, and real testbeds for everything else.
+pub mod api;
 pub mod conformance;
 pub mod oidc;
 pub mod product;

@@ -58,7 +58,7 @@ impl From<Error> for Status {
                 Code::AlreadyExists,
                 "NAME_IN_USE",
                 format!("the name belongs to instance {id}"),
-                "choose another name, or change the instance with 'sypctl set'",
+                "choose another name, or take it down first: 'sypctl down'",
             ),
             Error::NotFound(_) => {
                 refuse(Code::NotFound, "NOT_FOUND", text, "'sypctl ls' shows what is there")

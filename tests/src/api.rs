@@ -1,0 +1,208 @@
+//! The API as its clients have it: the real server on loopback, over the fake cloud in real time.
+use anyhow::{Context, Result};
+use std::{sync::Arc, time::Duration};
+use syp_auth::{
+    fetch::Fetcher,
+    jwks,
+    local::{LocalIssuer, MintRequest},
+    verify::Verifier,
+};
+use syp_engine::{
+    api::{
+        About, Api, Listen,
+        identity::{self, API_AUDIENCE, Identities},
+    },
+    clock::Clock,
+    door::Door,
+    engine::{Engine, Options},
+    fault::NoFaults,
+    store::{MemKv, Store, open},
+};
+use syp_proto::v1;
+use syp_steps::fake::{Behaviour, FakeCloud};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Status,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+/// A server with its cloud.
+pub struct World {
+    /// What it makes things in.
+    pub cloud: FakeCloud,
+    /// Its store outlives a server.
+    kv: MemKv,
+    dir: tempfile::TempDir,
+    address: std::net::SocketAddr,
+    running: Option<Running>,
+}
+
+struct Running {
+    engine: Engine,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Puts a token into each call; without one there is none.
+#[derive(Clone)]
+pub struct Bearer(Option<AsciiMetadataValue>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What a client is made of.
+pub type Conn = InterceptedService<Channel, Bearer>;
+
+// === impl World ===
+
+impl World {
+    /// Starts a server over an empty store.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn new() -> Result<Self> {
+        syp_auth::install_crypto();
+        let behaviour =
+            Behaviour { latency: Duration::from_millis(5), landing: Duration::ZERO, lag: Duration::ZERO };
+        // a port that was free a moment ago
+        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (cloud, kv, dir) = (FakeCloud::new(behaviour), MemKv::default(), tempfile::tempdir()?);
+        let mut w = Self { cloud, kv, dir, address, running: None };
+        w.start().await?;
+        Ok(w)
+    }
+
+    /// Starts a server over what an earlier one left.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start(&mut self) -> Result<()> {
+        let store: Arc<dyn Store> = open(Arc::new(self.kv.clone()))?;
+        let local = self.issuer(&*store)?;
+        let issuers =
+            jwks::Issuers::new(jwks::Options::default(), Fetcher::new(Duration::from_secs(1), None)?);
+        issuers.apply(&[local.config()])?;
+        let door = Arc::new(Door::new(None));
+        door.set_issuers(local.config(), vec![]);
+        let identities = Arc::new(Identities::new(identity::Options {
+            verifier: Verifier::of(&issuers, vec![API_AUDIENCE.into()]),
+            issuers: vec![local.issuer().to_owned()],
+            app_audience: None,
+            local: Some(local),
+            policy: None,
+            own_uid: 0,
+            admins: vec!["user:admin@example.com".into()],
+        }));
+        let engine = Engine::start(Options {
+            store,
+            targets: vec![Arc::new(self.cloud.clone())],
+            clock: Clock::System,
+            faults: Arc::new(NoFaults),
+            door,
+        })
+        .await?;
+        let shutdown = CancellationToken::new();
+        let api = Api {
+            engine: engine.clone(),
+            identities,
+            currency: "EUR".into(),
+            shutdown: shutdown.clone(),
+            about: Arc::new(About::default()),
+        };
+        let listen = Listen { tcp: Some(self.address), ..Default::default() };
+        let task = tokio::spawn(async move {
+            if let Err(e) = syp_engine::api::serve(api, listen).await {
+                println!("the server ended: {e}");
+            }
+        });
+        self.running = Some(Running { engine, shutdown, task });
+        Ok(())
+    }
+
+    /// The process is gone at once, as by `kill -9`.
+    pub async fn kill(&mut self) {
+        if let Some(r) = self.running.take() {
+            r.engine.kill();
+            r.task.abort();
+            r.shutdown.cancel();
+            // the port is free when the task is really over
+            let _ = r.task.await;
+            self.kv.crash();
+        }
+    }
+
+    fn issuer(&self, store: &dyn Store) -> Result<LocalIssuer> {
+        Ok(LocalIssuer::open(self.dir.path().join("key"), store.store_id().as_str())?)
+    }
+
+    /// A connection as somebody, by address; `None`: without a token.
+    ///
+    /// # Errors
+    /// No token, or nobody listens.
+    pub async fn connect(&self, email: Option<&str>) -> Result<Conn> {
+        let r = self.running.as_ref().context("the server does not run")?;
+        let token = match email {
+            None => None,
+            Some(email) => {
+                let token = self.issuer(&**r.engine.store())?.mint(&MintRequest {
+                    subject: email.into(),
+                    email: Some(email.into()),
+                    groups: vec![],
+                    audience: API_AUDIENCE.into(),
+                    ttl: Duration::ZERO,
+                    claims: serde_json::Map::new(),
+                })?;
+                let text = format!("Bearer {}", secrecy::ExposeSecret::expose_secret(&token));
+                Some(text.parse()?)
+            }
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
+        let mut tries = 0;
+        let channel = loop {
+            match endpoint.connect().await {
+                Ok(c) => break c,
+                Err(e) if tries >= 100 => return Err(e.into()),
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        Ok(InterceptedService::new(channel, Bearer(token)))
+    }
+}
+
+/// A request for an instance of the fake cloud.
+pub fn create(name: &str) -> v1::CreateInstanceRequest {
+    v1::CreateInstanceRequest {
+        parent: "projects/default".into(),
+        instance_id: name.into(),
+        instance: Some(v1::Instance {
+            spec: Some(v1::InstanceSpec {
+                target: "fake".into(),
+                image: "x".into(),
+                port: 80,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Code and reason of a refusal.
+pub fn refusal<T>(r: Result<T, Status>) -> (Code, String) {
+    match r {
+        Ok(_) => (Code::Ok, String::new()),
+        Err(s) => {
+            (s.code(), s.get_error_details().error_info().map(|i| i.reason.clone()).unwrap_or_default())
+        }
+    }
+}
