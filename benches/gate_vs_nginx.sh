@@ -187,6 +187,19 @@ nginx_rss_kb() {
   echo "$sum"
 }
 
+# CPU time that a proxy has used, in ticks. Unlike a rate it says something on a machine that has other things to do, too.
+ticks() {
+  local pids=("$GATE_PID") pid sum=0 stat
+  [ "$1" = gate ] || read -ra pids <"/proc/$(cat "$DIR/proxy/pid")/task/$(cat "$DIR/proxy/pid")/children" || true
+  for pid in "${pids[@]}"; do
+    read -r stat <"/proc/$pid/stat"
+    # shellcheck disable=SC2086 # the fields after the name, which may hold spaces
+    set -- ${stat##*) }
+    sum=$((sum + ${12} + ${13}))
+  done
+  echo "$sum"
+}
+
 # load PORT SECONDS: prints 'requests/s p50-us p99-us'. Both proxies get the same requests, token and all.
 load() {
   local out
@@ -242,8 +255,12 @@ for ((round = 1; round <= ROUNDS; round++)); do
   for who in "${order[@]}"; do
     port=$GATE
     [ "$who" = gate ] || port=$PROXY
-    load "$port" "$SECONDS_EACH" >>"$DIR/$who.txt"
-    say "round $round $who (requests/s, p50 us, p99 us): $(tail -n 1 "$DIR/$who.txt")"
+    before=$(ticks "$who")
+    found=$(load "$port" "$SECONDS_EACH")
+    used=$((($(ticks "$who") - before) * 1000000 / $(getconf CLK_TCK)))
+    # wrk runs for a moment longer than it says, so this is a little too much for both
+    echo "$found $(awk -v t="$used" -v r="${found%% *}" -v s="$SECONDS_EACH" 'BEGIN { printf "%.2f", t / r / s }')" >>"$DIR/$who.txt"
+    say "round $round $who (requests/s, p50 us, p99 us, CPU us a request): $(tail -n 1 "$DIR/$who.txt")"
   done
 done
 LOADED_KB=$(rss_kb "$GATE_PID")
@@ -255,6 +272,7 @@ printf '%-26s %10s %10s %8s %9s\n' '' gate nginx value goal
 row 'requests/s (ratio)' "$(column gate 1)" "$(column nginx 1)" "$(div "$(column gate 1)" "$(column nginx 1)")" ">= $MIN_RATE"
 row 'p50 us (ratio)' "$(column gate 2)" "$(column nginx 2)" "$(div "$(column gate 2)" "$(column nginx 2)")" ''
 row 'p99 us (ratio)' "$(column gate 3)" "$(column nginx 3)" "$(div "$(column gate 3)" "$(column nginx 3)")" "<= $MAX_P99"
+row 'CPU us/request (ratio)' "$(column gate 4)" "$(column nginx 4)" "$(div "$(column gate 4)" "$(column nginx 4)")" ''
 row 'resident MB, idle' "$(div "$IDLE_KB" 1024 1)" "$(div "$NGINX_IDLE_KB" 1024 1)" "$(div "$IDLE_KB" 1024 1)" "<= $MAX_RSS_MB"
 row 'resident MB, after load' "$(div "$LOADED_KB" 1024 1)" "$(div "$NGINX_LOADED_KB" 1024 1)" "$(div "$LOADED_KB" 1024 1)" "<= $MAX_RSS_MB"
 SIZE=$(stat -Lc %s "$SYP_GATE")

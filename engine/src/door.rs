@@ -55,7 +55,9 @@ impl Door {
         let issuers = self.trusted(spec);
         let mut policy = spec.access.as_ref().map_or_else(Policy::default, policy);
         // a rule for an issuer that is trusted no more matches nobody; the gate would refuse it, and with it the news
-        policy.rules.retain(|r| r.issuer.as_ref().is_none_or(|name| issuers.iter().any(|i| i.issuer == *name)));
+        policy
+            .rules
+            .retain(|r| r.issuer.as_ref().is_none_or(|name| issuers.iter().any(|i| i.issuer == *name)));
         GateConfig {
             generation: i.gate_generation,
             instance_uid: i.uid.clone(),

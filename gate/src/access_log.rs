@@ -1,10 +1,10 @@
 //! The access log: one JSON line on stdout for each request. It never makes a request wait: when stdout is slow, lines are
-//! dropped and counted.
+//! dropped and counted. A line is made at once, into the buffer of its worker: what waits is text, and holds no part of a request.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -16,35 +16,37 @@ use time::format_description::well_known::Rfc3339;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 
-/// How many lines may wait for stdout: a tenth of a second of the most a gate can do.
-const DEPTH: usize = 4096;
+/// How many bytes of one worker may wait for stdout.
+const WAITING: usize = 512 * 1024;
+/// What a buffer keeps when it is empty again.
+const KEPT: usize = 64 * 1024;
 /// Lines are gathered for this long, so that the thread is not woken for each of them.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// What is known when a request is over. Turned into text by the log's own thread.
-pub struct Entry {
+/// What is known when a request is over.
+pub struct Entry<'a> {
     /// When it ended.
     pub time: SystemTime,
     /// The id that the caller was told (`x-request-id`, `reason_id`).
-    pub id: http::HeaderValue,
+    pub id: &'a http::HeaderValue,
     /// Stable reason, such as `OK` or `TOKEN_EXPIRED`.
     pub reason: &'static str,
     /// The rule that decided, if one did.
-    pub rule: Option<Arc<str>>,
+    pub rule: Option<&'a str>,
     /// Status, 0 when the client went away before there was one.
     pub status: u16,
     /// Method.
-    pub method: http::Method,
+    pub method: &'a http::Method,
     /// Target; only its path is written, a query may hold secrets.
-    pub target: http::Uri,
+    pub target: &'a http::Uri,
     /// Who called, if the token was good.
-    pub identity: Option<Arc<Identity>>,
+    pub identity: Option<&'a Identity>,
     /// First bytes of the token's SHA-256.
     pub token: Option<[u8; 6]>,
     /// How long it took.
     pub duration_us: u64,
     /// The replica that answered.
-    pub upstream: Option<Arc<Replica>>,
+    pub upstream: Option<&'a Replica>,
     /// Bytes of the request's body.
     pub bytes_in: u64,
     /// Bytes of the response's body.
@@ -79,41 +81,50 @@ struct Line<'a> {
 }
 
 /// The way into the log.
-#[derive(Clone)]
 pub struct AccessLog {
-    // boxed: the queue's places are there from the start, whether they are used or not
-    queue: Option<SyncSender<Box<Entry>>>,
-    ended: Arc<Mutex<Option<Receiver<()>>>>,
+    buffers: Arc<[Mutex<Vec<u8>>]>,
+    wake: Option<SyncSender<()>>,
+    ended: Mutex<Option<Receiver<()>>>,
 }
 
 impl AccessLog {
-    /// Starts the log's thread, which ends when the last handle is gone.
+    /// Starts the log's thread, which ends when the log is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(out: Option<Box<dyn std::io::Write + Send>>) -> std::io::Result<Self> {
-        let Some(out) = out else { return Ok(Self { queue: None, ended: Arc::default() }) };
-        let (queue, entries) = sync_channel(DEPTH);
+    pub fn start(workers: usize, out: Option<Box<dyn Write + Send>>) -> std::io::Result<Self> {
+        let buffers: Arc<[Mutex<Vec<u8>>]> = (0..workers).map(|_| Mutex::default()).collect();
+        let Some(out) = out else { return Ok(Self { buffers, wake: None, ended: Mutex::default() }) };
+        let (wake, woken) = sync_channel(1);
         let (end, ended) = sync_channel(0);
+        let from = buffers.clone();
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            write_all(&entries, out);
+            write_all(&woken, &from, out);
             drop(end);
         })?;
-        Ok(Self { queue: Some(queue), ended: Arc::new(Mutex::new(Some(ended))) })
+        Ok(Self { buffers, wake: Some(wake), ended: Mutex::new(Some(ended)) })
     }
 
-    /// What to call [`Ended::wait`] on when the last handle is gone.
+    /// What to call [`Ended::wait`] on when the log was dropped.
     #[must_use]
     pub fn ended(&self) -> Ended {
         Ended(self.ended.lock().take())
     }
 
-    /// Adds a line, or counts that it could not.
-    pub fn add(&self, entry: Entry, metrics: &Metrics) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(Box::new(entry)).is_err()
-        {
+    /// Adds a line of this worker, or counts that it could not.
+    pub fn add(&self, worker: usize, entry: &Entry<'_>, metrics: &Metrics) {
+        let Some(wake) = &self.wake else { return };
+        let mut buffer = self.buffers[worker].lock();
+        if buffer.len() > WAITING {
             metrics.log_dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let first = buffer.is_empty();
+        write_one(&mut buffer, entry);
+        drop(buffer);
+        if first {
+            // full: it is to be woken already
+            let _ = wake.try_send(());
         }
     }
 }
@@ -125,43 +136,40 @@ impl Ended {
     /// Waits until every line is written, for a moment: a stdout that nobody reads must not keep the process.
     pub fn wait(self) {
         if let Some(ended) = self.0 {
-            let _: Result<(), RecvTimeoutError> = ended.recv_timeout(Duration::from_millis(500));
+            // nothing is ever sent: it ends with the thread, or with the time
+            let _ = ended.recv_timeout(Duration::from_millis(500));
         }
     }
 }
 
-fn write_all(entries: &Receiver<Box<Entry>>, mut out: Box<dyn std::io::Write + Send>) {
-    let mut buffer = Vec::with_capacity(16 * 1024);
-    let mut behind = false;
-    while let Ok(first) = entries.recv() {
-        write_one(&mut buffer, &first);
-        if !behind {
+fn write_all(woken: &Receiver<()>, buffers: &[Mutex<Vec<u8>>], mut out: Box<dyn Write + Send>) {
+    let mut lines = Vec::new();
+    let mut goes_on = true;
+    while goes_on {
+        goes_on = woken.recv().is_ok();
+        if goes_on {
             // nobody unparks this thread: it sleeps
             std::thread::park_timeout(GATHER);
         }
-        // what waits goes out in one write
-        behind = loop {
-            let Ok(next) = entries.try_recv() else { break false };
-            write_one(&mut buffer, &next);
-            if buffer.len() >= 64 * 1024 {
-                break true;
-            }
-        };
-        // a log that cannot be written must not stop the door
-        let _ = out.write_all(&buffer).and_then(|()| out.flush());
-        buffer.clear();
+        for buffer in buffers {
+            std::mem::swap(&mut lines, &mut *buffer.lock());
+            // a log that cannot be written must not stop the door
+            let _ = out.write_all(&lines).and_then(|()| out.flush());
+            lines.clear();
+            lines.shrink_to(KEPT);
+        }
     }
 }
 
-fn write_one(buffer: &mut Vec<u8>, entry: &Entry) {
-    let who = entry.identity.as_deref();
-    let hex = |bytes: [u8; 6]| bytes.iter().map(|b| format!("{b:02x}")).collect();
+fn write_one(buffer: &mut Vec<u8>, entry: &Entry<'_>) {
+    let who = entry.identity;
+    let hex = |bytes: [u8; 6]| format!("{:012x}", bytes.iter().fold(0_u64, |n, b| n << 8 | u64::from(*b)));
     let line = Line {
         event: "access",
         time: OffsetDateTime::from(entry.time).format(&Rfc3339).unwrap_or_default(),
         reason_id: entry.id.to_str().unwrap_or_default(),
         reason: entry.reason,
-        rule: entry.rule.as_deref(),
+        rule: entry.rule,
         status: entry.status,
         method: entry.method.as_str(),
         path: entry.target.path(),
@@ -169,12 +177,15 @@ fn write_one(buffer: &mut Vec<u8>, entry: &Entry) {
         sub: who.map(|i| i.subject.as_str()),
         token: entry.token.map(hex),
         duration_us: entry.duration_us,
-        upstream: entry.upstream.as_ref().map(|r| r.id.as_str()),
+        upstream: entry.upstream.map(|r| r.id.as_str()),
         bytes_in: entry.bytes_in,
         bytes_out: entry.bytes_out,
         peer: entry.peer,
     };
-    if serde_json::to_writer(&mut *buffer, &line).is_ok() {
-        buffer.push(b'\n');
+    let before = buffer.len();
+    match serde_json::to_writer(&mut *buffer, &line) {
+        Ok(()) => buffer.push(b'\n'),
+        // half a line would spoil the next one
+        Err(_) => buffer.truncate(before),
     }
 }

@@ -32,7 +32,7 @@ enum At {
 
 impl Framing {
     /// Why the next request in line is refused, if it is.
-    pub fn next(&mut self) -> Option<&'static str> {
+    pub fn next_refusal(&mut self) -> Option<&'static str> {
         self.found.pop_front().flatten()
     }
 
@@ -172,10 +172,10 @@ mod tests {
         assert_eq!(answers(&[&wish[..], evil].concat(), 7), [None, BOTH]);
         let mut framing = Framing::default();
         framing.saw(wish);
-        assert_eq!(framing.next(), None);
+        assert_eq!(framing.next_refusal(), None);
         framing.tunnel();
         framing.saw(evil);
-        assert!(framing.is_tunnel() && framing.next().is_none());
+        assert!(framing.is_tunnel() && framing.next_refusal().is_none());
     }
 
     #[test]

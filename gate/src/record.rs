@@ -104,20 +104,20 @@ impl Drop for Record {
         counters.finished(self.status, self.admitted.then_some(took));
         let entry = Entry {
             time: SystemTime::now(),
-            id: self.id.clone(),
+            id: &self.id,
             reason: self.reason,
-            rule: self.rule.take(),
+            rule: self.rule.as_deref(),
             status: self.status,
-            method: std::mem::take(&mut self.method),
-            target: std::mem::take(&mut self.target),
-            identity: self.identity.take(),
+            method: &self.method,
+            target: &self.target,
+            identity: self.identity.as_deref(),
             token: self.token,
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            upstream,
+            upstream: upstream.as_deref(),
             bytes_in,
             bytes_out: self.bytes_out,
             peer: self.conn.peer.ip(),
         };
-        self.conn.state.log.add(entry, &self.conn.state.metrics);
+        self.conn.state.log.add(self.conn.worker, &entry, &self.conn.state.metrics);
     }
 }

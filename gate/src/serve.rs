@@ -154,7 +154,7 @@ impl Conn {
     /// Why this request's framing is refused, if it is. To be asked once for each request.
     #[must_use]
     pub fn take_framing(&self) -> Option<&'static str> {
-        self.framing.as_ref().and_then(|f| f.lock().next())
+        self.framing.as_ref().and_then(|f| f.lock().next_refusal())
     }
 
     /// The connection is a tunnel from now on.
@@ -185,7 +185,7 @@ impl Gate {
         let workers = if options.workers == 0 { cores.min(16) } else { options.workers };
         let stdout: Option<Box<dyn std::io::Write + Send>> =
             if options.access_log { Some(Box::new(std::io::stdout())) } else { None };
-        let log = AccessLog::start(stdout).map_err(io("starting the access log".to_owned()))?;
+        let log = AccessLog::start(workers, stdout).map_err(io("starting the access log".to_owned()))?;
         let keys = jwks::Options { relay: Some(Arc::default()), ..Default::default() };
         let state = Arc::new(State::new(workers, log, Issuers::new(keys, fetcher)));
         let (end, ended) = watch::channel(false);
@@ -341,10 +341,13 @@ async fn welcome(stream: TcpStream, conn: Conn, tls: Option<TlsAcceptor>) {
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(15));
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    let Some(tls) = tls else { return begin(stream, conn, None).await };
-    let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await else { return };
+    // boxed, here and below: a connection keeps only what its own protocol needs, 3 KiB and not 14
+    let Some(tls) = tls else { return Box::pin(begin(stream, conn, None)).await };
+    let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, Box::pin(tls.accept(stream))).await else {
+        return;
+    };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    begin(stream, conn, Some(http2)).await;
+    Box::pin(begin(stream, conn, Some(http2))).await;
 }
 
 async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -364,11 +367,11 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return;
     }
     if is_http2 {
-        serve_http2(ClientIo::new(stream, read, None), conn, phase).await;
+        Box::pin(serve_http2(ClientIo::new(stream, read, None), conn, phase)).await;
     } else {
         let framing = Arc::new(Mutex::new(Framing::default()));
         conn.framing = Some(framing.clone());
-        serve_http1(ClientIo::new(stream, read, Some(framing)), conn, phase).await;
+        Box::pin(serve_http1(ClientIo::new(stream, read, Some(framing)), conn, phase)).await;
     }
 }
 

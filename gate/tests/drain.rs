@@ -158,7 +158,7 @@ async fn a_drain_that_is_called_off_lets_requests_in_again() -> Result<()> {
     Ok(())
 }
 
-async fn ended(mut gate: Gate) -> Result<Duration> {
+async fn ended(gate: &mut Gate) -> Result<Duration> {
     let since = Instant::now();
     let status = soon("the process to end", gate.child.wait()).await??;
     ensure!(status.success(), "{status}");
@@ -168,7 +168,7 @@ async fn ended(mut gate: Gate) -> Result<Duration> {
 #[tokio::test]
 async fn a_gate_that_is_told_to_end_finishes_what_is_under_way_and_goes() -> Result<()> {
     let app = slow().await?;
-    let (gate, issuer, _) = Gate::before(&[&app]).await?;
+    let (mut gate, issuer, _) = Gate::before(&[&app]).await?;
     let token = issuer.token(ALICE)?;
     let mut wire = gate.wire().await?;
     wire.send(get("/400", &token)).await?;
@@ -178,7 +178,7 @@ async fn a_gate_that_is_told_to_end_finishes_what_is_under_way_and_goes() -> Res
     ensure!(gate.get("/0", &token).await?.status == 503);
     let reply = wire.reply().await?;
     ensure!(reply.status == 200 && reply.text() == "done", "{reply:?}");
-    let took = ended(gate).await?;
+    let took = ended(&mut gate).await?;
     ensure!(took < Duration::from_secs(1), "{took:?}");
     Ok(())
 }
@@ -186,7 +186,7 @@ async fn a_gate_that_is_told_to_end_finishes_what_is_under_way_and_goes() -> Res
 #[tokio::test]
 async fn a_gate_that_is_told_to_end_goes_at_the_deadline_whatever_hangs() -> Result<()> {
     let app = App::http1(|_| std::future::pending()).await?;
-    let gate = Gate::bare(&["--stop-seconds", "1", "--max-connections", "2"]).await?;
+    let mut gate = Gate::bare(&["--stop-seconds", "1", "--max-connections", "2"]).await?;
     let issuer = Issuer::new("https://issuer.example", "key-1")?;
     gate.serve(&config(&issuer, &[&app])?).await?;
     let token = issuer.token(ALICE)?;
@@ -199,7 +199,10 @@ async fn a_gate_that_is_told_to_end_goes_at_the_deadline_whatever_hangs() -> Res
     }
     until("both workers are full", async || Ok(app.requests() == 2)).await?;
     gate.terminate().await?;
-    let took = ended(gate).await.context("a gate with all places taken")?;
+    let took = ended(&mut gate).await.context("a gate with all places taken")?;
     ensure!(took > Duration::from_millis(800) && took < Duration::from_secs(3), "{took:?}");
+    // the last lines are not lost with the process
+    until("the log has what was cut", async || Ok(gate.printed().matches("\"DRAINED\"").count() == 2))
+        .await?;
     Ok(())
 }

@@ -295,3 +295,22 @@ async fn a_head_that_is_too_large_or_never_ends_is_given_up() -> Result<()> {
     ensure!(gate.ask(text).await?.status == 200);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() -> Result<()> {
+    let app = App::echo().await?;
+    let (gate, _, _) = Gate::before(&[&app]).await?;
+    for _ in 0..5 {
+        let mut wire = gate.wire().await?;
+        let head = "POST / HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer none\r\nContent-Length: 100000000\r\n\r\n";
+        wire.send(head).await?;
+        // more than the sockets hold; the gate may stop listening at any moment
+        let piece = vec![0; 1 << 20];
+        for _ in 0..4 {
+            let _ = soon("sending", wire.send(&piece)).await?;
+        }
+        let reply = wire.reply().await?;
+        ensure!(reply.status == 401, "{reply:?}");
+    }
+    Ok(())
+}

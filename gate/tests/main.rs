@@ -11,5 +11,6 @@ mod protocols;
 mod reload;
 mod replicas;
 mod streaming;
+mod tls;
 mod token;
 mod websocket;

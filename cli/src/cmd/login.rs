@@ -160,9 +160,7 @@ impl Ask<'_> {
         if let Some(a) = &self.at.audience {
             wait = wait.add_extra_param(login::audience_parameter(a), a.clone());
         }
-        wait.request_async(&send, tokio::time::sleep, ctx.global.timeout)
-            .await
-            .map_err(|e| self.refused(&e))
+        wait.request_async(&send, tokio::time::sleep, ctx.global.timeout).await.map_err(|e| self.refused(&e))
     }
 }
 

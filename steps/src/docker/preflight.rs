@@ -4,10 +4,10 @@ use super::{
     client::{code, failed},
     image::not_found,
 };
-use base64::Engine as _;
 use bollard::{auth::DockerCredentials, models::ImageInspect};
+use docker_credential::DockerCredential;
 use serde_json::{Value, json};
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 use syp_engine::{
     failure::{Class, failure},
     step::{Owner, Preflight},
@@ -142,26 +142,32 @@ async fn free_port(spec: &v1::InstanceSpec) -> Result<u16, Failure> {
     Ok(listener.local_addr().map_or(wanted, |a| a.port()))
 }
 
-/// What `docker login` left for the registry of an image.
+/// What `docker login` left for the registry of an image, itself or with a credential helper.
 pub(super) async fn credentials(image: &str) -> Option<DockerCredentials> {
     let first = image.split('/').next().unwrap_or_default();
     let has_host =
         image.contains('/') && (first.contains('.') || first.contains(':') || first == "localhost");
     let registry = if has_host { first } else { "https://index.docker.io/v1/" };
-    let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let dir = dir.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
-    let text = tokio::fs::read(dir.join("config.json")).await.ok()?;
-    let config: Value = serde_json::from_slice(&text).ok()?;
-    let auth = config["auths"][registry]["auth"].as_str()?;
-    let plain = base64::engine::general_purpose::STANDARD.decode(auth).ok()?;
-    let (user, password) =
-        std::str::from_utf8(&plain).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
-    Some(DockerCredentials {
-        username: Some(user),
-        password: Some(password),
-        serveraddress: Some(registry.to_owned()),
-        ..Default::default()
-    })
+    let server = registry.to_owned();
+    // a credential helper is a program: it may take its time
+    let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&server)).await.ok()?;
+    let serveraddress = Some(registry.to_owned());
+    match found {
+        Ok(DockerCredential::UsernamePassword(user, password)) => Some(DockerCredentials {
+            username: Some(user),
+            password: Some(password),
+            serveraddress,
+            ..Default::default()
+        }),
+        Ok(DockerCredential::IdentityToken(token)) => {
+            Some(DockerCredentials { identitytoken: Some(token), serveraddress, ..Default::default() })
+        }
+        // the registry will say whether it needs any
+        Err(e) => {
+            tracing::debug!(registry, error = %e, "no credentials");
+            None
+        }
+    }
 }
 
 #[cfg(test)]

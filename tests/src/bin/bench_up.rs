@@ -248,7 +248,9 @@ async fn main() -> Result<()> {
     }
     let (bare, e) = (Bare::new()?, Engine::new(&binary("sypctl")?)?);
     // each once, so that images and caches are warm
-    (bare.round().await?, product(&e, 0)?, docker_run()?);
+    bare.round().await?;
+    product(&e, 0)?;
+    docker_run()?;
     let mut all: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for n in 1..=rounds {
         all.entry("docker run").or_default().push(docker_run()?);

@@ -120,6 +120,8 @@ mod tests {
         assert_eq!(ask("/callback?code=c"), None);
         assert_eq!(ask("/favicon.ico?state=s1"), None);
         assert!(ask("/callback?code=c&state=s1&iss=https%3A%2F%2Fevil").unwrap().is_err());
-        assert!(ask("/callback?error=access_denied&state=s1").unwrap().unwrap_err().contains("access_denied"));
+        assert!(
+            ask("/callback?error=access_denied&state=s1").unwrap().unwrap_err().contains("access_denied")
+        );
     }
 }
