@@ -1,14 +1,20 @@
 //! The gRPC API: handlers translate, [`crate::engine::Engine`] decides.
+mod about;
+mod access;
 pub mod authz;
+mod costs;
 pub mod identity;
 mod instances;
+mod later;
 mod layer;
 mod mask;
+mod metrics;
 mod operations;
 mod page;
+mod providers;
+mod requests;
 pub mod roles;
 mod server;
-mod services;
 pub mod status;
 pub mod validate;
 mod watch;

@@ -2,8 +2,8 @@
 use super::{
     Api,
     authz::Authz,
-    instances::caller,
     page,
+    requests::caller,
     status::{invalid, refuse},
     watch,
 };

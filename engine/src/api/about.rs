@@ -1,0 +1,92 @@
+//! `syp.v1.Server` and `syp.v1.Audit`: the engine about itself, and about its callers.
+use super::{Api, VERSION, identity::API_AUDIENCE, later::later, page, watch};
+use crate::{clock::timestamp, error::Error};
+use syp_proto::v1::{self, audit_server::Audit, server_server::Server};
+use tonic::{Request, Response, Status, async_trait};
+
+#[async_trait]
+impl Server for Api {
+    async fn get_server_info(
+        &self,
+        _: Request<v1::GetServerInfoRequest>,
+    ) -> Result<Response<v1::ServerInfo>, Status> {
+        let cells = self.engine.cells();
+        let open = cells.iter().filter(|c| c.get().run.is_some()).count();
+        let store = self.engine.store();
+        Ok(Response::new(v1::ServerInfo {
+            version: VERSION.into(),
+            store_id: store.store_id().to_string(),
+            store_path: self.about.store_path.clone(),
+            boot_epoch: i64::try_from(store.boot_epoch()).unwrap_or(i64::MAX),
+            start_time: timestamp(self.about.started_ms),
+            issuers: self.identities.issuers(),
+            local_issuer: self.identities.local_issuer().unwrap_or_default(),
+            instances: i32::try_from(cells.len()).unwrap_or(i32::MAX),
+            open_operations: i32::try_from(open).unwrap_or(i32::MAX),
+            listen: self.about.listen.clone(),
+            pid: i64::from(std::process::id()),
+            targets: self.engine.targets().map(|t| t.name().to_owned()).collect(),
+            api_audience: API_AUDIENCE.into(),
+        }))
+    }
+
+    async fn shutdown_server(&self, _: Request<v1::ShutdownServerRequest>) -> Result<Response<()>, Status> {
+        self.shutdown.cancel();
+        Ok(Response::new(()))
+    }
+
+    async fn check_store(
+        &self,
+        _: Request<v1::CheckStoreRequest>,
+    ) -> Result<Response<v1::CheckStoreResponse>, Status> {
+        let (records, problems) = self.engine.store().fsck().await.map_err(Error::from)?;
+        Ok(Response::new(v1::CheckStoreResponse {
+            instances: i64::try_from(self.engine.cells().len()).unwrap_or(i64::MAX),
+            records: i64::try_from(records).unwrap_or(i64::MAX),
+            problems,
+        }))
+    }
+}
+
+#[async_trait]
+impl Audit for Api {
+    async fn list_audit_events(
+        &self,
+        request: Request<v1::ListAuditEventsRequest>,
+    ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
+        let r = request.into_inner();
+        let rows = self.engine.store().audit(10_000).await.map_err(Error::from)?;
+        let all: Vec<_> = rows
+            .into_iter()
+            .enumerate()
+            .map(|(n, x)| v1::AuditEvent {
+                name: format!("auditEvents/{:020}-{n:05}", i64::MAX - x.at_ms),
+                time: timestamp(x.at_ms),
+                actor: Some(v1::Principal {
+                    // before there is a token there is a user of this host, or an address
+                    subject: if x.subject.is_empty() { x.peer } else { x.subject },
+                    issuer: x.issuer,
+                    email: x.email,
+                    ..Default::default()
+                }),
+                method: x.method,
+                targets: if x.target.is_empty() { vec![] } else { vec![x.target] },
+                outcome: x.outcome,
+                message: x.reason,
+                ..Default::default()
+            })
+            .collect();
+        let (audit_events, next_page_token) =
+            page::cut(all, r.page_size, &r.page_token, &r.filter, |e| e.name.clone())?;
+        Ok(Response::new(v1::ListAuditEventsResponse { audit_events, next_page_token }))
+    }
+
+    type WatchAuditEventsStream = watch::Stream<v1::AuditEvent>;
+
+    async fn watch_audit_events(
+        &self,
+        _: Request<v1::WatchAuditEventsRequest>,
+    ) -> Result<Response<Self::WatchAuditEventsStream>, Status> {
+        Err(later("watching the audit trail"))
+    }
+}

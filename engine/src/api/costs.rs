@@ -1,0 +1,109 @@
+//! `syp.v1.Costs`: what an instance costs, and what a spec would.
+use super::{
+    Api,
+    authz::Authz,
+    later::later,
+    status::{invalid, of_failure},
+    watch,
+};
+use crate::{clock::timestamp, cost, id::InstanceId, view};
+use rust_decimal::Decimal;
+use std::time::Duration;
+use syp_auth::policy::Role;
+use syp_proto::v1::{self, costs_server::Costs};
+use tonic::{Request, Response, Status, async_trait};
+
+#[async_trait]
+impl Costs for Api {
+    async fn estimate_cost(
+        &self,
+        request: Request<v1::EstimateCostRequest>,
+    ) -> Result<Response<v1::EstimateCostResponse>, Status> {
+        let r = request.into_inner();
+        let spec = r.spec.ok_or_else(|| invalid("spec", "required"))?;
+        let names = if r.targets.is_empty() { vec![spec.target.clone()] } else { r.targets };
+        let mut out = v1::EstimateCostResponse::default();
+        for name in names {
+            let target = self.engine.target(&name).map_err(|f| of_failure(&f))?;
+            let owner = crate::step::Owner {
+                store: self.engine.store().store_id().clone(),
+                uid: InstanceId::random(),
+                name: "estimate".into(),
+                revision: String::new(),
+            };
+            match target.preflight(&owner, &spec).await {
+                Ok(p) => out.offers.push(v1::Offer {
+                    target: name,
+                    hourly: Some(cost::money(p.hourly, &self.currency)),
+                    monthly_always_on: Some(cost::money(p.hourly * Decimal::from(730), &self.currency)),
+                    lines: p.lines,
+                    price_as_of: timestamp(self.engine.clock().now()),
+                    price_source: "power model x tariff".into(),
+                    ..Default::default()
+                }),
+                Err(f) if f.reason == "PROVIDER_UNREACHABLE" => out.unreachable.push(name),
+                Err(f) => return Err(of_failure(&f)),
+            }
+        }
+        Ok(Response::new(out))
+    }
+
+    async fn get_cost(
+        &self,
+        request: Request<v1::GetCostRequest>,
+    ) -> Result<Response<v1::CostSummary>, Status> {
+        let a = Authz::of(&request)?;
+        let i = self.any(&a, &request.into_inner().name, Role::Viewer).await?;
+        Ok(Response::new(cost::summary(&i, self.engine.clock().now())))
+    }
+
+    async fn query_costs(
+        &self,
+        _: Request<v1::QueryCostsRequest>,
+    ) -> Result<Response<v1::QueryCostsResponse>, Status> {
+        Err(later("the cost history"))
+    }
+
+    type WatchCostStream = watch::Stream<v1::WatchCostResponse>;
+
+    async fn watch_cost(
+        &self,
+        request: Request<v1::WatchCostRequest>,
+    ) -> Result<Response<Self::WatchCostStream>, Status> {
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        self.any(&a, &r.name, Role::Viewer).await?;
+        let every = r.interval.as_ref().map_or(1_000, crate::clock::duration_millis).clamp(200, 3_600_000);
+        let api = self.clone();
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            loop {
+                let i = api.any(&a, &r.name, Role::Viewer).await?;
+                let now = api.engine.clock().now();
+                yield v1::WatchCostResponse {
+                    instance: view::full_name(&i),
+                    cost: Some(cost::summary(&i, now)),
+                    budget_percent: 0,
+                    time: timestamp(now),
+                };
+                if i.destroy_ms != 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(u64::try_from(every).unwrap_or(1000))).await;
+            }
+        })))
+    }
+
+    async fn list_offerings(
+        &self,
+        _: Request<v1::ListOfferingsRequest>,
+    ) -> Result<Response<v1::ListOfferingsResponse>, Status> {
+        Err(later("the list of offerings"))
+    }
+
+    async fn update_budget(
+        &self,
+        _: Request<v1::UpdateBudgetRequest>,
+    ) -> Result<Response<v1::Budget>, Status> {
+        Err(later("a budget"))
+    }
+}

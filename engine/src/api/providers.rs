@@ -1,0 +1,92 @@
+//! `syp.v1.Providers`: the targets of this engine, and what lies there without an instance.
+use super::{Api, status::of_failure};
+use crate::{id::InstanceId, view};
+use syp_proto::{
+    google::longrunning::Operation,
+    journal::Found,
+    v1::{self, providers_server::Providers},
+};
+use tonic::{Request, Response, Status, async_trait};
+
+#[async_trait]
+impl Providers for Api {
+    async fn list_providers(
+        &self,
+        _: Request<v1::ListProvidersRequest>,
+    ) -> Result<Response<v1::ListProvidersResponse>, Status> {
+        let mut providers = Vec::new();
+        for t in self.engine.targets() {
+            let identity = t.check().await;
+            providers.push(v1::Provider {
+                name: format!("providers/{}", t.name()),
+                kind: t.name().into(),
+                reachable: identity.is_ok(),
+                identity: identity.unwrap_or_else(|f| f.message),
+                ..Default::default()
+            });
+        }
+        Ok(Response::new(v1::ListProvidersResponse { providers, next_page_token: String::new() }))
+    }
+
+    async fn check_provider(
+        &self,
+        request: Request<v1::CheckProviderRequest>,
+    ) -> Result<Response<v1::CheckProviderResponse>, Status> {
+        let r = request.into_inner();
+        let target = self.engine.target(&r.name).map_err(|f| of_failure(&f))?;
+        let identity = target.check().await.map_err(|f| of_failure(&f))?;
+        Ok(Response::new(v1::CheckProviderResponse { ok: true, identity, ..Default::default() }))
+    }
+
+    /// What carries our labels but belongs to no live instance. Reported; removed only when asked.
+    async fn sweep_orphans(
+        &self,
+        request: Request<v1::SweepOrphansRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let r = request.into_inner();
+        let store = self.engine.store().store_id().clone();
+        let mut report = v1::SweepReport::default();
+        for t in self.engine.targets() {
+            if !r.provider.is_empty() && r.provider.trim_start_matches("providers/") != t.name() {
+                continue;
+            }
+            match t.list(&store, None).await {
+                Err(f) => report.unreachable.push(format!("{}: {}", t.name(), f.message)),
+                Ok(found) => {
+                    for f in found.into_iter().filter(|f| self.is_orphan(f)) {
+                        report.orphans.push(orphan(&f));
+                        if r.delete && !r.validate_only {
+                            t.remove(&store, &f).await.map_err(|f| of_failure(&f))?;
+                            report.deleted_count += 1;
+                        }
+                    }
+                }
+            }
+        }
+        let result = syp_proto::google::longrunning::operation::Result::Response(view::any(&report));
+        Ok(Response::new(Operation {
+            name: "operations/sweep".into(),
+            done: true,
+            result: Some(result),
+            metadata: None,
+        }))
+    }
+}
+
+impl Api {
+    /// `found.node` holds the instance's uid when a listing is of the whole store.
+    fn is_orphan(&self, f: &Found) -> bool {
+        let uid = f.node.split('/').next().unwrap_or_default();
+        InstanceId::parse(uid).and_then(|id| self.engine.cell(id)).is_none()
+    }
+}
+
+fn orphan(f: &Found) -> v1::Resource {
+    v1::Resource {
+        kind: f.kind.split('@').next().unwrap_or_default().into(),
+        deterministic_id: f.key.clone(),
+        provider_id: f.handle.clone(),
+        step: f.node.clone(),
+        ..Default::default()
+    }
+}
