@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::common::{ALICE, App, Gate, gather, get, soon};
 
@@ -311,6 +311,9 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() -> Result<()> {
         }
         let reply = wire.reply().await?;
         ensure!(reply.status == 401, "{reply:?}");
+        // a clean end: a reset would take the answer away from clients that have not read it yet
+        let end = soon("the end", wire.stream.read(&mut [0])).await?;
+        ensure!(matches!(end, Ok(0)), "{end:?}");
     }
     Ok(())
 }

@@ -1,16 +1,19 @@
 //! A new configuration holds for every request from then on and drops no connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
+use serde_json::json;
 use syp_auth::door::{GateConfig, Upstream};
 use tokio::time::Instant;
 
 use crate::common::app::full;
-use crate::common::{ALICE, App, Gate, Issuer, MALLORY, allow, gather, get, next, soon, until};
+use crate::common::{ALICE, App, Gate, Issuer, MALLORY, allow, config, gather, get, next, soon, until};
 
 /// The issue's limit for a change to be effective everywhere.
 const EFFECTIVE: Duration = Duration::from_secs(2);
@@ -122,6 +125,36 @@ async fn a_cached_token_is_not_good_for_another_audience_or_after_its_issuer_is_
     gate.push(&next(&second, |c| (c.audiences, c.issuers) = (first.audiences.clone(), vec![other]))).await?;
     let refused = wire.ask(get("/", &token)).await?;
     ensure!(refused.status == 401 && gate.reason(&refused).await? == "TOKEN_ISSUER_UNKNOWN", "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_the_issuer_dropped_ends_the_life_of_cached_tokens_without_a_new_configuration()
+-> Result<()> {
+    let (app, old) = (App::echo().await?, Issuer::new("https://issuer.example", "key-1")?);
+    let new = Issuer::new(&old.name, "key-2")?;
+    let published = Arc::new(Mutex::new(json!({ "keys": [old.jwk()?] }).to_string()));
+    let page = published.clone();
+    let keys = App::http1(move |_| {
+        let text = page.lock().clone();
+        async move { Response::new(full(text)) }
+    })
+    .await?;
+    let gate = Gate::bare(&[]).await?;
+    let mut config = config(&old, &[&app])?;
+    (config.issuers[0].jwks, config.issuers[0].jwks_uri) =
+        (None, Some(format!("http://{}/keys", keys.address)));
+    gate.serve(&config).await?;
+    let (before, after, mut wire) = (old.token(ALICE)?, new.token(ALICE)?, gate.wire().await?);
+    for _ in 0..3 {
+        ensure!(wire.ask(get("/", &before)).await?.status == 200);
+    }
+    ensure!(keys.requests() == 1, "the keys were fetched {} times", keys.requests());
+    *published.lock() = json!({ "keys": [new.jwk()?] }).to_string();
+    // a token of the new key makes the gate look, at most once a second
+    until("the new key is known", async || Ok(wire.ask(get("/", &after)).await?.status == 200)).await?;
+    let refused = wire.ask(get("/", &before)).await?;
+    ensure!(refused.status == 401 && gate.reason(&refused).await? == "TOKEN_KEY_UNKNOWN", "{refused:?}");
     Ok(())
 }
 
