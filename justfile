@@ -26,9 +26,11 @@ test *ARGS:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-# the benchmarks
-bench *ARGS:
-    cargo bench --workspace --locked {{ARGS}}
+# the gate beside nginx, then 'up' beside the same calls without an engine (after ./quickstart)
+bench:
+    benches/gate_vs_nginx.sh
+    tests/testbed/images.sh hello
+    cargo run --release --locked -p syp-tests --bin bench_up
 
 # what a change must pass before it lands
 verify: fmt lint doc test

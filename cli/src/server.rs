@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use secrecy::SecretSlice;
 use std::{
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, IsTerminal},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -63,6 +63,7 @@ const IDLE_LOOK: Duration = Duration::from_secs(60);
 /// # Errors
 /// When it can't start: the store is busy or damaged, an address or file can't be used.
 pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
+    log_to_stderr();
     syp_auth::install_crypto();
     if o.audience.as_deref() == Some(API_AUDIENCE) {
         bail!(
@@ -152,6 +153,15 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let _ = fs::remove_file(&socket);
     tracing::info!("engine stopped");
     served.map_err(Into::into)
+}
+
+/// For people on a terminal, one JSON object a line elsewhere (`engine.log`). `RUST_LOG` changes what is told.
+fn log_to_stderr() {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // a process has one; a second one would be this same
+    let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().try_init() };
 }
 
 async fn stop_signals(shutdown: CancellationToken) {

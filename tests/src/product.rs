@@ -137,7 +137,13 @@ impl Engine {
     /// # Errors
     /// It can't be started.
     pub fn spawn(&self, args: &[&str]) -> Result<std::process::Child> {
-        Ok(self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+        let talk = std::fs::File::create(self.talk())?;
+        Ok(self.command(args).stdout(Stdio::null()).stderr(talk).spawn()?)
+    }
+
+    /// What the last command in the background said.
+    pub fn talk(&self) -> PathBuf {
+        self.dir.path().join("talk-of-the-last-command")
     }
 
     /// `up` on Docker.

@@ -165,7 +165,13 @@ fn killed_during(e: &Engine, args: &[&str], ms: u64) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(90);
     loop {
         if let Some(status) = command.try_wait()? {
-            ensure!(status.success(), "sypctl {} ended with {status}", args.join(" "));
+            let talk = || std::fs::read_to_string(e.talk()).unwrap_or_default();
+            ensure!(
+                status.success(),
+                "sypctl {} ended with {status} (killed after {ms} ms): {}",
+                args.join(" "),
+                talk()
+            );
             return Ok(());
         }
         if Instant::now() > end {

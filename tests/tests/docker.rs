@@ -270,6 +270,57 @@ fn isolation_none_is_accepted_and_stays_visible() -> Result<()> {
 }
 
 #[test]
+fn a_twin_of_its_network_that_landed_late_is_no_obstacle_and_goes_with_it() -> Result<()> {
+    with_engine(|e, _| {
+        e.up("twin", "syp-test/hello", &["--allow", ALICE, "--port", "8080"])?;
+        let (network, _) = Docker::address(e, "twin")?;
+        let labels = sh("docker", &["network", "inspect", "-f", "{{json .Labels}}", &network])?;
+        // what a create does whose caller was killed; the command line would look for the name first
+        let body =
+            format!(r#"{{"Name":"{network}","CheckDuplicate":false,"Driver":"bridge","Labels":{labels}}}"#);
+        let socket = std::env::var("DOCKER_HOST").unwrap_or_default();
+        let socket = socket.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").to_owned();
+        let more = ["--unix-socket", &socket, "-H", "Content-Type: application/json", "-d", &body];
+        let (code, said) = get("http://docker/networks/create", None, &more)?;
+        // newer engines keep the names apart
+        ensure!(code == 201 || code == 409, "{code} {said}");
+        let (t, url) = (e.token("twin", Some(ALICE))?, e.endpoint("twin")?);
+        sh("docker", &["rm", "-f", &Docker::container(e, "twin", "gate")?])?;
+        let end = Instant::now() + Duration::from_secs(30);
+        while !get(&url, Some(&t), &["-m", "2"]).is_ok_and(|r| r.0 == 200) {
+            ensure!(Instant::now() < end, "not repaired: {}", e.ok(&["events", "twin"])?);
+            pause(100);
+        }
+        e.down("twin")
+    })
+}
+
+#[test]
+fn ctrl_c_detaches_and_a_cancelled_up_takes_itself_away() -> Result<()> {
+    with_engine(|e, _| {
+        e.ok(&["ls"])?;
+        let up = ["--image", "syp-test/hello", "--port", "8080", "--yes"];
+        let mut command = e.spawn(&[&["up", "left"], &up[..]].concat())?;
+        // once the work has been taken on
+        let end = Instant::now() + Duration::from_secs(10);
+        while e.ok(&["ls", "-o", "name"])?.trim().is_empty() {
+            ensure!(Instant::now() < end, "the instance never came");
+            pause(5);
+        }
+        sh("kill", &["-INT", &command.id().to_string()])?;
+        let code = command.wait()?.code();
+        // it may have been done already
+        ensure!(matches!(code, Some(130 | 0)), "Ctrl-C ended it with {code:?}");
+        e.wait_state("left", "SERVING", Duration::from_secs(20))?;
+        e.down("left")?;
+        e.ok(&[&["up", "not", "--no-wait"], &up[..]].concat())?;
+        e.ok(&["op", "cancel", "not"])?;
+        e.ok(&["wait", "not", "--for", "state=destroyed", "--timeout", "60s"])?;
+        e.ok(&["receipt", "not", "--verify"]).map(drop)
+    })
+}
+
+#[test]
 fn replicas_share_the_load_and_limits_are_set() -> Result<()> {
     with_engine(|e, _| {
         e.up(

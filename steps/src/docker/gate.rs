@@ -4,11 +4,13 @@ use super::{
     client::{self, failed, labels, running},
     container,
     names::{ADMIN, Subnet, TRAFFIC},
+    network::removed_twin,
 };
 use async_trait::async_trait;
 use bollard::{
     models::{
-        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, NetworkingConfig, PortBinding,
+        ContainerCreateBody, ContainerInspectResponse, EndpointIpamConfig, EndpointSettings, HostConfig,
+        NetworkingConfig, PortBinding,
     },
     query_parameters::UploadToContainerOptions,
 };
@@ -52,6 +54,7 @@ impl Gate {
         }
         let binding = PortBinding { host_ip: Some(address), host_port: Some(port.to_string()) };
         let traffic = format!("{TRAFFIC}/tcp");
+        let network = network(cx);
         Ok(ContainerCreateBody {
             image: Some(image),
             cmd: Some(cmd),
@@ -59,7 +62,7 @@ impl Gate {
             labels: Some(labels(&cx.owner, &cx.node)),
             exposed_ports: Some(vec![traffic.clone()]),
             host_config: Some(HostConfig {
-                network_mode: Some(client::key(&cx.owner, "network")),
+                network_mode: Some(network.clone()),
                 port_bindings: Some(HashMap::from([(traffic, Some(vec![binding]))])),
                 cap_drop: Some(vec!["ALL".into()]),
                 security_opt: Some(vec!["no-new-privileges".into()]),
@@ -67,12 +70,19 @@ impl Gate {
                 pids_limit: Some(256),
                 ..Default::default()
             }),
-            networking_config: Some(endpoint(
-                &client::key(&cx.owner, "network"),
-                &subnet.address(2).to_string(),
-            )),
+            networking_config: Some(endpoint(&network, &subnet.address(2).to_string())),
             ..Default::default()
         })
+    }
+
+    async fn started(&self, cx: &StepCx, key: &str) -> Result<ContainerInspectResponse, Failure> {
+        let (c, _) = container::ensure(&self.0, cx, key, async || self.body(cx).await).await?;
+        if !running(&c) {
+            // before each start: a crash may have come between creation and upload
+            self.upload(cx, key).await?;
+            client::start(&self.0.docker, key).await?;
+        }
+        Ok(c)
     }
 
     /// The token by which the engine talks to the gate, and the TLS files: as files, since `docker inspect` shows argv and environment.
@@ -129,6 +139,11 @@ pub(super) fn endpoint(network: &str, address: &str) -> NetworkingConfig {
     NetworkingConfig { endpoints_config: Some(HashMap::from([(network.to_owned(), settings)])) }
 }
 
+/// The instance's network by its id, from the network step: a name may stand for two.
+pub(super) fn network(cx: &StepCx) -> String {
+    cx.output("network", "id").map_or_else(|| client::key(&cx.owner, "network"), str::to_owned)
+}
+
 /// The instance's subnet, from the network step.
 pub(super) fn subnet(cx: &StepCx) -> Result<Subnet, Failure> {
     cx.output("network", "subnet").and_then(Subnet::parse).ok_or_else(|| {
@@ -161,12 +176,11 @@ impl Step for Gate {
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
-        let (c, _) = container::ensure(&self.0, cx, key, async || self.body(cx).await).await?;
-        if !running(&c) {
-            // before each start: a crash may have come between creation and upload
-            self.upload(cx, key).await?;
-            client::start(&self.0.docker, key).await?;
+        let mut c = self.started(cx, key).await;
+        if removed_twin(&self.0, cx, &c).await? {
+            c = self.started(cx, key).await;
         }
+        let c = c?;
         let (address, port) = published(cx);
         let scheme = if has_tls(cx) { "https" } else { "http" };
         let host = if address == "0.0.0.0" { "127.0.0.1".to_owned() } else { address };

@@ -1,15 +1,16 @@
 //! A replica's network namespace: made, sealed by routing rules, and held for the app that joins it.
 use super::{
     Shared,
-    client::{self, key, labels, last_lines, running, started_at},
+    client::{self, labels, last_lines, running, started_at},
     container,
-    gate::{endpoint, subnet},
+    gate::{endpoint, network, subnet},
     names::HOLDER,
+    network::removed_twin,
 };
 use async_trait::async_trait;
 use bollard::{
     container::LogOutput,
-    models::{ContainerCreateBody, HostConfig},
+    models::{ContainerCreateBody, ContainerInspectResponse, HostConfig},
     query_parameters::LogsOptions,
 };
 use futures_util::StreamExt;
@@ -42,7 +43,7 @@ impl Holder {
         if cx.spec.isolation() == Isolation::NotEnforced {
             cmd.push("--open".into());
         }
-        let network = key(&cx.owner, "network");
+        let network = network(cx);
         Ok(ContainerCreateBody {
             image: Some(image),
             cmd: Some(cmd),
@@ -65,6 +66,19 @@ impl Holder {
             networking_config: Some(endpoint(&network, &subnet.address(place).to_string())),
             ..Default::default()
         })
+    }
+
+    async fn started(&self, cx: &StepCx, name: &str) -> Result<ContainerInspectResponse, Failure> {
+        let (mut c, _) = container::ensure(&self.0, cx, name, async || self.body(cx).await).await?;
+        if !running(&c) {
+            // a new start is a new namespace: what an earlier start said about it is worth nothing
+            if !started_at(&c).starts_with("0001") {
+                client::remove(&self.0.docker, name, None).await?;
+                (c, _) = container::ensure(&self.0, cx, name, async || self.body(cx).await).await?;
+            }
+            client::start(&self.0.docker, name).await?;
+        }
+        Ok(c)
     }
 
     /// Waits until this start of the holder says that the namespace is sealed, or held open as was asked for.
@@ -110,15 +124,11 @@ impl Step for Holder {
     }
 
     async fn apply(&self, cx: &StepCx, name: &str) -> Result<Done, Failure> {
-        let (mut c, _) = container::ensure(&self.0, cx, name, async || self.body(cx).await).await?;
-        if !running(&c) {
-            // a new start is a new namespace: what an earlier start said about it is worth nothing
-            if !started_at(&c).starts_with("0001") {
-                client::remove(&self.0.docker, name, None).await?;
-                (c, _) = container::ensure(&self.0, cx, name, async || self.body(cx).await).await?;
-            }
-            client::start(&self.0.docker, name).await?;
+        let mut c = self.started(cx, name).await;
+        if removed_twin(&self.0, cx, &c).await? {
+            c = self.started(cx, name).await;
         }
+        let c = c?;
         cx.waiting.on(&cx.node, "SEALING", "waiting for the network to be sealed", "", self.0.clock.now());
         self.sealed(name).await?;
         let place = u32::try_from(cx.params["place"].as_u64().unwrap_or(3)).unwrap_or(3);

@@ -1,11 +1,15 @@
 //! A small network per instance, from a pool of our own: an engine's default pools run out at about thirty.
+//!
+//! Docker keeps names of networks apart only as well as it can: a create whose caller died may land beside that of the next
+//! one, and no container of that name's can be started while there are two. So a network is known by its id once it is made,
+//! a twin is removed where it is met, and all of the name go with the instance.
 use super::{
     Shared,
     client::{self, failed, is_ours, labels, optional},
     names::{Subnet, local_routes},
 };
 use async_trait::async_trait;
-use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkInspect};
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptions;
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc};
@@ -23,8 +27,22 @@ const TRIES: u32 = 32;
 // === impl Network ===
 
 impl Network {
-    async fn get(&self, key: &str) -> Result<Option<NetworkInspect>, Failure> {
-        optional(self.0.docker.inspect_network(key, None).await)
+    /// The one that this instance lives in: what an earlier run said, else the oldest.
+    async fn get(&self, cx: &StepCx, key: &str) -> Result<Option<Found>, Failure> {
+        let mut all = ours(&self.0, &cx.owner, key).await?;
+        if all.is_empty() {
+            return match optional(self.0.docker.inspect_network(key, None).await)? {
+                Some(n) if !is_ours(&cx.owner, n.labels.as_ref()) => Err(syp_engine::name_conflict(key)),
+                // it came this very moment
+                Some(n) => {
+                    Ok(Some(Found { subnet: subnet_of(n.ipam.as_ref()), id: n.id.unwrap_or_default() }))
+                }
+                None => Ok(None),
+            };
+        }
+        let known = cx.output(&cx.node, "id");
+        let at = all.iter().position(|n| known == Some(n.id.as_str())).unwrap_or(0);
+        Ok(Some(all.swap_remove(at)))
     }
 
     async fn taken(&self) -> Result<Vec<Subnet>, Failure> {
@@ -35,7 +53,7 @@ impl Network {
         Ok(out)
     }
 
-    async fn create(&self, cx: &StepCx, key: &str) -> Result<Subnet, Failure> {
+    async fn create(&self, cx: &StepCx, key: &str) -> Result<Found, Failure> {
         let replicas = u32::try_from(cx.params["replicas"].as_i64().unwrap_or(1)).unwrap_or(1);
         let prefix = Subnet::prefix_for(replicas);
         let count = self.0.pool.count(prefix);
@@ -60,7 +78,7 @@ impl Network {
                 ..Default::default()
             };
             match self.0.docker.create_network(request).await {
-                Ok(_) => return Ok(subnet),
+                Ok(made) => return Ok(Found { subnet: Some(subnet), id: made.id }),
                 Err(e) => {
                     let f = failed(&e);
                     if f.reason != "SUBNET_TAKEN" {
@@ -78,8 +96,52 @@ impl Network {
     }
 }
 
-fn subnet_of(n: &NetworkInspect) -> Option<Subnet> {
-    n.ipam.as_ref()?.config.as_ref()?.iter().find_map(|c| Subnet::parse(c.subnet.as_ref()?))
+/// All of ours by that name, the oldest first.
+async fn ours(s: &Shared, owner: &Owner, key: &str) -> Result<Vec<Found>, Failure> {
+    let filters = HashMap::from([("label".to_owned(), vec![format!("{}={}", client::INSTANCE, owner.uid)])]);
+    let all = s.docker.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await;
+    let mut out: Vec<_> = all.map_err(|e| failed(&e))?;
+    out.retain(|n| n.name.as_deref() == Some(key) && is_ours(owner, n.labels.as_ref()));
+    out.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+    let found = |n: bollard::models::Network| Found {
+        subnet: subnet_of(n.ipam.as_ref()),
+        id: n.id.unwrap_or_default(),
+    };
+    Ok(out.into_iter().map(found).collect())
+}
+
+/// Removes every network of the instance's name but the one it lives in.
+async fn drop_twins(s: &Shared, owner: &Owner, key: &str, keep: &str) -> Result<(), Failure> {
+    for n in ours(s, owner, key).await?.iter().filter(|n| n.id != keep) {
+        tracing::warn!(network = key, id = n.id, "a second network of this name landed late and is removed");
+        optional(s.docker.remove_network(&n.id).await)?;
+    }
+    Ok(())
+}
+
+/// Was a twin of the network in the way of a container? Then it is gone now, and the same can be tried again.
+pub(super) async fn removed_twin<T>(
+    s: &Shared,
+    cx: &StepCx,
+    made: &Result<T, Failure>,
+) -> Result<bool, Failure> {
+    match (made, cx.output("network", "id")) {
+        (Err(f), Some(keep)) if f.message.contains("is ambiguous") => {
+            drop_twins(s, &cx.owner, &client::key(&cx.owner, "network"), keep).await?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// A network that is there.
+struct Found {
+    id: String,
+    subnet: Option<Subnet>,
+}
+
+fn subnet_of(ipam: Option<&Ipam>) -> Option<Subnet> {
+    ipam?.config.as_ref()?.iter().find_map(|c| Subnet::parse(c.subnet.as_ref()?))
 }
 
 #[async_trait]
@@ -89,43 +151,42 @@ impl Step for Network {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        Ok(match self.get(key).await? {
-            None => Observed::Absent,
-            Some(n) => Observed::Present {
-                ours: is_ours(&cx.owner, n.labels.as_ref()),
-                handle: n.id.unwrap_or_default(),
-                healthy: true,
-            },
+        Ok(match self.get(cx, key).await {
+            Ok(None) => Observed::Absent,
+            Ok(Some(n)) => Observed::Present { ours: true, handle: n.id, healthy: true },
+            Err(f) if f.reason == "NAME_CONFLICT" => {
+                Observed::Present { ours: false, handle: key.to_owned(), healthy: true }
+            }
+            Err(f) => return Err(f),
         })
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
-        let subnet = match self.get(key).await? {
-            Some(n) if !is_ours(&cx.owner, n.labels.as_ref()) => return Err(syp_engine::name_conflict(key)),
-            Some(n) => subnet_of(&n).ok_or_else(|| {
-                failure(
-                    Class::Terminal,
-                    "PROVIDER_ERROR",
-                    format!("network {key} has no subnet"),
-                    "remove it and try again",
-                )
-            })?,
+        let found = match self.get(cx, key).await? {
+            Some(n) => n,
             None => self.create(cx, key).await?,
         };
-        let outputs = json!({ "subnet": subnet.to_string(), "gate": subnet.address(2).to_string() });
-        Ok(Done { handle: key.to_owned(), outputs })
+        let subnet = found.subnet.ok_or_else(|| {
+            failure(
+                Class::Terminal,
+                "PROVIDER_ERROR",
+                format!("network {key} has no subnet"),
+                "remove it and try again",
+            )
+        })?;
+        drop_twins(&self.0, &cx.owner, key, &found.id).await?;
+        let outputs = json!({
+            "id": found.id,
+            "subnet": subnet.to_string(),
+            "gate": subnet.address(2).to_string(),
+        });
+        Ok(Done { handle: found.id, outputs })
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
-        // old engines allow two networks of one name: all of ours go
-        let filters =
-            HashMap::from([("label".to_owned(), vec![format!("{}={}", client::INSTANCE, owner.uid)])]);
-        let all = self.0.docker.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await;
         let mut was = false;
-        for n in all.map_err(|e| failed(&e))?.into_iter().filter(|n| is_ours(owner, n.labels.as_ref())) {
-            if n.name.as_deref() == Some(row.key.as_str()) {
-                was |= optional(self.0.docker.remove_network(&n.id.unwrap_or_default()).await)?.is_some();
-            }
+        for n in ours(&self.0, owner, &row.key).await? {
+            was |= optional(self.0.docker.remove_network(&n.id).await)?.is_some();
         }
         Ok(was)
     }
