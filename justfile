@@ -26,9 +26,10 @@ test *ARGS:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-# the gate beside nginx, then 'up' beside the same calls without an engine (after ./quickstart)
+# the gate beside nginx, the engine beside Restate, 'up' beside the same calls without an engine (after ./quickstart)
 bench:
     benches/gate_vs_nginx.sh
+    benches/engine/run.sh
     tests/testbed/images.sh hello
     cargo run --release --locked -p syp-tests --bin bench_up
 
