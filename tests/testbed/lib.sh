@@ -97,8 +97,19 @@ cc_works() {
   return $ok
 }
 
+# Checkouts share the build cache, and cargo takes what another one built for its own where the files here are older: who
+# comes from another folder than the last one builds the project's own crates anew.
+own_the_build() {
+  local last=$CARGO_TARGET_DIR/.checkout
+  [ "$(cat "$last" 2>/dev/null)" != "$SYP_ROOT" ] || return 0
+  mkdir -p "$CARGO_TARGET_DIR"
+  find "$SYP_ROOT" -name target -prune -o \( -name '*.rs' -o -name '*.proto' \) -exec touch {} +
+  echo "$SYP_ROOT" >"$last"
+}
+
 # The toolchain that rust-toolchain.toml names.
 ensure_rust() {
+  own_the_build
   local want have
   want=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$SYP_ROOT/rust-toolchain.toml")
   if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
