@@ -5,7 +5,6 @@
 //! at most one [`Options::ttl`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::fetch::{self, Fetcher, check_address};
 use crate::jwk::{self, KeySet};
@@ -134,7 +134,7 @@ pub struct Issuer {
     options: Options,
     fetcher: Fetcher,
     held: ArcSwapOption<Held>,
-    stamps: AtomicU64,
+    stamps: watch::Sender<u64>,
     flight: tokio::sync::Mutex<Flight>,
     unknown: Mutex<HashMap<String, Instant>>,
     last_error: Mutex<Option<String>>,
@@ -183,7 +183,7 @@ impl Issuer {
     pub fn new(config: IssuerConfig, options: Options, fetcher: Fetcher) -> Result<Self, Error> {
         check(&config)?;
         let inline = config.jwks.clone();
-        let (flight, stamps) = (tokio::sync::Mutex::default(), AtomicU64::new(0));
+        let (flight, stamps) = (tokio::sync::Mutex::default(), watch::Sender::new(0));
         let (unknown, last_error) = (Mutex::default(), Mutex::default());
         let held = ArcSwapOption::empty();
         let issuer = Self { config, options, fetcher, held, stamps, flight, unknown, last_error };
@@ -226,6 +226,12 @@ impl Issuer {
         held.as_ref().filter(|h| self.is_fixed() || h.since.elapsed() < self.options.max_age).map(|h| h.stamp)
     }
 
+    /// Wakes whenever the keys change.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.stamps.subscribe()
+    }
+
     /// This issuer for a gate, its keys inline. Before there are any it goes without, and the gate keeps what it has; `None`
     /// when they became too old to be trusted.
     #[must_use]
@@ -264,9 +270,11 @@ impl Issuer {
             return Ok(false);
         }
         let keys = Arc::new(KeySet::parse(&raw)?);
-        let stamp = self.stamps.fetch_add(1, Ordering::Relaxed) + 1;
-        self.held.store(Some(Arc::new(Held { keys, raw, stamp, since: now, uri })));
-        self.unknown.lock().clear();
+        self.stamps.send_modify(|stamp| {
+            *stamp += 1;
+            self.held.store(Some(Arc::new(Held { keys, raw, stamp: *stamp, since: now, uri })));
+            self.unknown.lock().clear();
+        });
         Ok(true)
     }
 

@@ -7,6 +7,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use std::path::Path;
 
 /// A client for http and https.
@@ -27,7 +28,7 @@ pub fn client(ca: Option<&Path>) -> Result<Http, Failure> {
                 |e: &dyn std::fmt::Display| Failure::usage(format!("--ca-file {}: {e}", file.display()));
             let pem = std::fs::read(file).map_err(|e| wrong(&e))?;
             let mut roots = rustls::RootCertStore::empty();
-            for cert in rustls_pemfile::certs(&mut pem.as_slice()) {
+            for cert in CertificateDer::pem_slice_iter(&pem) {
                 roots.add(cert.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
             }
             builder.with_tls_config(

@@ -28,6 +28,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("INTERRUPTED", include_str!("reasons/INTERRUPTED.md")),
     ("INVALID_ARGUMENT", include_str!("reasons/INVALID_ARGUMENT.md")),
     ("ISOLATION_NOT_ENFORCED", include_str!("reasons/ISOLATION_NOT_ENFORCED.md")),
+    ("ISSUER_MISSING", include_str!("reasons/ISSUER_MISSING.md")),
     ("ISSUER_UNREACHABLE", include_str!("reasons/ISSUER_UNREACHABLE.md")),
     ("JWKS_UNAVAILABLE", include_str!("reasons/JWKS_UNAVAILABLE.md")),
     ("LISTING", include_str!("reasons/LISTING.md")),

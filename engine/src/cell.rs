@@ -1,6 +1,7 @@
 //! One instance in memory: its committed projection, who may write, who is to be woken.
 use crate::{id::InstanceId, step::Waiting};
 use arc_swap::ArcSwap;
+use prost::Message;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use tokio::sync::{Mutex, Notify};
 pub struct Cell {
     /// Whose.
     pub id: InstanceId,
-    published: ArcSwap<Instance>,
+    published: ArcSwap<Kept>,
     /// Held from reading the projection to having the next one on disk; of this instance only.
     pub(crate) writer: Mutex<()>,
     pub(crate) wake: Notify,
@@ -25,13 +26,20 @@ pub struct Cell {
     pub corrupt: Option<String>,
 }
 
+/// A projection. Most instances rest most of the time, and a message in its own encoding takes a fraction of the room.
+#[derive(Debug)]
+enum Kept {
+    Awake(Arc<Instance>),
+    Resting(Box<[u8]>),
+}
+
 // === impl Cell ===
 
 impl Cell {
     pub(crate) fn new(id: InstanceId, instance: Instance, corrupt: Option<String>) -> Arc<Self> {
         Arc::new(Self {
             id,
-            published: ArcSwap::from_pointee(instance),
+            published: ArcSwap::from_pointee(Kept::Awake(Arc::new(instance))),
             writer: Mutex::new(()),
             wake: Notify::new(),
             changed: Notify::new(),
@@ -43,12 +51,26 @@ impl Cell {
 
     /// The last committed projection.
     pub fn get(&self) -> Arc<Instance> {
-        self.published.load_full()
+        match &**self.published.load() {
+            Kept::Awake(i) => Arc::clone(i),
+            // these bytes were encoded here: they can't fail to be read
+            Kept::Resting(bytes) => Arc::new(Instance::decode(&**bytes).unwrap_or_default()),
+        }
     }
 
-    pub(crate) fn publish(&self, next: Arc<Instance>) {
-        self.published.store(next);
+    pub(crate) fn publish(&self, next: Instance) {
+        self.published.store(Arc::new(Kept::Awake(Arc::new(next))));
         self.changed.notify_waiters();
+    }
+
+    /// Nothing is to be done now: the projection may take less room until the next change.
+    pub(crate) fn rest(&self) {
+        let now = self.published.load();
+        if let Kept::Awake(i) = &**now {
+            let resting = Arc::new(Kept::Resting(i.encode_to_vec().into_boxed_slice()));
+            // a change that came meanwhile stays
+            self.published.compare_and_swap(&now, resting);
+        }
     }
 
     /// Resolves at the next change after this call.
@@ -59,5 +81,23 @@ impl Cell {
     /// True for the one that may start the worker.
     pub(crate) fn take(&self) -> bool {
         !self.running.swap(true, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resting_instance_is_read_as_it_was() {
+        let i =
+            Instance { name: "shop".into(), head_seq: 7, facts: "{\"a\":1}".into(), ..Default::default() };
+        let cell = Cell::new(InstanceId::random(), i.clone(), None);
+        cell.rest();
+        assert!(matches!(&**cell.published.load(), Kept::Resting(_)));
+        assert_eq!(*cell.get(), i);
+        let next = Instance { head_seq: 8, ..i };
+        cell.publish(next.clone());
+        assert_eq!(*cell.get(), next);
     }
 }

@@ -39,10 +39,7 @@ impl Door {
     }
 
     fn trusted(&self, spec: &v1::InstanceSpec) -> Vec<IssuerConfig> {
-        let address = spec.publish.as_ref().map_or("", |p| p.address.as_str());
-        let on_loopback =
-            address.is_empty() || address.parse().is_ok_and(|a: std::net::IpAddr| a.is_loopback());
-        let all = self.issuers.load();
+        let (on_loopback, all) = (is_on_loopback(spec), self.issuers.load());
         all.0.iter().filter(|_| on_loopback).chain(&all.1).cloned().collect()
     }
 
@@ -78,6 +75,12 @@ impl Door {
             revision: i.revision.clone(),
         }
     }
+}
+
+/// Whether an instance is published for this host alone.
+pub fn is_on_loopback(spec: &v1::InstanceSpec) -> bool {
+    let address = spec.publish.as_ref().map_or("", |p| p.address.as_str());
+    address.is_empty() || address.parse().is_ok_and(|a: std::net::IpAddr| a.is_loopback())
 }
 
 /// Audience of an instance's data plane in tokens of the local issuer.

@@ -129,15 +129,12 @@ impl Engine {
         });
         let engine = Self { inner };
         engine.inner.faults.at(Point::Recovering, "").await;
-        for loaded in engine.inner.store.load_live().await? {
-            let (instance, corrupt) = match loaded.instance {
-                Ok(i) => (i, None),
-                Err(why) => {
-                    tracing::error!(instance = %loaded.id, why, "this instance can't be read and is left alone");
-                    (Instance { uid: loaded.id.to_string(), ..Default::default() }, Some(why))
-                }
-            };
-            engine.adopt(Cell::new(loaded.id, instance, corrupt));
+        let mut after = None;
+        loop {
+            let page = engine.inner.store.load_live(after).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            page.into_iter().for_each(|l| engine.adopt(cell_of(l)));
         }
         engine.spawn_timer();
         let cells: Vec<_> = engine.inner.cells.read().values().cloned().collect();
@@ -194,6 +191,7 @@ impl Engine {
             // parked: no task, only a time
             self.inner.timer.set(cell.id, d.wake_at);
             cell.running.store(false, std::sync::atomic::Ordering::Release);
+            cell.rest();
             return;
         }
         let kill = self.inner.kill.clone();
@@ -408,6 +406,20 @@ impl Engine {
     }
 }
 
+/// An unreadable instance is blocked by itself.
+fn cell_of(loaded: store::Loaded) -> Arc<Cell> {
+    let (instance, corrupt) = match loaded.instance {
+        Ok(i) => (i, None),
+        Err(why) => {
+            tracing::error!(instance = %loaded.id, why, "this instance can't be read and is left alone");
+            (Instance { uid: loaded.id.to_string(), ..Default::default() }, Some(why))
+        }
+    };
+    let cell = Cell::new(loaded.id, instance, corrupt);
+    cell.rest();
+    cell
+}
+
 fn answer_key(who: &Caller) -> String {
     format!("{}|{}", who.actor, who.request_id)
 }
@@ -448,7 +460,7 @@ impl Inner {
             ..Default::default()
         };
         self.store.commit(commit).await?;
-        cell.publish(Arc::new(next));
+        cell.publish(next);
         self.changes.note(cell.id);
         Ok(())
     }

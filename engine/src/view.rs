@@ -32,11 +32,10 @@ fn operation_name(i: &Instance, run: u32) -> String {
     format!("operations/{}-{run}", i.uid)
 }
 
-/// An instance.
-pub fn instance(cell: &Cell, now: Millis) -> v1::Instance {
-    let i = cell.get();
-    let mut out = of_projection(&i, now);
-    out.waiting_on = waiting_on(&i, &cell.waiting);
+/// A live instance and its projection of now.
+pub fn instance(cell: &Cell, i: &Instance, now: Millis) -> v1::Instance {
+    let mut out = of_projection(i, now);
+    out.waiting_on = waiting_on(i, &cell.waiting);
     if let Some(why) = &cell.corrupt {
         out.conditions.push(v1::Condition {
             r#type: "Corrupt".into(),

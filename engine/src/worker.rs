@@ -50,6 +50,7 @@ pub(crate) async fn run(e: Arc<Inner>, cell: Arc<Cell>) {
                 !d.records.is_empty() || !d.calls.is_empty() || d.trigger.is_some()
             };
             if e.stop.is_cancelled() || !again || !cell.take() {
+                cell.rest();
                 return;
             }
             continue;

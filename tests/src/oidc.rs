@@ -1,5 +1,8 @@
 //! A certified OpenID Connect provider as the issuer, and an engine that trusts it: both real, both on loopback.
-use crate::product::{Engine, Said, binary, pause, sh};
+use crate::{
+    certificate::Certificate,
+    product::{Engine, Said, binary, pause, sh},
+};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{
@@ -276,43 +279,6 @@ impl Issuer {
 impl Drop for Issuer {
     fn drop(&mut self) {
         let _ = end(&mut self.child);
-    }
-}
-
-/// A certificate for an address, with the authority that made it. PEM files.
-pub struct Certificate {
-    dir: tempfile::TempDir,
-}
-
-// === impl Certificate ===
-
-impl Certificate {
-    /// For one address.
-    ///
-    /// # Errors
-    /// There is no `openssl`.
-    pub fn of(address: &str) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let at = |f: &str| dir.path().join(f).display().to_string();
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-        let (ca, ca_key, cert, own_key) = (at("ca.pem"), at("ca.key"), at("cert.pem"), at("key.pem"));
-        let mut args =
-            vec!["req", "-x509", "-subj", "/CN=syp test authority", "-out", &ca, "-keyout", &ca_key];
-        args.extend(key);
-        sh("openssl", &args)?;
-        let san = format!("subjectAltName=IP:{address}");
-        let mut args =
-            vec!["req", "-x509", "-subj", "/CN=syp test engine", "-out", &cert, "-keyout", &own_key];
-        args.extend(key);
-        args.extend(["-CA", &ca, "-CAkey", &ca_key, "-addext", &san, "-addext"]);
-        args.push("basicConstraints=critical,CA:FALSE");
-        sh("openssl", &args)?;
-        Ok(Self { dir })
-    }
-
-    /// One of its files: `ca.pem`, `cert.pem`, `key.pem`.
-    pub fn file(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
     }
 }
 

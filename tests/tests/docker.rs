@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 use syp_tests::{
+    certificate::Certificate,
     conformance::Docker,
     product::{Engine, Said, binary, get, left_of, pause, sh},
 };
@@ -151,6 +152,42 @@ fn what_can_be_refused_before_anything_is_made_is_refused() -> Result<()> {
             left.is_empty() && e.ok(&["ls", "-o", "name"])?.trim().is_empty(),
             "nothing was made: {left:?}"
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn tls_is_served_with_the_users_own_certificate_and_the_door_is_tried_over_it() -> Result<()> {
+    with_engine(|e, _| {
+        let (ours, other) = (Certificate::of("127.0.0.1")?, Certificate::of("127.0.0.1")?);
+        let (ca, cert, key) = (ours.file("ca.pem"), ours.file("cert.pem"), ours.file("key.pem"));
+        for (cert, key) in [(&cert, &other.file("key.pem")), (&cert, &ours.file("none.pem")), (&key, &key)] {
+            let args = ["--port", "8080", "--tls-cert", cert, "--tls-key", key];
+            says(&e.up_fails("a", "syp-test/hello", &args)?, "TLS_FILE", &["PEM"])?;
+        }
+        // the built-in issuer is trusted on loopback only: nobody could get in
+        let args = ["--port", "8080", "--publish", "0.0.0.0", "--tls-cert", &cert, "--tls-key", &key];
+        says(&e.up_fails("a", "syp-test/hello", &args)?, "ISSUER_MISSING", &["--issuer"])?;
+        ensure!(e.left()?.is_empty(), "refused before anything is made");
+        let args = ["--port", "8080", "--allow", ALICE, "--tls-cert", &cert, "--tls-key", &key];
+        e.up("shop", "syp-test/hello", &args)?;
+        let tried = e.json(&["show", "shop"])?["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == "AuthEnforced" && c["status"] == "TRUE");
+        ensure!(tried, "the door was tried");
+        let at = e.endpoint("shop")?;
+        ensure!(at.starts_with("https://"), "{at}");
+        let t = e.token("shop", Some(ALICE))?;
+        for version in ["--http1.1", "--http2"] {
+            ensure!(get(&at, None, &["--cacert", &ca, version])?.0 == 401, "no token");
+            let alice = get(&at, Some(&t), &["--cacert", &ca, version])?;
+            ensure!(alice.0 == 200, "{version}: {alice:?}");
+        }
+        ensure!(get(&at, Some(&t), &[]).is_err(), "a certificate that nobody vouches for is not accepted");
+        let plain = get(&at.replace("https", "http"), Some(&t), &[]);
+        ensure!(!matches!(plain, Ok((200, _))), "in clear: {plain:?}");
         Ok(())
     })
 }

@@ -223,6 +223,12 @@ impl Identities {
         self.issuers.clone()
     }
 
+    /// Whether somebody but the built-in issuer is trusted.
+    pub fn has_others(&self) -> bool {
+        let local = self.local_issuer();
+        self.issuers.iter().any(|i| Some(i) != local.as_ref())
+    }
+
     /// Name of the built-in issuer.
     pub fn local_issuer(&self) -> Option<String> {
         self.local.as_ref().map(|l| l.issuer().to_owned())

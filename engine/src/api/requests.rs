@@ -111,6 +111,14 @@ impl Api {
         let mut spec = i.spec.clone().ok_or_else(|| invalid("instance.spec", "required"))?;
         with_defaults(&mut spec, a);
         validate::spec(&spec)?;
+        if !self.identities.has_others() && !crate::door::is_on_loopback(&spec) {
+            return Err(refuse(
+                Code::FailedPrecondition,
+                "ISSUER_MISSING",
+                "off loopback only people of a configured issuer get in, and this engine has none",
+                "start it with one: 'sypctl server run --issuer URL'; or leave out --publish",
+            ));
+        }
         for p in [&spec.access, &spec.operators].into_iter().flatten() {
             self.usable("spec", p, &v1::AccessPolicy::default())?;
         }
@@ -194,7 +202,7 @@ impl Api {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let out = match self.live(&a, &r.name, Role::Viewer).await {
-            Ok(cell) => view::instance(&cell, self.engine.clock().now()),
+            Ok(cell) => view::instance(&cell, &cell.get(), self.engine.clock().now()),
             Err(_) => {
                 view::of_projection(&*self.any(&a, &r.name, Role::Viewer).await?, self.engine.clock().now())
             }
@@ -215,8 +223,9 @@ impl Api {
             .engine
             .cells()
             .iter()
-            .filter(|c| a.role_on(&c.get()).is_some_and(|role| role >= Role::Viewer))
-            .map(|c| view::instance(c, now))
+            .map(|c| (c, c.get()))
+            .filter(|(_, i)| a.role_on(i).is_some_and(|role| role >= Role::Viewer))
+            .map(|(c, i)| view::instance(c, &i, now))
             .collect();
         if r.show_destroyed {
             for l in self.engine.store().load_destroyed(10_000).await.map_err(crate::error::Error::from)? {
@@ -345,7 +354,7 @@ impl Api {
         }
         let i = cell.get();
         let now = self.engine.clock().now();
-        let response = view::instance(&cell, now);
+        let response = view::instance(&cell, &cell.get(), now);
         let result = syp_proto::google::longrunning::operation::Result::Response(view::any(&response));
         let name = view::operation_id(&i, i.runs).map_or_else(String::new, |o| o.to_string());
         Ok(Response::new(Operation { name, done: true, result: Some(result), metadata: None }))

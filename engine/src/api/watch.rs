@@ -142,16 +142,18 @@ pub(super) fn instances(
         }
         loop {
             let now = api.engine.clock().now();
-            let wanted = |c: &crate::cell::Cell| {
+            let wanted = |i: &syp_proto::journal::Instance| {
+                (project == "-" || i.project == project) && a.role_on(i).is_some_and(|r| r >= Role::Viewer)
+            };
+            let shown = |c: &crate::cell::Cell| {
                 let i = c.get();
-                (project == "-" || i.project == project) && a.role_on(&i).is_some_and(|r| r >= Role::Viewer)
+                wanted(&i).then(|| view::instance(c, &i, now))
             };
             if snapshot {
                 snapshot = false;
                 last = api.engine.changes().last();
                 for c in api.engine.cells() {
-                    let v = view::instance(&c, now);
-                    if wanted(&c) && filter.matches(&v) {
+                    if let Some(v) = shown(&c).filter(|v| filter.matches(v)) {
                         known.insert(c.id, ());
                         yield send(last, wi::Event::Added(super::mask::keep(v, r.read_mask.as_ref())?));
                     }
@@ -167,10 +169,9 @@ pub(super) fn instances(
                 Some(changed) => for (n, id) in changed {
                     last = n;
                     let v = match api.engine.cell(id) {
-                        Some(c) if wanted(&c) => Some(view::instance(&c, now)),
-                        Some(_) => None,
+                        Some(c) => shown(&c),
                         None => view::load_any(&**api.engine.store(), id).await.ok().flatten()
-                            .filter(|i| (project == "-" || i.project == project) && a.role_on(i).is_some_and(|r| r >= Role::Viewer))
+                            .filter(|i| wanted(i))
                             .map(|i| view::of_projection(&i, now)),
                     };
                     let Some(v) = v.filter(|v| filter.matches(v) || known.contains_key(&id)) else { continue };

@@ -77,10 +77,15 @@ pub async fn run(open: impl AsyncFn() -> Result<Arc<dyn Store>, Error>) -> Resul
     if *store.store_id() != store_id || store.boot_epoch() != epoch + 1 {
         return fail("identity stays and the epoch grows by one", &(store.store_id(), store.boot_epoch()));
     }
-    let live = store.load_live().await.map_err(|e| e.to_string())?;
+    let live = store.load_live(None).await.map_err(|e| e.to_string())?;
     let heads: Vec<_> = live.iter().map(|l| (l.id, l.instance.as_ref().map(|i| i.head_seq))).collect();
     if heads.len() != 2 || !heads.contains(&(a, Ok(21))) || !heads.contains(&(b, Ok(3))) {
         return fail("everything acknowledged is there after opening again", &heads);
+    }
+    let first = live.first().map(|l| l.id);
+    let rest = store.load_live(first).await.map_err(|e| e.to_string())?;
+    if rest.iter().map(|l| l.id).ne(live.iter().skip(1).map(|l| l.id)) {
+        return fail("a page goes on after the last one", &rest);
     }
     let events = store.events(a, 5, 3).await.map_err(|e| e.to_string())?;
     if events.iter().map(|r| r.seq).ne(6..9) {
@@ -106,7 +111,7 @@ async fn destroyed_moves_aside(store: &dyn Store, id: InstanceId) -> Result<(), 
     i.set_state(State::Destroyed);
     let c = Commit { checkpoint: Some(i), ..edit(id, 21) };
     store.commit(c).await.map_err(|e| e.to_string())?;
-    let live = store.load_live().await.map_err(|e| e.to_string())?;
+    let live = store.load_live(None).await.map_err(|e| e.to_string())?;
     if live.iter().any(|l| l.id == id) {
         return Err("a destroyed instance is no longer among the live ones".into());
     }

@@ -22,6 +22,8 @@ use tokio::sync::oneshot;
 
 /// Format of the whole store.
 const FORMAT: u64 = 1;
+/// Instances read at once.
+const PAGE: usize = 256;
 
 /// Key and value.
 pub type Pair = (Vec<u8>, Vec<u8>);
@@ -89,13 +91,25 @@ fn open_with(
     ])?;
     kv.sync()?;
     let mut heads = HashMap::new();
-    for (k, _) in kv.scan(b"i|", b"i}", usize::MAX, false)? {
-        if let Some(id) = uid(&k) {
+    let mut after = None;
+    loop {
+        let page = live(&*kv, after)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (id, _) in page {
             heads.insert(id, head(&*kv, id)?);
         }
     }
     let committer = start(Arc::clone(&kv), heads)?;
     Ok(Arc::new(KvStore { kv, committer, id, epoch, audit_no: AtomicU32::new(0) }))
+}
+
+/// The next page of live instances: ids and checkpoints.
+fn live(kv: &dyn Kv, after: Option<InstanceId>) -> Result<Vec<(InstanceId, Vec<u8>)>, Error> {
+    // the smallest key after one is that key and a zero
+    let from = after.map_or_else(|| b"i|".to_vec(), |id| [key(b'i', id), vec![0]].concat());
+    let rows = kv.scan(&from, b"i}", PAGE, false)?;
+    Ok(rows.into_iter().filter_map(|(k, v)| Some((uid(&k)?, v))).collect())
 }
 
 /// Number of the last record of an instance: from its last commit, without reading its history.
@@ -226,9 +240,8 @@ impl Store for KvStore {
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    async fn load_live(&self) -> Result<Vec<Loaded>, Error> {
-        let rows = self.kv.scan(b"i|", b"i}", usize::MAX, false)?;
-        Ok(rows.iter().filter_map(|(k, v)| Some(self.read(uid(k)?, v))).collect())
+    async fn load_live(&self, after: Option<InstanceId>) -> Result<Vec<Loaded>, Error> {
+        Ok(live(&*self.kv, after)?.iter().map(|(id, v)| self.read(*id, v)).collect())
     }
 
     async fn load(&self, id: InstanceId) -> Result<Option<Loaded>, Error> {

@@ -98,8 +98,9 @@ pub trait Store: Send + Sync + 'static {
     fn boot_epoch(&self) -> u64;
     /// Writes.
     async fn commit(&self, commit: Commit) -> Result<(), Error>;
-    /// Every instance that is not destroyed.
-    async fn load_live(&self) -> Result<Vec<Loaded>, Error>;
+    /// The next instances after `after` that are not destroyed; none: that was all. In pages, so that a start does not hold
+    /// everything twice.
+    async fn load_live(&self, after: Option<InstanceId>) -> Result<Vec<Loaded>, Error>;
     /// One instance, destroyed or not.
     async fn load(&self, id: InstanceId) -> Result<Option<Loaded>, Error>;
     /// Incarnations of a name, newest first (destroyed ones included).

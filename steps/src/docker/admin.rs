@@ -1,5 +1,5 @@
 //! Talking to a gate's admin port and trying addresses, only where this host has a route of its own.
-use super::names::local_routes;
+use super::{names::local_routes, tls};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, client::conn::http1, header};
@@ -13,7 +13,10 @@ use std::{
 use syp_auth::door::GateConfig;
 use syp_engine::failure::{Class, failure};
 use syp_proto::journal::Failure;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// An answer of the gate is never larger.
 const MAX_ANSWER: usize = 4 << 20;
@@ -41,7 +44,7 @@ pub(super) async fn local(address: IpAddr) -> Result<(), Failure> {
     ))
 }
 
-fn unreachable(what: &str, e: impl std::fmt::Display) -> Failure {
+pub(super) fn unreachable(what: &str, e: impl std::fmt::Display) -> Failure {
     failure(
         Class::Transient,
         "GATE_UNREACHABLE",
@@ -52,12 +55,23 @@ fn unreachable(what: &str, e: impl std::fmt::Display) -> Failure {
 
 /// One request on a connection of its own.
 async fn call(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Failure> {
+    exchange(connect(to).await?, request).await
+}
+
+async fn connect(to: SocketAddr) -> Result<TcpStream, Failure> {
     local(to.ip()).await?;
     let stream = tokio::time::timeout(CONNECT, TcpStream::connect(to))
         .await
         .map_err(|e| unreachable("connect", e))?
         .map_err(|e| unreachable("connect", e))?;
     stream.set_nodelay(true).map_err(|e| unreachable("socket", e))?;
+    Ok(stream)
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<(u16, Bytes), Failure> {
     let (mut send, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable("http", e))?;
     let answer = async {
@@ -132,10 +146,17 @@ pub(super) async fn read<T: DeserializeOwned>(
     serde_json::from_slice(&answer).map_err(|e| unreachable(path, e))
 }
 
-/// Status of a request without a token, by plain HTTP.
+/// Status of a request without a token.
 ///
 /// # Errors
 /// `GATE_UNREACHABLE`.
-pub(super) async fn anonymous(address: SocketAddr) -> Result<u16, Failure> {
-    Ok(call(address, request(Method::GET, "/", None, Bytes::new())?).await?.0)
+pub(super) async fn anonymous(address: SocketAddr, tls: bool) -> Result<u16, Failure> {
+    let request = request(Method::GET, "/", None, Bytes::new())?;
+    let stream = connect(address).await?;
+    if !tls {
+        return Ok(exchange(stream, request).await?.0);
+    }
+    let stream = tokio::time::timeout(ANSWER, tls::connect(address, stream));
+    let stream = stream.await.map_err(|e| unreachable("TLS", e))??;
+    Ok(exchange(stream, request).await?.0)
 }

@@ -5,6 +5,7 @@ use super::{
     container,
     names::{ADMIN, Subnet, TRAFFIC},
     network::removed_twin,
+    tls,
 };
 use async_trait::async_trait;
 use bollard::{
@@ -16,7 +17,7 @@ use bollard::{
 };
 use secrecy::ExposeSecret;
 use serde_json::json;
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
@@ -89,11 +90,8 @@ impl Gate {
     async fn upload(&self, cx: &StepCx, key: &str) -> Result<(), Failure> {
         let token = self.0.admin_token(&cx.owner);
         let mut files = vec![("etc/syp/admin.token", token.expose_secret().as_bytes().to_vec())];
-        if let Some(p) = cx.spec.publish.as_ref().filter(|_| has_tls(cx)) {
-            for (name, path) in [("etc/syp/tls.crt", &p.tls_cert_file), ("etc/syp/tls.key", &p.tls_key_file)]
-            {
-                files.push((name, read(path).await?));
-            }
+        if let Some(tls) = tls::files(cx.spec.publish.as_ref()).await? {
+            files.extend([("etc/syp/tls.crt", tls.cert), ("etc/syp/tls.key", tls.key)]);
         }
         let tar = archive(&files).map_err(|e| {
             failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it")
@@ -105,17 +103,6 @@ impl Gate {
             .await
             .map_err(|e| failed(&e))
     }
-}
-
-async fn read(path: &str) -> Result<Vec<u8>, Failure> {
-    tokio::fs::read(Path::new(path)).await.map_err(|e| {
-        failure(
-            Class::Terminal,
-            "TLS_FILE",
-            format!("{path}: {e}"),
-            "give a PEM file that the engine's user can read",
-        )
-    })
 }
 
 fn archive(files: &[(&str, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
@@ -161,7 +148,7 @@ fn published(cx: &StepCx) -> (String, u64) {
     (address.unwrap_or_else(|| "127.0.0.1".into()), cx.facts["port"].as_u64().unwrap_or(0))
 }
 
-fn has_tls(cx: &StepCx) -> bool {
+pub(super) fn has_tls(cx: &StepCx) -> bool {
     cx.spec.publish.as_ref().is_some_and(|p| !p.tls_cert_file.is_empty())
 }
 

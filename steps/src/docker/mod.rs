@@ -17,6 +17,7 @@ mod observe;
 mod plan;
 mod preflight;
 mod probe;
+mod tls;
 mod volume;
 
 pub use gate_image::GateImage;

@@ -3,6 +3,7 @@ use super::{
     Shared,
     client::{code, failed},
     image::not_found,
+    tls,
 };
 use bollard::{auth::DockerCredentials, models::ImageInspect};
 use docker_credential::DockerCredential;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 /// Looks at the engine, the image and the port.
 pub(super) async fn check(s: &Shared, _owner: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
     let mut spec = spec.clone();
+    tls::files(spec.publish.as_ref()).await?;
     let host = s.docker.version().await.map_err(|e| failed(&e))?;
     s.gate_image.ensure(&s.docker).await?;
     let mut facts = match s.docker.inspect_image(&spec.image).await {

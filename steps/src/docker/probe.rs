@@ -172,11 +172,7 @@ impl Step for Probe {
         self.restart_ended(cx, replicas).await?;
         self.ready(cx, replicas).await?;
         let gate = SocketAddr::new(IpAddr::V4(super::gate::subnet(cx)?.address(2)), TRAFFIC);
-        // with TLS the port speaks no plain HTTP: the gate's own tests cover that door
-        if cx.spec.publish.as_ref().is_some_and(|p| !p.tls_cert_file.is_empty()) {
-            return Ok(Done::default());
-        }
-        let status = admin::anonymous(gate).await?;
+        let status = admin::anonymous(gate, super::gate::has_tls(cx)).await?;
         if status == 401 {
             return Ok(Done::condition(
                 "AuthEnforced",

@@ -2,7 +2,8 @@
 use crate::{API, APP, says};
 use anyhow::{Result, ensure};
 use syp_tests::{
-    oidc::{ALICE, Certificate, Issuer, Server, ready},
+    certificate::Certificate,
+    oidc::{ALICE, Issuer, Server, ready},
     product::{Said, get, sh},
 };
 
@@ -106,6 +107,8 @@ fn off_loopback_the_built_in_issuer_is_nobody() -> Result<()> {
     let tls = Certificate::of(&address)?;
     let up = up(&["--tls-cert", &tls.file("cert.pem"), "--tls-key", &tls.file("key.pem")])?;
     ensure!(up.code == 0, "up: {}", up.err);
+    let shown = s.engine.json(&["show", "out"])?["conditions"].to_string();
+    ensure!(shown.contains("AuthEnforced"), "the door was tried over TLS: {shown}");
     let url = s.engine.endpoint("out")?;
     let ca = tls.file("ca.pem");
     let status = |t: &str| Ok::<_, anyhow::Error>(get(&url, Some(t), &["--cacert", &ca])?.0);
