@@ -176,14 +176,15 @@ JSON
 
 # === measuring ===
 
-rss_kb() { sed -n 's/^VmRSS:\s*\([0-9]*\) kB/\1/p' "/proc/$1/status"; }
+# rss_kb PID [VmHWM]: resident now, or at most so far
+rss_kb() { sed -n "s/^${2:-VmRSS}:\s*\([0-9]*\) kB/\1/p" "/proc/$1/status"; }
 # all of nginx's processes: those of this configuration
 nginx_rss_kb() {
   local master worker workers sum
   master=$(cat "$DIR/proxy/pid")
-  sum=$(rss_kb "$master")
+  sum=$(rss_kb "$master" "$@")
   read -ra workers <"/proc/$master/task/$master/children" || true
-  for worker in "${workers[@]}"; do sum=$((sum + $(rss_kb "$worker"))); done
+  for worker in "${workers[@]}"; do sum=$((sum + $(rss_kb "$worker" "$@"))); done
   echo "$sum"
 }
 
@@ -265,6 +266,8 @@ for ((round = 1; round <= ROUNDS; round++)); do
 done
 LOADED_KB=$(rss_kb "$GATE_PID")
 NGINX_LOADED_KB=$(nginx_rss_kb)
+PEAK_KB=$(rss_kb "$GATE_PID" VmHWM)
+NGINX_PEAK_KB=$(nginx_rss_kb VmHWM)
 
 echo "gate $("$SYP_GATE" version) against $("$NGINX" -v 2>&1 | sed 's/^nginx version: //'): medians of $ROUNDS rounds of $SECONDS_EACH s," \
   "$CONNECTIONS connections, $WORKERS worker(s), $ANSWER_BYTES bytes, access log $LOG, $(nproc) core(s)"
@@ -275,6 +278,7 @@ row 'p99 us (ratio)' "$(column gate 3)" "$(column nginx 3)" "$(div "$(column gat
 row 'CPU us/request (ratio)' "$(column gate 4)" "$(column nginx 4)" "$(div "$(column gate 4)" "$(column nginx 4)")" ''
 row 'resident MB, idle' "$(div "$IDLE_KB" 1024 1)" "$(div "$NGINX_IDLE_KB" 1024 1)" "$(div "$IDLE_KB" 1024 1)" "<= $MAX_RSS_MB"
 row 'resident MB, after load' "$(div "$LOADED_KB" 1024 1)" "$(div "$NGINX_LOADED_KB" 1024 1)" "$(div "$LOADED_KB" 1024 1)" "<= $MAX_RSS_MB"
+row 'resident MB, at most' "$(div "$PEAK_KB" 1024 1)" "$(div "$NGINX_PEAK_KB" 1024 1)" "$(div "$PEAK_KB" 1024 1)" ''
 SIZE=$(stat -Lc %s "$SYP_GATE")
 row 'binary MB' "$(div "$SIZE" 1000000 1)" - "$(div "$SIZE" 1000000 1)" "<= $MAX_SIZE_MB"
 exit $MISSED

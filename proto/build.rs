@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(&out, prost::Message::encode_to_vec(&fds))?;
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
+    // a message has one encoding: requests are compared by its hash
+    config.btree_map(["."]);
     tonic_prost_build::configure()
         .compile_well_known_types(false)
         .emit_rerun_if_changed(false)

@@ -225,8 +225,9 @@ impl Verifier {
             return Err(Error::Signature);
         }
         let leeway = self.options.leeway.min(Duration::from_secs(60)).as_secs();
-        claims::check_times(&claims, now, leeway)?;
         claims::check_audience(&claims, &self.audiences)?;
+        // last, so that one that is only over is known by that
+        claims::check_times(&claims, now, leeway)?;
         let identity = Arc::new(identity(issuer, claims)?);
         self.remember(digest, index, stamp, &identity);
         Ok(identity)

@@ -46,7 +46,7 @@ pub struct Global {
     )]
     pub output: Format,
     /// A server, https://host:port; without it the local engine (started when it does not run)
-    #[arg(long, global = true, env = "SYP_SERVER", value_name = "URL")]
+    #[arg(long, global = true, env = "SYPCTL_SERVER", value_name = "URL")]
     pub server: Option<String>,
     /// Certificate authorities to trust, PEM, instead of the system's
     #[arg(long, global = true, value_name = "FILE")]
@@ -54,15 +54,40 @@ pub struct Global {
     /// The local engine's data [default: $XDG_DATA_HOME/syp or ~/.local/share/syp]
     #[arg(long, global = true, env = "SYP_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The project of instance names
-    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
+    /// The project of instance names; '-' is all of them in lists
+    #[arg(long, global = true, default_value = "default", value_parser = parse::project, value_name = "NAME")]
     pub project: String,
-    /// Longest time to wait; the work goes on after it (exit code 8)
+    /// Longest time to wait, for an answer [default: 30s] and for work [default: 30m]; the work goes on after it (exit code 8)
     #[arg(long, global = true, value_parser = parse::duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
     /// Only data and errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
+}
+
+// === impl Global ===
+
+impl Global {
+    /// With what the variables of earlier versions say, where nothing newer is said.
+    #[must_use]
+    pub fn or_earlier_names(mut self) -> Self {
+        self.server = self.server.or_else(|| std::env::var("SYP_SERVER").ok()).filter(|s| !s.is_empty());
+        self
+    }
+}
+
+/// Whether to ask and whether to wait: the same on every command that begins work.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Don't ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Wait for the end of the work (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    pub wait: bool,
+    /// Return when the work is accepted
+    #[arg(long, overrides_with = "wait")]
+    pub no_wait: bool,
 }
 
 /// A command.

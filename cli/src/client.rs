@@ -5,7 +5,7 @@ use crate::{
     failure::Failure,
     local,
     login::{self, Login},
-    paths,
+    output, paths,
 };
 use futures_util::future::LocalBoxFuture;
 use prost::Message;
@@ -25,6 +25,10 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::C
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const TRIES: u32 = 5;
+/// How long an answer of the engine may take when nothing is said.
+const UNARY: Duration = Duration::from_secs(30);
+/// The same where the engine itself has to ask.
+const PROVIDER: Duration = Duration::from_secs(150);
 /// A token is renewed this long before it ends.
 const MARGIN_S: i64 = 60;
 
@@ -77,7 +81,7 @@ impl Client {
                 match start {
                     Start::IfNeeded => local::ensure(&data_dir, &socket, g.quiet).await?,
                     Start::Never if local::connect(&socket).await.is_err() => {
-                        return Err(local::not_running(&data_dir));
+                        return Err(local::not_there(&data_dir));
                     }
                     Start::Never => {}
                 }
@@ -113,18 +117,69 @@ impl Client {
         F: Fn(Channel, Request<M>) -> Fut + 'a,
         Fut: Future<Output = Result<Response<R>, Status>> + 'a,
     {
+        self.call_for(UNARY, message, f)
+    }
+
+    /// The same for a call in which the engine asks a provider or a registry: it may take longer.
+    ///
+    /// # Errors
+    /// What the server said.
+    pub fn call_provider<'a, M, R, F, Fut>(
+        &'a self,
+        message: M,
+        f: F,
+    ) -> LocalBoxFuture<'a, Result<R, Failure>>
+    where
+        M: Clone + 'a,
+        R: 'a,
+        F: Fn(Channel, Request<M>) -> Fut + 'a,
+        Fut: Future<Output = Result<Response<R>, Status>> + 'a,
+    {
+        self.call_for(PROVIDER, message, f)
+    }
+
+    /// The same with a limit of its own; `--timeout` comes first.
+    ///
+    /// # Errors
+    /// What the server said; that it said nothing.
+    pub fn call_for<'a, M, R, F, Fut>(
+        &'a self,
+        limit: Duration,
+        message: M,
+        f: F,
+    ) -> LocalBoxFuture<'a, Result<R, Failure>>
+    where
+        M: Clone + 'a,
+        R: 'a,
+        F: Fn(Channel, Request<M>) -> Fut + 'a,
+        Fut: Future<Output = Result<Response<R>, Status>> + 'a,
+    {
         let work = self.stream(message, f);
-        let Some(limit) = self.timeout else { return work };
         Box::pin(async move {
-            tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                Err(Failure::new(
-                    exit::TIMED_OUT,
-                    "DEADLINE_EXCEEDED",
-                    format!("no answer within {}", humantime::format_duration(limit)),
-                    "ask again, or give it more time with --timeout",
-                ))
-            })
+            let limit = self.timeout.unwrap_or(limit);
+            tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(self.silent(limit)))
         })
+    }
+
+    /// What to say when no answer came in time.
+    fn silent(&self, limit: Duration) -> Failure {
+        if self.timeout.is_some() {
+            return Failure::new(
+                exit::TIMED_OUT,
+                "DEADLINE_EXCEEDED",
+                format!("no answer within {}", humantime::format_duration(limit)),
+                "ask again, or give it more time with --timeout",
+            );
+        }
+        if self.is_local() {
+            return local::silent(&self.data_dir, limit);
+        }
+        Failure::new(
+            exit::UNAVAILABLE,
+            "ENGINE_NOT_ANSWERING",
+            format!("the server has not answered within {}", humantime::format_duration(limit)),
+            "look whether it is well; give it more time with --timeout",
+        )
     }
 
     /// The same without a time limit: opens a stream. Boxed, as the futures of large messages are large.
@@ -283,15 +338,16 @@ impl Client {
         let Some(theirs) = m.get("syp-server-version").and_then(|v| v.to_str().ok()) else { return };
         if let Some(line) = versions_differ(VERSION, theirs, self.is_local())
             && !self.told.swap(true, Ordering::Relaxed)
-            && !self.quiet
         {
-            eprintln!("{line}");
+            output::talk(self.quiet, &line);
         }
     }
 }
 
 fn token_given() -> Option<String> {
-    std::env::var("SYP_TOKEN").ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty())
+    // the second is the name of earlier versions
+    let set = |name| std::env::var(name).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+    set("SYPCTL_TOKEN").or_else(|| set("SYP_TOKEN"))
 }
 
 fn unreachable(f: &Failure, local: bool) -> Failure {
@@ -320,6 +376,14 @@ fn set(m: &mut MetadataMap, key: &'static str, value: &str) -> Result<(), Failur
         .map_err(|_| Failure::usage(format!("the value for '{key}' has characters that can't be sent")))?;
     m.insert(key, value);
     Ok(())
+}
+
+/// A stream that can be opened again where it ended: the connection broke, or a server is being started again. The local engine
+/// that was told to stop is not: opening would start it.
+pub fn can_resume(client: &Client, s: &Status) -> bool {
+    let rich = rpc::Status::decode(s.details()).unwrap_or_default();
+    let stops = crate::failure::error_info(&rich).is_some_and(|i| i.reason == "ENGINE_STOPPING");
+    is_broken(s) || (stops && !client.is_local())
 }
 
 /// The connection is at fault, not the request; a status with a reason is the server's decision.

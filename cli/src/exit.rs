@@ -60,7 +60,11 @@ fn of_reason(reason: &str) -> Option<u8> {
     Some(match reason {
         "BUDGET_EXCEEDED" | "QUOTA_EXCEEDED" => BLOCKED,
         "RESIDUAL_RESOURCES" => RESIDUALS,
-        "PROVIDER_UNREACHABLE" | "STORE_BUSY" | "ENGINE_NOT_RUNNING" | "ENGINE_START_FAILED" => UNAVAILABLE,
+        "PROVIDER_UNREACHABLE"
+        | "STORE_BUSY"
+        | "ENGINE_NOT_ANSWERING"
+        | "ENGINE_NOT_RUNNING"
+        | "ENGINE_START_FAILED" => UNAVAILABLE,
         "SELF_LOCKOUT" | "PERMISSION_DENIED" => NOT_ALLOWED,
         "NAME_IN_USE" => CONFLICT,
         // the thing was tried and does not work: that is not "not allowed now"
@@ -71,6 +75,7 @@ fn of_reason(reason: &str) -> Option<u8> {
         | "PROBE_FAILED"
         | "CRASH_LOOP"
         | "PORT_TAKEN"
+        | "RESOURCES_EXCEED_HOST"
         | "ISOLATION_NOT_ENFORCED"
         | "DISK_FULL"
         | "STORE_IO"

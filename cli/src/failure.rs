@@ -67,7 +67,7 @@ impl Failure {
             exit: exit::of_call(code, &info.reason),
             code,
             message,
-            hint: meta("hint"),
+            hint: Some(meta("hint")).filter(|h| !h.is_empty()).unwrap_or_else(|| usual_hint(&info.reason)),
             step: meta("step"),
             reason: info.reason,
             from_server,
@@ -139,6 +139,18 @@ impl From<std::io::Error> for Failure {
     fn from(e: std::io::Error) -> Self {
         Self::new(exit::FAILED, "", e.to_string(), "")
     }
+}
+
+/// What to do where the server left it open.
+fn usual_hint(reason: &str) -> String {
+    match reason {
+        "INVALID_ARGUMENT" => {
+            "put the field right that the message names; '--help' of the command has the forms"
+        }
+        "" => "",
+        _ => return format!("'sypctl explain {reason}' says what it means"),
+    }
+    .to_owned()
 }
 
 /// The `ErrorInfo` of a status.

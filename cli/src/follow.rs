@@ -1,6 +1,6 @@
 //! Follows an operation to its end. The work runs in the engine: leaving never stops it.
 use crate::{
-    client::{Client, is_broken},
+    client::{Client, can_resume},
     exit,
     failure::Failure,
     output::Out,
@@ -78,7 +78,7 @@ async fn to_the_end(client: &Client, name: &str, progress: &mut Progress) -> Res
         };
         // a token that ended, an engine that was started again: go on where we were
         match lost {
-            Some(s) if !is_broken(&s) && s.code() != Code::Unauthenticated => return Err(s.into()),
+            Some(s) if !can_resume(client, &s) && s.code() != Code::Unauthenticated => return Err(s.into()),
             Some(s) if tries >= 20 => return Err(s.into()),
             _ => {}
         }

@@ -1,9 +1,9 @@
 //! The local engine: is it there, and if not, start it. Two commands at once start one.
-use crate::{exit, failure::Failure, paths};
+use crate::{exit, failure::Failure, output, paths};
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -11,6 +11,8 @@ use std::{
 use tokio::{net::UnixStream, time::Instant};
 
 const WAIT: Duration = Duration::from_secs(20);
+/// An engine that is told to stop takes up to 20 s to reach its next record.
+const STOPPING: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// The log starts again beyond this.
 const MAX_LOG: u64 = 16 << 20;
@@ -26,6 +28,64 @@ pub async fn connect(socket: &Path) -> io::Result<UnixStream> {
         return Err(io::Error::other(format!("{} belongs to another user ({theirs})", socket.display())));
     }
     Ok(s)
+}
+
+/// The process that has the store open: an engine that is coming up, at work, stopping, or stuck. The lock on the
+/// store says so, not a file that could be old.
+pub fn holder(data_dir: &Path) -> Option<i32> {
+    let files: Vec<_> = fs::read_dir(data_dir.join("store"))
+        .ok()?
+        .filter_map(|e| fs::metadata(e.ok()?.path()).ok())
+        .filter(fs::Metadata::is_file)
+        .map(|m| (m.dev(), m.ino()))
+        .collect();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let held = locks.lines().filter_map(lock).filter(|(_, ino)| files.iter().any(|f| f.1 == *ino));
+    held.map(|(pid, _)| pid).find(|pid| has_open(*pid, &files))
+}
+
+/// Process and file of a line such as `1: FLOCK  ADVISORY  WRITE 708 08:01:5678 0 EOF`.
+fn lock(line: &str) -> Option<(i32, u64)> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let &[_, _, _, "WRITE", pid, file, ..] = words.as_slice() else { return None };
+    Some((pid.parse().ok().filter(|p| *p > 0)?, file.rsplit(':').next()?.parse().ok()?))
+}
+
+/// Numbers of files are used again on other disks: does it really have one of these open?
+fn has_open(pid: i32, files: &[(u64, u64)]) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|e| fs::metadata(e.path()).ok()).any(|m| files.contains(&(m.dev(), m.ino())))
+}
+
+/// Why nobody answers on the socket, where nothing may be started.
+pub fn not_there(data_dir: &Path) -> Failure {
+    let Some(pid) = holder(data_dir) else { return not_running(data_dir) };
+    Failure::new(
+        exit::UNAVAILABLE,
+        "ENGINE_NOT_ANSWERING",
+        format!("the local engine (pid {pid}) is starting or stopping: it takes no calls"),
+        patience(data_dir),
+    )
+}
+
+/// What to say when it was asked and has not answered.
+pub fn silent(data_dir: &Path, limit: Duration) -> Failure {
+    let who = holder(data_dir).map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    Failure::new(
+        exit::UNAVAILABLE,
+        "ENGINE_NOT_ANSWERING",
+        format!("the local engine{who} has not answered within {}", humantime::format_duration(limit)),
+        patience(data_dir),
+    )
+}
+
+/// What to do with an engine that says nothing.
+fn patience(data_dir: &Path) -> String {
+    format!(
+        "its log is {}; give it more time with --timeout, or end it with 'sypctl server stop --force': instances go on \
+         serving, and the work goes on at its next start",
+        data_dir.join("engine.log").display()
+    )
 }
 
 /// What to say when it does not run and may not be started.
@@ -63,17 +123,41 @@ pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), F
         }
         tokio::time::sleep(POLL).await;
     }
-    if connect(socket).await.is_ok() {
+    if connect(socket).await.is_ok() || old_one(data_dir, socket, quiet).await? {
         return Ok(());
     }
+    let end = Instant::now() + WAIT;
     let log = data_dir.join("engine.log");
     let from = prepare_log(&log)?;
     let mut child = spawn(data_dir, &log)?;
     let pid = await_socket(&mut child, socket, &log, from, end, data_dir).await?;
-    if pid == Some(child.id()) && !quiet {
-        eprintln!("started the local engine (pid {}, data in {})", child.id(), data_dir.display());
+    if pid == Some(child.id()) {
+        let what = format!("started the local engine (pid {}, data in {})", child.id(), data_dir.display());
+        output::talk(quiet, &what);
     }
     Ok(())
+}
+
+/// Waits for an engine that has the store but takes no calls: it comes up (true), or ends (false).
+async fn old_one(data_dir: &Path, socket: &Path, quiet: bool) -> Result<bool, Failure> {
+    let (begun, mut told) = (Instant::now(), false);
+    while let Some(pid) = holder(data_dir) {
+        if connect(socket).await.is_ok() {
+            return Ok(true);
+        }
+        if begun.elapsed() > STOPPING {
+            return Err(not_there(data_dir));
+        }
+        if !told && begun.elapsed() > Duration::from_secs(1) {
+            told = true;
+            output::talk(
+                quiet,
+                &format!("waiting for the local engine (pid {pid}), which is starting or stopping"),
+            );
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(false)
 }
 
 /// The pid of who answers.
@@ -140,7 +224,9 @@ fn spawn(data_dir: &Path, log: &Path) -> Result<Child, Failure> {
         c
     };
     c.args(["server", "run", "--data-dir"]).arg(data_dir).current_dir("/");
-    c.env_remove("SYP_SERVER").env_remove("SYP_TOKEN");
+    for name in ["SYPCTL_SERVER", "SYPCTL_TOKEN", "SYP_SERVER", "SYP_TOKEN"] {
+        c.env_remove(name);
+    }
     c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(paths::append_private(log)?).process_group(0);
     Ok(c.spawn()?)
 }
@@ -177,17 +263,39 @@ fn tail(log: &Path, from: u64) -> String {
         let mut bytes = Vec::new();
         f.read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let lines: Vec<_> = text.lines().collect();
+        let lines: Vec<_> = text.lines().map(plain).collect();
         Ok(lines[lines.len().saturating_sub(20)..].join("\n"))
     };
     read().unwrap_or_default()
 }
 
-/// Waits until nobody answers any more and the process is gone, with its lock on the store.
-pub async fn gone(socket: &Path, pid: i64, limit: Duration) -> bool {
+/// A line of the log in words: the engine writes JSON for programs.
+fn plain(line: &str) -> String {
+    let Ok(v) = serde_json::from_str::<serde_json::Value>(line) else { return line.to_owned() };
+    let text = |v: &serde_json::Value| v.as_str().map(str::to_owned).filter(|s| !s.is_empty());
+    if let Some(message) = text(&v["error"]["message"]) {
+        let reason = text(&v["error"]["reason"]).map_or_else(String::new, |r| format!(" (reason: {r})"));
+        return format!("error: {message}{reason}");
+    }
+    match (text(&v["level"]), text(&v["fields"]["message"])) {
+        (Some(level), Some(message)) => format!("{}: {message}", level.to_lowercase()),
+        _ => line.to_owned(),
+    }
+}
+
+/// Is there such a process? One that is over and only not yet collected by its parent is none.
+fn lives(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, s)| !s.starts_with(['Z', 'X']))
+}
+
+/// Waits until the process has ended; another engine may answer then. Without a process: until nobody answers.
+pub async fn gone(socket: &Path, pid: Option<i32>, limit: Duration) -> bool {
     let end = Instant::now() + limit;
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    while connect(socket).await.is_ok() || (pid > 0 && process.exists()) {
+    while match pid {
+        Some(pid) => lives(pid),
+        None => connect(socket).await.is_ok(),
+    } {
         if Instant::now() > end {
             return false;
         }
@@ -208,6 +316,34 @@ mod tests {
         let from = prepare_log(&log).unwrap();
         fs::write(&log, "old\nnew 1\nnew 2\n").unwrap();
         assert_eq!(tail(&log, from), "new 1\nnew 2");
+    }
+
+    #[test]
+    fn the_log_is_told_in_words() {
+        assert_eq!(plain("as it is"), "as it is");
+        assert_eq!(
+            plain(r#"{"error":{"message":"it is busy","reason":"STORE_BUSY"}}"#),
+            "error: it is busy (reason: STORE_BUSY)"
+        );
+        assert_eq!(
+            plain(r#"{"level":"INFO","fields":{"message":"engine started","version":"1"}}"#),
+            "info: engine started"
+        );
+    }
+
+    #[test]
+    fn the_holder_of_a_store_is_who_locked_it() {
+        let d = tempfile::tempdir().unwrap();
+        fs::create_dir(d.path().join("store")).unwrap();
+        let f = File::create(d.path().join("store/db")).unwrap();
+        assert_eq!(holder(d.path()), None);
+        f.try_lock().unwrap();
+        assert_eq!(holder(d.path()), i32::try_from(std::process::id()).ok());
+        drop(f);
+        assert_eq!(holder(d.path()), None);
+        assert!(lives(i32::try_from(std::process::id()).unwrap()) && !lives(i32::MAX));
+        assert_eq!(lock("1: FLOCK  ADVISORY  WRITE 708 08:01:5678 0 EOF"), Some((708, 5678)));
+        assert_eq!(lock("1: -> FLOCK  ADVISORY  WRITE 708 08:01:5678 0 EOF"), None, "one that waits");
     }
 
     #[tokio::test]

@@ -94,7 +94,7 @@ pub fn needed() -> Failure {
         exit::UNAUTHENTICATED,
         "TOKEN_MISSING",
         "not logged in",
-        "'sypctl login --issuer URL', or put a token into SYP_TOKEN",
+        "'sypctl login --issuer URL', or put a token into SYPCTL_TOKEN",
     )
 }
 
@@ -257,7 +257,7 @@ pub fn device_client(d: &Discovery, client_id: &str) -> Result<Oauth<EndpointSet
             exit::FAILED,
             "DEVICE_LOGIN_UNSUPPORTED",
             format!("{} offers no device login (RFC 8628)", d.issuer),
-            "get a token by other means and put it into SYP_TOKEN",
+            "get a token by other means and put it into SYPCTL_TOKEN",
         ));
     };
     let endpoint = url("device endpoint", endpoint, DeviceAuthorizationUrl::new)?;

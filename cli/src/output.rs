@@ -63,9 +63,7 @@ impl Out {
 
     /// A line of talk.
     pub fn note(&self, text: impl AsRef<str>) {
-        if !self.quiet {
-            let _ = writeln!(io::stderr(), "{}", text.as_ref());
-        }
+        talk(self.quiet, text.as_ref());
     }
 
     /// Data, with a line end. Whoever closed our stdout has seen enough: that is no failure.
@@ -129,9 +127,23 @@ impl Out {
 
     /// Prints a failure.
     pub fn failure(&self, f: &Failure) {
-        let text = if matches!(self.format, Format::Json) { format!("{}\n", f.json()) } else { f.text() };
+        let json = matches!(self.format, Format::Json) || !self.live;
+        let text = if json { format!("{}\n", f.json()) } else { f.text() };
         let _ = io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// A line of talk on stderr: words on a terminal, a JSON object elsewhere, so that every line there can be parsed.
+pub fn talk(quiet: bool, text: &str) {
+    if quiet {
+        return;
+    }
+    let mut err = io::stderr();
+    let _ = if err.is_terminal() {
+        writeln!(err, "{text}")
+    } else {
+        writeln!(err, "{}", serde_json::json!({ "note": text }))
+    };
 }
 
 /// The proto3 JSON of a message.
@@ -140,4 +152,19 @@ impl Out {
 /// When it holds what this version does not know.
 pub fn json<M: Message + Name>(message: &M) -> Result<serde_json::Value, Failure> {
     Ok(syp_proto::to_json(message).map_err(|e| anyhow::anyhow!("the answer can't be printed: {e}"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syp_proto::v1::Instance;
+
+    #[test]
+    fn a_time_that_no_calendar_has_ends_no_program() {
+        for seconds in [i64::MAX, i64::MIN, 253_402_300_800] {
+            let expire_time = Some(prost_types::Timestamp { seconds, nanos: 0 });
+            // it may be refused in words, it may not panic
+            let _ = json(&Instance { expire_time, ..Default::default() });
+        }
+    }
 }

@@ -26,6 +26,15 @@ pub fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A project; `-` stands for all of them in lists.
+pub fn project(text: &str) -> Result<String, String> {
+    let fine = text == "-" || !text.contains(['/', '@']) && name(text).is_ok();
+    if fine {
+        return Ok(text.to_owned());
+    }
+    Err("projects have 1 to 40 lower-case letters, digits and hyphens, beginning with a letter; '-' is all of them in lists".into())
+}
+
 /// The full name of an instance.
 pub fn full_name(project: &str, text: &str) -> String {
     if text.starts_with("projects/") {
@@ -172,6 +181,10 @@ mod tests {
         for bad in ["", "Shop", "1a", "a_b", "a-", "shop@", "shop@xyz", "a b", &"a".repeat(41)] {
             assert!(name(bad).is_err(), "{bad}");
         }
+        for bad in ["", "X y", "a/b", "a@1", "--", "A"] {
+            assert!(project(bad).is_err(), "{bad}");
+        }
+        assert!(project("-").is_ok() && project("default").is_ok());
         assert_eq!(full_name("default", "shop"), "projects/default/instances/shop");
         assert_eq!(short_name("projects/p/instances/shop@1"), "shop");
     }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt},
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -55,6 +55,30 @@ pub fn private_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Takes the rights of everybody else from a folder and what is in it, as far as it is ours; links are not followed.
+///
+/// # Errors
+/// As the file system says.
+pub fn only_ours(dir: &Path) -> io::Result<()> {
+    let uid = nix::unistd::getuid().as_raw();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(path) = open.pop() {
+        let m = fs::symlink_metadata(&path)?;
+        if m.is_symlink() || m.uid() != uid {
+            continue;
+        }
+        if m.mode() & 0o077 != 0 {
+            fs::set_permissions(&path, fs::Permissions::from_mode(m.mode() & 0o700))?;
+        }
+        if m.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                open.push(entry?.path());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file that only its owner can read, at once or not at all.
 ///
 /// # Errors
@@ -81,7 +105,21 @@ pub fn append_private(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn an_open_folder_is_closed_with_what_is_in_it() {
+        let d = tempfile::tempdir().unwrap();
+        let store = d.path().join("store");
+        fs::create_dir_all(store.join("blobs")).unwrap();
+        fs::write(store.join("blobs/1"), b"x").unwrap();
+        let set = |p: &Path, m| fs::set_permissions(p, fs::Permissions::from_mode(m)).unwrap();
+        set(&store, 0o755);
+        set(&store.join("blobs/1"), 0o644);
+        only_ours(&store).unwrap();
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&store), mode(&store.join("blobs/1"))), (0o700, 0o600));
+        assert_eq!(mode(&store.join("blobs")) & 0o077, 0);
+    }
 
     #[test]
     fn a_long_data_dir_has_its_socket_in_tmp() {

@@ -10,7 +10,7 @@ use syp_proto::v1::{
 /// What the engine said.
 pub async fn ask(c: &Client, action: Action) -> Result<Plan, Failure> {
     let ask = PlanInstanceRequest { action: Some(action) };
-    c.call(ask, |ch, r| async move { InstancesClient::new(ch).plan_instance(r).await }).await
+    c.call_provider(ask, |ch, r| async move { InstancesClient::new(ch).plan_instance(r).await }).await
 }
 
 /// What a plan makes, changes and costs.

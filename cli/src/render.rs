@@ -22,9 +22,26 @@ pub fn money_or(m: Option<&Money>) -> String {
     m.map_or_else(|| "unknown".into(), money)
 }
 
-/// `2026-11-24T19:00:00Z`.
+/// The last second that has four digits for its year.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+/// How good a figure is.
+pub fn accuracy(c: &v1::CostSummary) -> &'static str {
+    use v1::cost_summary::Accuracy;
+    match c.accuracy() {
+        Accuracy::Estimate => " (estimated)",
+        Accuracy::Metered => " (metered)",
+        Accuracy::Billed => " (billed)",
+        Accuracy::UnknownPrice | Accuracy::Unspecified => "",
+    }
+}
+
+/// `2026-11-24T19:00:00Z`; any time can be shown, whatever a store may hold.
 pub fn time(t: Option<&Timestamp>) -> String {
     let Some(t) = t else { return "-".into() };
+    if t.seconds > LAST_SECOND {
+        return "after the year 9999".into();
+    }
     let at =
         u64::try_from(t.seconds).ok().and_then(|s| UNIX_EPOCH.checked_add(std::time::Duration::from_secs(s)));
     at.map_or_else(|| "-".into(), |at| humantime::format_rfc3339_seconds(at).to_string())
@@ -189,6 +206,12 @@ mod tests {
     fn times() {
         let t = Timestamp { seconds: 1_000, nanos: 0 };
         assert_eq!(time(Some(&t)), "1970-01-01T00:16:40Z");
+        for (seconds, want) in
+            [(LAST_SECOND, "9999-12-31T23:59:59Z"), (LAST_SECOND + 1, "after the year 9999"), (-1, "-")]
+        {
+            assert_eq!(time(Some(&Timestamp { seconds, nanos: 0 })), want);
+        }
+        assert_eq!(time(Some(&Timestamp { seconds: i64::MAX, nanos: 0 })), "after the year 9999");
         assert_eq!(age(Some(&t), 1_090_000), "90s");
         assert_eq!(age(Some(&t), 1_000_000 + 3 * 3_600_000), "3h");
         assert_eq!((took(120), took(3_260), took(125_000)), ("0.1s".into(), "3.2s".into(), "2m05s".into()));

@@ -1,7 +1,7 @@
 //! The engine, wired: store, identities, targets, API. The only place that knows all of them.
 mod crash;
 
-use crate::paths::{private_dir, socket_path, write_private};
+use crate::paths::{only_ours, private_dir, socket_path, write_private};
 use anyhow::{Context, bail};
 use secrecy::SecretSlice;
 use std::{
@@ -63,6 +63,8 @@ const IDLE_LOOK: Duration = Duration::from_secs(60);
 /// # Errors
 /// When it can't start: the store is busy or damaged, an address or file can't be used.
 pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
+    // whatever is written from here on is ours alone, the store's files too
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     log_to_stderr();
     syp_auth::install_crypto();
     if o.audience.as_deref() == Some(API_AUDIENCE) {
@@ -71,7 +73,10 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         );
     }
     private_dir(&o.data_dir).with_context(|| format!("{} can't be made", o.data_dir.display()))?;
-    let store = open_store(&o.data_dir.join("store"))?;
+    let place = o.data_dir.join("store");
+    let store = open_store(&place)?;
+    // a folder of an earlier version, or one that somebody made by hand
+    only_ours(&place).with_context(|| format!("{} can't be closed to others", place.display()))?;
     let uid = nix::unistd::getuid().as_raw();
     let local = LocalIssuer::open(o.data_dir.join("local-issuer.key"), store.store_id().as_str())?;
     let issuers = jwks::Issuers::new(jwks::Options::default(), Fetcher::new(ISSUER_TIMEOUT, None)?);
@@ -196,7 +201,7 @@ fn open_store(dir: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
         }
         other => other.into(),
     })?;
-    Ok(store::open(Arc::new(kv))?)
+    Ok(store::open(crash::disk(kv))?)
 }
 
 async fn stored_policy(store: &dyn store::Store) -> anyhow::Result<Option<v1::AccessPolicy>> {

@@ -3,15 +3,20 @@
 use std::process::{Command, Output};
 
 fn sypctl(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
     let dir = std::env::temp_dir().join(format!("syp-cli-test-{}", std::process::id()));
-    Command::new(env!("CARGO_BIN_EXE_sypctl"))
-        .args(args)
+    let mut c = Command::new(env!("CARGO_BIN_EXE_sypctl"));
+    c.args(args)
         .env("SYP_DATA_DIR", dir)
+        .env_remove("SYPCTL_SERVER")
+        .env_remove("SYPCTL_TOKEN")
         .env_remove("SYP_SERVER")
         .env_remove("SYP_TOKEN")
-        .env_remove("SYPCTL_OUTPUT")
-        .output()
-        .unwrap()
+        .env_remove("SYPCTL_OUTPUT");
+    c
 }
 
 fn out(o: &Output) -> String {
@@ -41,9 +46,15 @@ fn explain_has_pages_and_says_what_is_near() {
     assert!(o.status.success() && out(&o).starts_with("IMAGE_NOT_FOUND: "), "{}", out(&o));
     let o = sypctl(&["explain", "IMAGE_LOST"]);
     assert_eq!(o.status.code(), Some(5));
+    // stderr is piped here
+    let v: serde_json::Value = serde_json::from_str(&err(&o)).unwrap();
     assert_eq!(
-        err(&o),
-        "error: no reason 'IMAGE_LOST'\nreason: NOT_FOUND\nnext: perhaps IMAGE_ARCH_MISMATCH, IMAGE_AUTH_FAILED, IMAGE_NOT_FOUND\n"
+        (v["error"]["message"].as_str(), v["error"]["reason"].as_str(), v["error"]["next"].as_str()),
+        (
+            Some("no reason 'IMAGE_LOST'"),
+            Some("NOT_FOUND"),
+            Some("perhaps IMAGE_ARCH_MISMATCH, IMAGE_AUTH_FAILED, IMAGE_NOT_FOUND")
+        )
     );
 }
 
@@ -59,7 +70,9 @@ fn wrong_usage_is_exit_code_2() {
     ] {
         let o = sypctl(args);
         assert_eq!(o.status.code(), Some(2), "{args:?}: {}", err(&o));
-        assert!(out(&o).is_empty() && !err(&o).is_empty());
+        assert!(out(&o).is_empty());
+        let v: serde_json::Value = serde_json::from_str(&err(&o)).unwrap();
+        assert_eq!(v["error"]["exitCode"].as_i64(), Some(2), "{args:?}: {v}");
     }
 }
 
@@ -80,6 +93,24 @@ fn a_server_without_a_login_is_exit_code_4() {
     let o = sypctl(&["ls", "--server", "http://127.0.0.1:9"]);
     assert_eq!(o.status.code(), Some(4), "{}", err(&o));
     assert!(err(&o).contains("sypctl login"));
+}
+
+#[test]
+fn a_server_and_a_token_come_from_the_environment_under_the_documented_and_the_earlier_names() {
+    for (server, token) in [("SYPCTL_SERVER", "SYPCTL_TOKEN"), ("SYP_SERVER", "SYP_TOKEN")] {
+        let run = |token: Option<&str>| {
+            let mut c = command(&["ls", "--timeout", "5s"]);
+            c.env(server, "http://127.0.0.1:9");
+            if let Some(name) = token {
+                c.env(name, "x");
+            }
+            c.output().unwrap()
+        };
+        let o = run(None);
+        assert_eq!(o.status.code(), Some(4), "{server}: {}", err(&o));
+        let o = run(Some(token));
+        assert_eq!(o.status.code(), Some(11), "{token}: {}", err(&o));
+    }
 }
 
 #[test]

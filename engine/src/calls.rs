@@ -1,19 +1,20 @@
 //! Making the calls of a decision and turning what came back into records.
 use crate::{
     cell::Cell,
-    engine::Inner,
     failure::{Class, backoff_ms, failure},
     fault::Point,
     fold::over,
     graph::State,
     id::InstanceId,
+    inner::Inner,
     plan::InDoubt,
     scheduler::{Call, settle_ms},
     step::{Observed, Owner, Step, StepCx},
 };
+use futures_util::FutureExt;
 use rand::Rng;
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use syp_auth::door::{GateConfig, Mode};
 use syp_proto::journal::{
     self, Failure, Instance, LedgerRow, PlanNode, StepOutcome, UndoOutcome, node, record::Body, step_outcome,
@@ -59,15 +60,23 @@ pub(crate) async fn make(
 
 async fn limit<T>(ms: i64, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let ms = u64::try_from(if ms <= 0 { DEFAULT_TIMEOUT_MS } else { ms }).unwrap_or(60_000);
-    tokio::time::timeout(Duration::from_millis(ms), call).await.unwrap_or_else(|_| {
-        let seconds = ms / 1000;
-        Err(failure(
+    let caught = AssertUnwindSafe(call).catch_unwind();
+    match tokio::time::timeout(Duration::from_millis(ms), caught).await {
+        Ok(Ok(result)) => result,
+        // where is in the engine's log; the instance goes on as after any failure
+        Ok(Err(_)) => Err(failure(
+            Class::Terminal,
+            "INTERNAL",
+            "the step failed in a way that nobody thought of",
+            "this is a bug: please report it with the engine's log",
+        )),
+        Err(_) => Err(failure(
             Class::Timeout,
             "STEP_TIMEOUT",
-            format!("no answer within {seconds} s"),
+            format!("no answer within {} s", ms / 1000),
             "the engine looks again by itself",
-        ))
-    })
+        )),
+    }
 }
 
 type Applied = Result<crate::step::Done, Failure>;
@@ -246,6 +255,11 @@ pub(crate) fn owner(e: &Inner, i: &Instance) -> Owner {
     }
 }
 
+/// How long what is in flight may take to end, in ms.
+pub(crate) fn grace_ms(spec: Option<&syp_proto::v1::InstanceSpec>) -> i64 {
+    spec.and_then(|s| s.drain_grace.as_ref()).map_or(10_000, crate::clock::duration_millis)
+}
+
 /// Everything a step may use, from the journal alone.
 pub(crate) fn context(
     e: &Inner,
@@ -255,8 +269,7 @@ pub(crate) fn context(
     params: Value,
     cancel: CancellationToken,
 ) -> StepCx {
-    let grace =
-        i.spec.as_ref().and_then(|s| s.drain_grace.as_ref()).map_or(10_000, crate::clock::duration_millis);
+    let grace = i.run.as_ref().and_then(|r| r.grace_ms).unwrap_or_else(|| grace_ms(i.spec.as_ref()));
     StepCx {
         owner: owner(e, i),
         spec: Arc::new(i.spec.clone().unwrap_or_default()),

@@ -3,7 +3,7 @@ use crate::{id::InstanceId, step::Waiting};
 use arc_swap::ArcSwap;
 use prost::Message;
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 use syp_proto::journal::Instance;
@@ -22,8 +22,7 @@ pub struct Cell {
     pub(crate) running: AtomicBool,
     /// What its steps wait for right now.
     pub waiting: Waiting,
-    /// Why it can't be worked on, when its records can't be read.
-    pub corrupt: Option<String>,
+    blocked: OnceLock<String>,
 }
 
 /// A projection. Most instances rest most of the time, and a message in its own encoding takes a fraction of the room.
@@ -36,7 +35,7 @@ enum Kept {
 // === impl Cell ===
 
 impl Cell {
-    pub(crate) fn new(id: InstanceId, instance: Instance, corrupt: Option<String>) -> Arc<Self> {
+    pub(crate) fn new(id: InstanceId, instance: Instance) -> Arc<Self> {
         Arc::new(Self {
             id,
             published: ArcSwap::from_pointee(Kept::Awake(Arc::new(instance))),
@@ -45,8 +44,20 @@ impl Cell {
             changed: Notify::new(),
             running: AtomicBool::new(false),
             waiting: Waiting::default(),
-            corrupt,
+            blocked: OnceLock::new(),
         })
+    }
+
+    /// Why it is not worked on: its records can't be read, or the engine failed on it. It alone stands still (I17).
+    pub fn blocked(&self) -> Option<&str> {
+        self.blocked.get().map(String::as_str)
+    }
+
+    pub(crate) fn block(&self, why: String) {
+        tracing::error!(instance = %self.id, why, "this instance is left alone");
+        // the first reason is the one that counts
+        let _ = self.blocked.set(why);
+        self.changed.notify_waiters();
     }
 
     /// The last committed projection.
@@ -92,7 +103,7 @@ mod tests {
     fn a_resting_instance_is_read_as_it_was() {
         let i =
             Instance { name: "shop".into(), head_seq: 7, facts: "{\"a\":1}".into(), ..Default::default() };
-        let cell = Cell::new(InstanceId::random(), i.clone(), None);
+        let cell = Cell::new(InstanceId::random(), i.clone());
         cell.rest();
         assert!(matches!(&**cell.published.load(), Kept::Resting(_)));
         assert_eq!(*cell.get(), i);

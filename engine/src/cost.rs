@@ -10,6 +10,11 @@ use syp_proto::{
     v1::{self, cost_summary::Accuracy, resource::Phase},
 };
 
+/// Thousandths of a core that a price model assumes for a replica without a limit.
+pub const ASSUMED_MILLICORES: u64 = 500;
+/// Bytes of memory that a price model assumes for a replica without a limit.
+pub const ASSUMED_BYTES: u64 = 256 << 20;
+
 /// As `google.type.Money`, to the nano.
 pub fn money(amount: Decimal, currency: &str) -> Money {
     let amount = amount.round_dp(9);
@@ -64,11 +69,21 @@ pub fn summary(i: &Instance, now: Millis) -> v1::CostSummary {
         rate_per_hour: Some(money(rate, currency)),
         accrued: Some(money(accrued(i, now), currency)),
         projected_month: Some(money(rate * Decimal::from(730), currency)),
-        accuracy: Accuracy::Metered as i32,
-        price_source: "power model x tariff".into(),
+        accuracy: if assumed(i).is_some() { Accuracy::Estimate } else { Accuracy::Metered } as i32,
+        price_source: format!("power model x tariff{}", assumed(i).unwrap_or_default()),
         price_as_of: timestamp(i.create_ms),
         ..Default::default()
     }
+}
+
+/// What the rate rests on besides the spec: a replica without a limit may use more or less than is assumed.
+fn assumed(i: &Instance) -> Option<String> {
+    let r = i.spec.as_ref().and_then(|s| s.resources.clone()).unwrap_or_default();
+    let cores = Decimal::from(ASSUMED_MILLICORES) / Decimal::from(1000);
+    let cores = r.cpu.is_empty().then(|| format!("{} cores", cores.normalize()));
+    let memory = r.memory.is_empty().then(|| format!("{}Mi", ASSUMED_BYTES >> 20));
+    let what: Vec<_> = cores.into_iter().chain(memory).collect();
+    (!what.is_empty()).then(|| format!(" (no limit set: assumed {} a replica)", what.join(" and ")))
 }
 
 /// A ledger row as the API shows it.
@@ -142,6 +157,23 @@ mod tests {
         // 1 s .. 21 s and 31 s .. 41 s: 30 s
         assert_eq!(accrued(&i, 41_000), Decimal::new(30, 3));
         assert_eq!(accrued(&Instance::default(), 41_000), Decimal::ZERO);
+    }
+
+    #[test]
+    fn a_rate_that_rests_on_assumptions_is_an_estimate_and_says_so() {
+        let with = |cpu: &str, memory: &str| {
+            let resources = v1::Resources { cpu: cpu.into(), memory: memory.into(), ..Default::default() };
+            let spec = v1::InstanceSpec { resources: Some(resources), ..Default::default() };
+            let c = summary(&Instance { spec: Some(spec), ..Default::default() }, 1);
+            (c.accuracy(), c.price_source)
+        };
+        assert_eq!(with("1", "1Gi"), (Accuracy::Metered, "power model x tariff".into()));
+        let (accuracy, source) = with("", "1Gi");
+        assert_eq!(
+            (accuracy, source.as_str()),
+            (Accuracy::Estimate, "power model x tariff (no limit set: assumed 0.5 cores a replica)")
+        );
+        assert!(with("", "").1.ends_with("assumed 0.5 cores and 256Mi a replica)"));
     }
 
     #[test]

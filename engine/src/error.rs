@@ -32,7 +32,7 @@ pub enum Error {
         why: String,
     },
     /// `--if-state` does not hold.
-    #[error("it is {0:?}")]
+    #[error("it is {}", .0.as_str_name())]
     StateDiffers(State),
     /// An operation is open; its name.
     #[error("{0} is still open")]

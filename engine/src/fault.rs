@@ -1,4 +1,7 @@
 //! Named points at which a test ends the process: each stands for a window in which `kill -9` may fall.
+//!
+//! CP2 and CP6 (written, not synced) are the store's: a test's disk ends the process there. CP8 (on disk, not published) leaves
+//! the same behind as CP7, since what is published is in memory only. CP11 belongs to leases, which this engine has none of.
 use async_trait::async_trait;
 
 /// A window of the write protocol.

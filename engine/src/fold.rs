@@ -80,6 +80,9 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         Body::CancelRequested(c) => open_run(i, c.run)?.cancel_requested = true,
         Body::RunEnded(e) => {
             let run = open_run(i, e.run)?;
+            if run.kind() == RunKind::Teardown && !e.preempted_by.is_empty() {
+                return Err("nothing ends a teardown but its own end");
+            }
             run.ended_ms = r.at_ms;
             run.failure.clone_from(&e.failure);
             run.cancelled = e.cancelled;
@@ -169,6 +172,7 @@ fn run_created(i: &mut Instance, r: &Record, c: &journal::RunCreated) -> Result<
         verb: c.verb.clone(),
         epoch: r.epoch,
         from_state: i.state,
+        grace_ms: c.grace_ms,
         ..Default::default()
     });
     Ok(())

@@ -6,6 +6,7 @@ use crate::{
     fold::over,
     graph::{self, Graph, RunKind, State, Trigger},
     id::OperationId,
+    inner::Beginning,
 };
 use std::sync::Arc;
 use syp_proto::journal::{self, Edited, Instance, ledger_row, node, record::Body};
@@ -23,6 +24,8 @@ pub struct TransitionOptions {
     pub validate_only: bool,
     /// Word for the journal: `down`, `drain`, `transition`.
     pub verb: String,
+    /// How long what is in flight may take to end, in ms, instead of what the spec says.
+    pub grace_ms: Option<i64>,
 }
 
 /// What came of an operation.
@@ -68,18 +71,19 @@ impl Engine {
         if on == Trigger::Delete && i.spec.as_ref().is_some_and(|s| s.protect) && !o.force {
             return Err(not_allowed(&i, to, "it is protected: pass --force to destroy it all the same"));
         }
-        if on == Trigger::Resume && i.ledger.iter().any(|r| r.state() == ledger_row::State::Gone) {
+        if on == Trigger::Resume && !can_resume(&i) {
             return Err(not_allowed(
                 &i,
                 to,
-                "parts of it are gone already: finish with 'down', then 'up' again",
+                "it is being taken down already: finish with 'down', then 'up' again",
             ));
         }
         let op = OperationId { instance: cell.id, run: i.runs + 1 };
         if o.validate_only {
             return Ok(Accepted::Operation(op));
         }
-        let bodies = self.inner.begin(&i, on, &who.request_id, &o.verb);
+        let b = Beginning { request_id: &who.request_id, verb: &o.verb, grace_ms: o.grace_ms };
+        let bodies = self.inner.begin(&i, on, &b);
         self.append_locked(cell, bodies, who, Some(op)).await?;
         self.kick(cell);
         Ok(Accepted::Operation(op))
@@ -119,19 +123,20 @@ impl Engine {
     /// [`Error::NotFound`], or why not.
     pub async fn retry(&self, op: OperationId, who: &Caller) -> Result<OperationId, Error> {
         let cell = self.cell(op.instance).ok_or_else(|| Error::NotFound(op.to_string()))?;
+        let _guard = cell.writer.lock().await;
         let i = cell.get();
         if let Some(run) = &i.run {
             return if run.no == op.run { Ok(op) } else { Err(Error::InProgress(current(&i, run.no))) };
         }
         let on = match (i.state(), i.past.last().map(journal::Run::kind)) {
             (State::Serving, _) => Trigger::Drift,
-            (State::Draining, Some(RunKind::Repair)) => Trigger::Resume,
+            (State::Draining, Some(RunKind::Repair)) if can_resume(&i) => Trigger::Resume,
             (State::Draining, _) => Trigger::Delete,
             (from, _) => return Err(not_allowed(&i, from, "there is nothing to try again")),
         };
-        let _guard = cell.writer.lock().await;
         let next = OperationId { instance: cell.id, run: i.runs + 1 };
-        let bodies = self.inner.begin(&i, on, &who.request_id, "retry");
+        let b = Beginning { request_id: &who.request_id, verb: "retry", grace_ms: None };
+        let bodies = self.inner.begin(&i, on, &b);
         self.append_locked(&cell, bodies, who, Some(next)).await?;
         self.kick(&cell);
         Ok(next)
@@ -149,7 +154,11 @@ impl Engine {
         }
         let who = Caller { actor: "engine".into(), ..Default::default() };
         let mut bodies = vec![Body::Drift(journal::Drift { findings })];
-        bodies.extend(self.inner.begin(&i, Trigger::Drift, "", "repair"));
+        bodies.extend(self.inner.begin(
+            &i,
+            Trigger::Drift,
+            &Beginning { verb: "repair", ..Default::default() },
+        ));
         self.append_locked(cell, bodies, &who, None).await?;
         self.kick(cell);
         Ok(())
@@ -202,7 +211,7 @@ impl Engine {
 }
 
 fn readable(cell: &Cell) -> Result<(), Error> {
-    cell.corrupt.as_ref().map_or(Ok(()), |why| Err(Error::Corrupt(why.clone())))
+    cell.blocked().map_or(Ok(()), |why| Err(Error::Corrupt(why.to_owned())))
 }
 
 fn check_etag(i: &Instance, expect: &str) -> Result<(), Error> {
@@ -238,6 +247,13 @@ fn trigger(i: &Instance, to: State) -> Result<Trigger, Error> {
     }
 }
 
+/// Once its teardown has begun there is no way back: what is being removed can't be relied on (I8).
+fn can_resume(i: &Instance) -> bool {
+    let removed =
+        |r: &journal::LedgerRow| matches!(r.state(), ledger_row::State::Gone | ledger_row::State::Deleting);
+    i.run.as_ref().is_none_or(|r| r.kind() != RunKind::Teardown) && !i.ledger.iter().any(removed)
+}
+
 fn not_allowed(i: &Instance, to: State, why: &str) -> Error {
     Error::NotAllowed { from: i.state(), to, allowed: allowed(i), why: why.into() }
 }
@@ -249,9 +265,8 @@ pub fn allowed(i: &Instance) -> Vec<State> {
     if i.state() != State::Destroyed {
         out.push(State::Destroyed);
     }
-    let can_resume = i.ledger.iter().all(|r| r.state() != ledger_row::State::Gone);
     out.retain(|s| match s {
-        State::Serving => i.state() == State::Draining && i.run.is_none() && can_resume,
+        State::Serving => i.state() == State::Draining && i.run.is_none() && can_resume(i),
         State::Draining => i.state() == State::Serving,
         State::Destroyed => true,
         _ => false,

@@ -36,12 +36,12 @@ fn operation_name(i: &Instance, run: u32) -> String {
 pub fn instance(cell: &Cell, i: &Instance, now: Millis) -> v1::Instance {
     let mut out = of_projection(i, now);
     out.waiting_on = waiting_on(i, &cell.waiting);
-    if let Some(why) = &cell.corrupt {
+    if let Some(why) = cell.blocked() {
         out.conditions.push(v1::Condition {
             r#type: "Corrupt".into(),
             status: v1::condition::Status::True as i32,
             reason: "STORE_CORRUPT".into(),
-            message: why.clone(),
+            message: why.to_owned(),
             last_transition_time: None,
         });
     }
@@ -78,8 +78,15 @@ pub fn of_projection(i: &Instance, now: Millis) -> v1::Instance {
         creator: i.creator.clone(),
         allowed_transitions: ops::allowed(i).into_iter().map(|s| s as i32).collect(),
         image_digest: facts.get("digest").and_then(|d| d.as_str()).unwrap_or_default().into(),
-        replicas_ready: 0,
+        replicas_ready: replicas_ready(i),
     }
+}
+
+/// From what is recorded: lists must not ask every gate. `GetMetrics` asks the gate itself.
+fn replicas_ready(i: &Instance) -> i32 {
+    let ready = i.conditions.iter().any(|c| c.r#type == "Ready" && c.status() == v1::condition::Status::True);
+    let wanted = i.spec.as_ref().and_then(|s| s.scaling.as_ref()).map_or(1, |s| s.min.max(1));
+    if ready { wanted } else { 0 }
 }
 
 fn desired(i: &Instance) -> DesiredState {
@@ -298,6 +305,16 @@ pub fn operation_id(i: &Instance, no: u32) -> Option<OperationId> {
     Some(OperationId { instance: crate::id::InstanceId::parse(&i.uid)?, run: no })
 }
 
+/// The edges of the graph, each once: several triggers may take the same way.
+fn edges() -> Vec<v1::state_graph::Edge> {
+    let mut seen = std::collections::BTreeSet::new();
+    let pairs = crate::graph::TABLE.iter().map(|e| (e.from as i32, e.to as i32));
+    pairs
+        .filter(|e| seen.insert(*e))
+        .map(|(from, to)| v1::state_graph::Edge { from, to, min_role: v1::Role::Operator as i32 })
+        .collect()
+}
+
 /// The state graph with the steps of the newest run.
 pub fn graph(i: &Instance) -> v1::StateGraph {
     let run = i.run.as_ref().or_else(|| i.past.last());
@@ -312,18 +329,7 @@ pub fn graph(i: &Instance) -> v1::StateGraph {
             kind: d.kind.clone(),
         }
     });
-    v1::StateGraph {
-        edges: crate::graph::TABLE
-            .iter()
-            .map(|e| v1::state_graph::Edge {
-                from: e.from as i32,
-                to: e.to as i32,
-                min_role: v1::Role::Operator as i32,
-            })
-            .collect(),
-        steps: steps.collect(),
-        current: i.state,
-    }
+    v1::StateGraph { edges: edges(), steps: steps.collect(), current: i.state }
 }
 
 /// Has the store more than the projection keeps? (the API then reads it)

@@ -6,10 +6,10 @@
 use crate::{
     calls,
     cell::Cell,
-    engine::Inner,
     fault::Point,
     fold::fold,
     graph::State,
+    inner::{Beginning, Inner},
     scheduler::{Call, Decision, decide},
     store,
 };
@@ -35,9 +35,13 @@ pub(crate) async fn run(e: Arc<Inner>, cell: Arc<Cell>) {
     loop {
         let wake_at = match work.round(&e, &cell).await {
             Ok(at) => at,
+            // somebody else's write was newer: it has been read again
+            Err(store::Error::HeadMoved) if cell.blocked().is_none() => continue,
             Err(err) => {
-                tracing::error!(instance = %cell.id, error = %err, "worker stopped");
                 e.store_failed(&err);
+                if !e.stop.is_cancelled() {
+                    cell.block(err.to_string());
+                }
                 break;
             }
         };
@@ -96,7 +100,7 @@ impl Work {
         let decision = loop {
             let d = decide(&next, now);
             if let Some(on) = d.trigger {
-                for body in e.begin(&next, on, "", "expired") {
+                for body in e.begin(&next, on, &Beginning { verb: "expired", ..Default::default() }) {
                     push(&mut next, body)?;
                 }
                 continue;

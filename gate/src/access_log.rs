@@ -37,8 +37,8 @@ pub struct Entry<'a> {
     pub status: u16,
     /// Method.
     pub method: &'a http::Method,
-    /// Target; only its path is written, a query may hold secrets.
-    pub target: &'a http::Uri,
+    /// Path; a query may hold secrets.
+    pub path: &'a str,
     /// Who called, if the token was good.
     pub identity: Option<&'a Identity>,
     /// First bytes of the token's SHA-256.
@@ -172,7 +172,7 @@ fn write_one(buffer: &mut Vec<u8>, entry: &Entry<'_>) {
         rule: entry.rule,
         status: entry.status,
         method: entry.method.as_str(),
-        path: entry.target.path(),
+        path: entry.path,
         user: who.and_then(|i| i.email.as_deref()),
         sub: who.map(|i| i.subject.as_str()),
         token: entry.token.map(hex),

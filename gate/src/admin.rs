@@ -74,6 +74,7 @@ async fn answer(
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return Ok(response);
     }
+    state.heard_engine();
     Ok(match (request.method(), request.uri().path()) {
         (&Method::PUT, "/config") => put_config(&state, request).await,
         (&Method::GET, "/status") => json_answer(StatusCode::OK, &state.status()),

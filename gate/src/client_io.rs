@@ -67,6 +67,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
             let n = self.read.len().min(buf.remaining());
             buf.put_slice(&self.read[..n]);
             self.read.advance(n);
+            if self.read.is_empty() {
+                // all of it is copied: the buffer can go
+                self.read = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

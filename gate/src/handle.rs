@@ -1,6 +1,7 @@
 //! One request: is it sound, who calls, may they, and then on to a replica.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,14 +10,16 @@ use http::header;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use syp_auth::{Identity, Request as PolicyRequest, Verifier};
+use syp_auth::{Request as PolicyRequest, Verifier};
 
 use crate::body::{Download, Upload};
-use crate::headers::{self, Bad, Told};
+use crate::caller::{Caller, decide, identify};
+use crate::conn::Conn;
+use crate::headers::{self, Bad};
+use crate::open::Open;
 use crate::record::Record;
 use crate::replica::{Channel, Replica, as_http1, as_http2, pick};
-use crate::reply::{Failure, health, is_grpc, refuse};
-use crate::serve::Conn;
+use crate::reply::{Failure, health, is_grpc, refuse, refuse_denied};
 use crate::state::Active;
 use crate::tunnel;
 
@@ -38,7 +41,7 @@ pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Respo
         return Ok(health(conn.state.healthy()));
     }
     let grpc = is_grpc(request.headers());
-    let record = Record::new(conn, request.method().clone(), request.uri().clone());
+    let record = Record::new(conn, request.method().clone(), request.uri().path());
     Ok(match admit(record, &request, framing).await {
         Ok((record, active, host, caller)) => forward(record, &active, host, &caller, request, grpc).await,
         Err(refused) => {
@@ -78,45 +81,21 @@ async fn admit(
     };
     let digest = Verifier::digest(token);
     record.token = digest.first_chunk().copied();
-    let identity = match active.verifier.verify_digest(token, digest).await {
+    let identity = match identify(&state, &active, token, digest).await {
         Ok(identity) => identity,
-        Err(error) => return Err(Box::new((record, Failure::Unauthenticated, error.reason(), false))),
+        Err(denied) => return Err(Box::new((record, denied.failure, denied.reason, false))),
     };
     record.identity = Some(identity.clone());
     let asked = PolicyRequest { path, method: request.method().as_str() };
-    let caller = caller(record.conn(), &active, identity, &asked);
+    let caller = decide(record.conn(), &active, identity, token, &asked);
     record.rule = caller.rule.clone();
     if !caller.allowed {
         return Err(Box::new((record, Failure::Forbidden, caller.reason, false)));
     }
     record.admitted = true;
+    let tunnel = headers::wants_websocket(request);
+    record.open = Some(Open::new(record.conn(), caller.clone(), &record.method, &record.path, tunnel));
     Ok((record, active, host, caller))
-}
-
-/// A caller, what was decided about them and what the app is told of them.
-pub struct Caller {
-    identity: Arc<Identity>,
-    serial: u64,
-    allowed: bool,
-    reason: &'static str,
-    rule: Option<Arc<str>>,
-    told: Told,
-}
-
-/// Decides about a caller, or finds that it was decided already: for this very identity, under this very configuration, by
-/// rules that do not look at the request. Most connections are of one caller.
-fn caller(conn: &Conn, active: &Active, identity: Arc<Identity>, asked: &PolicyRequest<'_>) -> Arc<Caller> {
-    let last = conn.last.lock().clone();
-    let same = |l: &Arc<Caller>| l.serial == active.serial && Arc::ptr_eq(&l.identity, &identity);
-    if let Some(last) = last.filter(|l| !active.by_request && same(l)) {
-        return last;
-    }
-    let decision = active.config.policy.decide(&identity, Some(asked));
-    let (allowed, reason, rule) = (decision.allowed, decision.reason, decision.rule_id.map(Arc::from));
-    let told = Told::of(&identity);
-    let caller = Arc::new(Caller { identity, serial: active.serial, allowed, reason, rule, told });
-    *conn.last.lock() = Some(caller.clone());
-    caller
 }
 
 async fn forward(
@@ -128,9 +107,7 @@ async fn forward(
     grpc: bool,
 ) -> Response<Download> {
     let websocket = headers::wants_websocket(&request);
-    // a tunnel outlives its request: its token is looked at again when the configuration changes
-    let token = headers::bearer(request.headers()).filter(|_| websocket).map(str::to_owned);
-    let upgraded = token.map(|token| (token, hyper::upgrade::on(&mut request)));
+    let upgraded = websocket.then(|| hyper::upgrade::on(&mut request));
     headers::strip(request.headers_mut(), active.config.forward_token, active.by_method);
     let conn = record.conn().clone();
     headers::tell(request.headers_mut(), &caller.told, &conn.peer_text, conn.tls, &host, &record.id);
@@ -138,19 +115,23 @@ async fn forward(
     let upload = if incoming.is_end_stream() {
         Upload::empty()
     } else {
-        let count = record.bytes_in.insert(Arc::default()).clone();
-        Upload::new(incoming, count, (!grpc).then_some(BODY_IDLE))
+        Upload::new(incoming, &mut record, (!grpc).then_some(BODY_IDLE))
     };
     let mut request = Request::from_parts(parts, upload);
     if let Some(upgraded) = upgraded {
-        return tunnel::open(record, active, &host, request, upgraded).await;
+        // boxed: few requests are tunnels, and all would be as large
+        return Box::pin(tunnel::open(record, active, &host, request, upgraded)).await;
     }
     let mut tried: Vec<Arc<Replica>> = Vec::new();
     while tried.len() < ATTEMPTS {
         let turn = active.turn.fetch_add(1, Relaxed);
         let Some(replica) = pick(&active.replicas, turn, &tried).cloned() else { break };
         record.goes_to(&replica);
-        match send(&replica, conn.worker, request, &host).await {
+        let sent = match record.unless_denied(pin!(send(&replica, conn.worker, request, &host))).await {
+            Ok(sent) => sent,
+            Err(denied) => return refuse_denied(record, denied, grpc),
+        };
+        match sent {
             Ok((response, lease)) => return pass_on(record, response, lease),
             Err(Failed::Before(back, why)) => {
                 // nothing of it was sent, so any request may go to another replica
@@ -190,7 +171,6 @@ async fn send(
     mut request: Request<Upload>,
     host: &HeaderValue,
 ) -> Result<Answer, Failed> {
-    let authority = request.uri().clone();
     // a connection from the pool may have been closed a moment ago: then the request comes back unsent
     for _ in 0..8 {
         let channel = match replica.channel(worker).await {
@@ -215,10 +195,7 @@ async fn send(
         };
         let mut result = result;
         match result.take_message() {
-            Some(back) if reused => {
-                request = back;
-                *request.uri_mut() = authority.clone();
-            }
+            Some(back) if reused => request = back,
             Some(back) => return Err(Failed::Before(Box::new(back), result.into_error().to_string())),
             None => return Err(Failed::After(result.into_error())),
         }
@@ -243,5 +220,6 @@ pub fn pass_on(
     if record.conn().state.draining() && !record.conn().http2 {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Response::from_parts(parts, Download::app(incoming, lease, record))
+    let grpc = record.conn().http2 && is_grpc(&parts.headers);
+    Response::from_parts(parts, Download::app(incoming, lease, record, grpc))
 }

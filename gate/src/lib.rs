@@ -8,19 +8,26 @@
 //! - G4. Bodies stream; nothing is gathered. A request is sent to another replica only when nothing of it was sent to the first.
 //! - G5. A new configuration holds for every request from then on and drops no connection.
 //! - G6. A drain lets what is under way finish, up to a deadline; tunnels are counted and cut then.
+//! - G7. What is under way (an answer, an upload, a tunnel) ends when its caller would not be let in any more: at once for a new
+//!   configuration, a second or two after the end of a token, a minute after an issuer dropped a key.
+//! - G8. Keys that only the engine hands out are used for at most [`syp_auth::jwks::Options::max_age`] after it was last heard
+//!   of, as those that the gate fetches itself.
 //!
 //! What the holder guarantees: it says `sealed` only when the rules are in place, and then has no right to change them.
 
 pub mod access_log;
 pub mod admin;
 pub mod body;
+pub mod caller;
 pub mod client_io;
+pub mod conn;
 pub mod framing;
 pub mod handle;
 pub mod headers;
 pub mod health;
 pub mod hold;
 pub mod metrics;
+pub mod open;
 pub mod record;
 pub mod replica;
 pub mod reply;

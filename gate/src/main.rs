@@ -121,6 +121,8 @@ fn serve(args: Serve) -> Result<(), String> {
         max_connections: args.max_connections,
         stop_deadline: Duration::from_secs(args.stop_seconds),
         access_log: !args.no_access_log,
+        keys: syp_auth::jwks::Options::default(),
+        outlives: syp_gate::open::OUTLIVES,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;

@@ -7,8 +7,10 @@ use std::time::{Instant, SystemTime};
 use syp_auth::Identity;
 
 use crate::access_log::Entry;
+use crate::caller::Denied;
+use crate::conn::Conn;
+use crate::open::Open;
 use crate::replica::Replica;
-use crate::serve::Conn;
 
 /// Dropping it ends the request: counters and log are written then, whatever way it ended.
 pub struct Record {
@@ -18,8 +20,8 @@ pub struct Record {
     pub id: http::HeaderValue,
     /// Method.
     pub method: http::Method,
-    /// Target.
-    pub target: http::Uri,
+    /// Path, in bytes of its own: those that it came in belong to a whole read buffer.
+    pub path: Arc<str>,
     /// Status; 0 until there is one.
     pub status: u16,
     /// Stable reason.
@@ -32,6 +34,8 @@ pub struct Record {
     pub token: Option<[u8; 6]>,
     /// Whether the caller was let in.
     pub admitted: bool,
+    /// On the list of what is under way, when the caller was let in.
+    pub open: Option<Arc<Open>>,
     /// Bytes of the request's body.
     pub bytes_in: Option<Arc<AtomicU64>>,
     bytes_out: u64,
@@ -41,23 +45,24 @@ pub struct Record {
 impl Record {
     /// A request has arrived.
     #[must_use]
-    pub fn new(conn: Arc<Conn>, method: http::Method, target: http::Uri) -> Self {
+    pub fn new(conn: Arc<Conn>, method: http::Method, path: &str) -> Self {
         conn.metrics().in_flight.fetch_add(1, Relaxed);
         let (id, started) = (conn.next_id(), Instant::now());
-        let (rule, identity, token, bytes_in, upstream) = (None, None, None, None, None);
+        let (rule, identity, token, open, bytes_in, upstream) = Default::default();
         let (status, reason, admitted, bytes_out) = (0, "CLIENT_GONE", false, 0);
         Self {
             conn,
             started,
             id,
             method,
-            target,
+            path: path.into(),
             status,
             reason,
             rule,
             identity,
             token,
             admitted,
+            open,
             bytes_in,
             bytes_out,
             upstream,
@@ -81,6 +86,17 @@ impl Record {
     pub fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
         self.conn.metrics().bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// What `work` gives, unless the request may not go on before.
+    ///
+    /// # Errors
+    /// It may not.
+    pub async fn unless_denied<T>(&self, work: impl Future<Output = T> + Unpin) -> Result<T, Denied> {
+        match &self.open {
+            Some(open) => open.unless_denied(work).await,
+            None => Ok(work.await),
+        }
     }
 
     /// The connection it came by.
@@ -109,7 +125,7 @@ impl Drop for Record {
             rule: self.rule.as_deref(),
             status: self.status,
             method: &self.method,
-            target: &self.target,
+            path: &self.path,
             identity: self.identity.as_deref(),
             token: self.token,
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),

@@ -157,7 +157,7 @@ impl Replica {
     /// None can be opened.
     pub async fn channel(&self, worker: usize) -> std::io::Result<Channel> {
         if self.protocol() == Some(Protocol::H2c) {
-            self.shared(worker).await
+            Box::pin(self.shared(worker)).await
         } else {
             self.own(worker).await
         }
@@ -175,7 +175,8 @@ impl Replica {
         };
         match pooled() {
             Some(sender) => Ok(Channel::Http1(sender, true)),
-            None => Ok(Channel::Http1(self.open_http1().await?, false)),
+            // boxed: most requests find a connection, and all would be as large as those that open one
+            None => Ok(Channel::Http1(Box::pin(self.open_http1()).await?, false)),
         }
     }
 

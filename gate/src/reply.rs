@@ -4,6 +4,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode, Version};
 
 use crate::body::Download;
+use crate::caller::Denied;
 use crate::record::Record;
 
 /// What went wrong, as far as the caller may know.
@@ -37,6 +38,16 @@ impl Failure {
     }
 }
 
+/// How a gRPC call ends when its caller may not go on.
+#[must_use]
+pub fn grpc_trailers(failure: Failure) -> HeaderMap {
+    let (_, word, code) = failure.parts();
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code)));
+    trailers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(word));
+    trailers
+}
+
 /// Whether the caller speaks gRPC, which has no use for a JSON text.
 #[must_use]
 pub fn is_grpc(headers: &HeaderMap) -> bool {
@@ -55,16 +66,14 @@ pub fn refuse(
     grpc: bool,
     close: bool,
 ) -> Response<Download> {
-    let (status, word, code) = failure.parts();
+    let (status, word, _) = failure.parts();
     (record.status, record.reason) = (status.as_u16(), reason);
     let id = record.id.clone();
     let http2 = record.conn().http2;
     let mut response = if grpc {
         let mut response = Response::new(Download::text("", Some(record)));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(code)));
-        headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(word));
+        *response.headers_mut() = grpc_trailers(failure);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
     } else {
         let text =
@@ -91,6 +100,13 @@ pub fn refuse(
     }
     *response.version_mut() = Version::HTTP_11;
     response
+}
+
+/// Answers a request that was let in and may not go on before there was an answer of the app.
+#[must_use]
+pub fn refuse_denied(record: Record, denied: Denied, grpc: bool) -> Response<Download> {
+    // what is still to come of its body is of no use to anybody
+    refuse(record, denied.failure, denied.reason, grpc, true)
 }
 
 /// `/_syp/health`: 200 or 503, no detail, no record (it is asked all the time).

@@ -1,7 +1,7 @@
 //! What all workers share: the configuration in force, counters, the log.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -22,6 +22,8 @@ pub struct Active {
     pub config: GateConfig,
     /// For its issuers and audiences.
     pub verifier: Verifier,
+    /// Issuers whose keys come with the configuration only.
+    pub told_keys: Vec<String>,
     /// Its replicas.
     pub replicas: Vec<Arc<Replica>>,
     /// Whether a rule looks at the method: then headers that change it are stripped.
@@ -53,6 +55,13 @@ pub struct State {
     /// Serve or drain; it also ticks at each new configuration.
     pub phase: watch::Sender<Phase>,
     issuers: Issuers,
+    /// How long keys of [`Active::told_keys`] are good without a word from the engine.
+    max_age: Duration,
+    /// For how long a request under way may go on after its token's end.
+    pub outlives: Duration,
+    started: Instant,
+    /// When the engine was heard of last, in milliseconds since the start; 0: never, the configuration is a file's.
+    heard: AtomicU64,
     applying: Mutex<()>,
     stopping: std::sync::atomic::AtomicBool,
 }
@@ -82,10 +91,33 @@ pub enum Error {
 impl State {
     /// Nothing is configured: everything is denied.
     #[must_use]
-    pub fn new(workers: usize, log: AccessLog, issuers: Issuers) -> Self {
+    pub fn new(
+        workers: usize,
+        log: AccessLog,
+        issuers: Issuers,
+        max_age: Duration,
+        outlives: Duration,
+    ) -> Self {
         let (active, metrics) = (ArcSwapOption::empty(), Metrics::new(workers));
-        let (applying, stopping) = Default::default();
-        Self { active, metrics, log, phase: watch::channel(Phase::Serve).0, issuers, applying, stopping }
+        let (heard, applying, stopping) = Default::default();
+        let (phase, started) = (watch::channel(Phase::Serve).0, Instant::now());
+        Self { active, metrics, log, phase, issuers, max_age, outlives, started, heard, applying, stopping }
+    }
+
+    /// The engine was in touch. Whoever calls here is the engine: it knows which keys are good and takes away those that became
+    /// too old, so that keys only it hands out are good for as long as it can.
+    pub fn heard_engine(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now.max(1), Relaxed);
+    }
+
+    /// Whether this issuer's keys came from the engine, and it was not heard of for longer than unconfirmed keys may be used.
+    #[must_use]
+    pub fn keys_too_old(&self, active: &Active, issuer: &str) -> bool {
+        let heard = self.heard.load(Relaxed);
+        heard > 0
+            && self.started.elapsed() > Duration::from_millis(heard) + self.max_age
+            && active.told_keys.iter().any(|i| i == issuer)
     }
 
     /// Waits for a token that names a key we lack.
@@ -98,6 +130,12 @@ impl State {
     #[must_use]
     pub fn active(&self) -> Option<Arc<Active>> {
         self.active.load_full()
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn serial(&self) -> Option<u64> {
+        self.active.load().as_ref().map(|a| a.serial)
     }
 
     /// Puts a configuration in force for every request from now on. Replicas, their connections and issuers' keys that the new
@@ -121,6 +159,7 @@ impl State {
         }
         config.validate()?;
         let issuers = self.issuers.apply(&config.issuers)?;
+        let told_keys = issuers.iter().filter(|i| i.is_fixed()).map(|i| i.name().to_owned()).collect();
         let verifier = Verifier::new(issuers, config.audiences.clone(), VerifierOptions::default());
         let old = held.as_ref().map(|h| h.replicas.as_slice()).unwrap_or_default();
         let mut replicas = Vec::with_capacity(config.upstreams.len());
@@ -140,6 +179,7 @@ impl State {
         self.active.store(Some(Arc::new(Active {
             config,
             verifier,
+            told_keys,
             replicas,
             by_method,
             by_request,
@@ -207,6 +247,33 @@ impl State {
                 .unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: config.map(|c| c.revision.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Until a drain begins.
+pub async fn draining(phase: &mut watch::Receiver<Phase>) {
+    if phase.wait_for(|p| matches!(p, Phase::Drain(_))).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Until the deadline of a drain; a drain that is called off has none.
+pub async fn overdue(phase: &mut watch::Receiver<Phase>) {
+    loop {
+        let until = match *phase.borrow_and_update() {
+            Phase::Drain(until) => Some(until),
+            Phase::Serve => None,
+        };
+        let passed = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = passed => return,
+            changed = phase.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -1,6 +1,6 @@
-//! WebSockets: after the app said 101, bytes go both ways until a side ends, the drain's deadline, the token's end, or a new
-//! configuration that no longer admits the caller.
+//! WebSockets: after the app said 101, bytes go both ways until a side ends, the drain's deadline, or the caller's loss of access.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,20 +9,15 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use syp_auth::Request as PolicyRequest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::Instant;
 
 use crate::body::{Download, Upload};
 use crate::handle::pass_on;
 use crate::headers;
 use crate::record::Record;
 use crate::replica::{as_http1, pick};
-use crate::reply::{Failure, refuse};
-use crate::state::{Active, Phase};
-
-/// A tunnel's token is looked at again after this.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+use crate::reply::{Failure, refuse, refuse_denied};
+use crate::state::{Active, overdue};
 
 /// Sends the upgrade to a replica, on a connection of its own.
 pub async fn open(
@@ -30,7 +25,7 @@ pub async fn open(
     active: &Arc<Active>,
     host: &HeaderValue,
     mut request: Request<Upload>,
-    (token, client): (String, OnUpgrade),
+    client: OnUpgrade,
 ) -> Response<Download> {
     as_http1(&mut request, host);
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -49,9 +44,10 @@ pub async fn open(
             }
         }
     };
-    let mut response = match sender.send_request(request).await {
-        Ok(response) => response,
-        Err(_) => return refuse(record, Failure::BadGateway, "UPSTREAM_BROKE_OFF", false, true),
+    let mut response = match record.unless_denied(pin!(sender.send_request(request))).await {
+        Err(denied) => return refuse_denied(record, denied, false),
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => return refuse(record, Failure::BadGateway, "UPSTREAM_BROKE_OFF", false, true),
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return pass_on(record, response, None);
@@ -67,7 +63,7 @@ pub async fn open(
     (record.status, record.reason) = (101, "OK");
     record.conn().is_tunnel_now();
     headers::strip_response(response.headers_mut());
-    tokio::spawn(run(record, token, client, app));
+    tokio::spawn(run(record, client, app));
     let mut answer = Response::new(Download::text("", None));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *answer.headers_mut() = std::mem::take(response.headers_mut());
@@ -97,7 +93,7 @@ impl Drop for Counted {
     }
 }
 
-async fn run(record: Record, token: String, client: OnUpgrade, app: OnUpgrade) {
+async fn run(record: Record, client: OnUpgrade, app: OnUpgrade) {
     let mut counted = Counted::new(record);
     let both = async { tokio::try_join!(client, app) };
     let Ok(Ok((client, app))) = tokio::time::timeout(Duration::from_secs(10), both).await else {
@@ -106,11 +102,15 @@ async fn run(record: Record, token: String, client: OnUpgrade, app: OnUpgrade) {
     };
     let moved = counted.0.bytes_in.insert(Arc::default()).clone();
     let back = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let ended = tokio::select! {
-        () = copy_both(client, app, &moved, &back) => "OK",
-        reason = must_end(&counted.0, &token) => reason,
+    let mut phase = counted.0.conn().state.phase.subscribe();
+    let work = async {
+        tokio::select! {
+            () = copy_both(client, app, &moved, &back) => "OK",
+            () = overdue(&mut phase) => "DRAINED",
+        }
     };
-    counted.0.reason = ended;
+    let ended = counted.0.unless_denied(pin!(work)).await;
+    counted.0.reason = ended.unwrap_or_else(|denied| denied.reason);
     counted.0.sent(usize::try_from(back.load(Relaxed)).unwrap_or(usize::MAX));
 }
 
@@ -142,37 +142,5 @@ where
         to.write_all(&buffer[..n]).await?;
         to.flush().await?;
         count.fetch_add(n as u64, Relaxed);
-    }
-}
-
-/// Returns with the reason when a tunnel may not go on.
-async fn must_end(record: &Record, token: &str) -> &'static str {
-    let state = &record.conn().state;
-    let mut phase = state.phase.subscribe();
-    let Some(who) = &record.identity else { return "TOKEN_MISSING" };
-    let left = Duration::from_secs(who.expires_at.saturating_sub(syp_auth::unix_now()));
-    let expires = Instant::now() + left.min(Duration::from_secs(30 * 24 * 3600));
-    loop {
-        let until = match *phase.borrow_and_update() {
-            Phase::Drain(deadline) if deadline < expires => (deadline, "DRAINED"),
-            _ => (expires, "TOKEN_EXPIRED"),
-        };
-        let Some(active) = state.active() else { return "NOT_CONFIGURED" };
-        // keys, issuers and audiences may have changed, not only rules
-        let who = match active.verifier.verify(token).await {
-            Ok(who) => who,
-            Err(error) => return error.reason(),
-        };
-        let asked = PolicyRequest { path: record.target.path(), method: record.method.as_str() };
-        if !active.config.policy.decide(&who, Some(&asked)).allowed {
-            return "POLICY_CHANGED";
-        }
-        drop(active);
-        tokio::select! {
-            () = tokio::time::sleep_until(until.0) => return until.1,
-            changed = phase.changed() => if changed.is_err() { return "DRAINED" },
-            // keys that an issuer dropped come with no new configuration
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-        }
     }
 }

@@ -2,10 +2,12 @@
 
 mod common;
 
+mod access;
 mod admin;
 mod drain;
 mod framing;
 mod identity;
+mod keys;
 mod paths;
 mod protocols;
 mod reload;

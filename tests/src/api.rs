@@ -1,4 +1,5 @@
 //! The API as its clients have it: the real server on loopback, over the fake cloud in real time.
+use crate::disk::Disk;
 use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
 use syp_auth::{
@@ -16,7 +17,7 @@ use syp_engine::{
     door::Door,
     engine::{Engine, Options},
     fault::NoFaults,
-    store::{MemKv, Store, open},
+    store::{Store, open},
 };
 use syp_proto::v1;
 use syp_steps::fake::{Behaviour, FakeCloud};
@@ -34,7 +35,7 @@ pub struct World {
     /// What it makes things in.
     pub cloud: FakeCloud,
     /// Its store outlives a server.
-    kv: MemKv,
+    pub disk: Disk,
     dir: tempfile::TempDir,
     address: std::net::SocketAddr,
     running: Option<Running>,
@@ -75,8 +76,8 @@ impl World {
             Behaviour { latency: Duration::from_millis(5), landing: Duration::ZERO, lag: Duration::ZERO };
         // a port that was free a moment ago
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let (cloud, kv, dir) = (FakeCloud::new(behaviour), MemKv::default(), tempfile::tempdir()?);
-        let mut w = Self { cloud, kv, dir, address, running: None };
+        let (cloud, disk, dir) = (FakeCloud::new(behaviour), Disk::default(), tempfile::tempdir()?);
+        let mut w = Self { cloud, disk, dir, address, running: None };
         w.start().await?;
         Ok(w)
     }
@@ -86,7 +87,7 @@ impl World {
     /// # Errors
     /// It does not start.
     pub async fn start(&mut self) -> Result<()> {
-        let store: Arc<dyn Store> = open(Arc::new(self.kv.clone()))?;
+        let store: Arc<dyn Store> = open(Arc::new(self.disk.clone()))?;
         let local = self.issuer(&*store)?;
         let issuers =
             jwks::Issuers::new(jwks::Options::default(), Fetcher::new(Duration::from_secs(1), None)?);
@@ -136,8 +137,21 @@ impl World {
             r.shutdown.cancel();
             // the port is free when the task is really over
             let _ = r.task.await;
-            self.kv.crash();
+            self.disk.crash();
         }
+    }
+
+    /// Stops it as its operator does.
+    ///
+    /// # Errors
+    /// It does not end within `limit`.
+    pub async fn stop(&mut self, limit: Duration) -> Result<()> {
+        let r = self.running.take().context("the server does not run")?;
+        r.shutdown.cancel();
+        let ended = tokio::time::timeout(limit, r.task).await;
+        r.engine.kill();
+        ended.context("the server does not end")??;
+        Ok(())
     }
 
     fn issuer(&self, store: &dyn Store) -> Result<LocalIssuer> {
@@ -149,6 +163,14 @@ impl World {
     /// # Errors
     /// No token, or nobody listens.
     pub async fn connect(&self, email: Option<&str>) -> Result<Conn> {
+        self.connect_for(email, Duration::ZERO).await
+    }
+
+    /// As [`World::connect`], with a token that lives so long; zero: as long as usual.
+    ///
+    /// # Errors
+    /// No token, or nobody listens.
+    pub async fn connect_for(&self, email: Option<&str>, ttl: Duration) -> Result<Conn> {
         let r = self.running.as_ref().context("the server does not run")?;
         let token = match email {
             None => None,
@@ -158,7 +180,7 @@ impl World {
                     email: Some(email.into()),
                     groups: vec![],
                     audience: API_AUDIENCE.into(),
-                    ttl: Duration::ZERO,
+                    ttl,
                     claims: serde_json::Map::new(),
                 })?;
                 let text = format!("Bearer {}", secrecy::ExposeSecret::expose_secret(&token));

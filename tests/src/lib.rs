@@ -2,6 +2,7 @@
 pub mod api;
 pub mod certificate;
 pub mod conformance;
+pub mod disk;
 pub mod oidc;
 pub mod product;
 pub mod sim;

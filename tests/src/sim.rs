@@ -21,7 +21,10 @@ use syp_engine::{
     ops::TransitionOptions,
     store::{MemKv, open_inline},
 };
-use syp_proto::{journal::Instance, v1};
+use syp_proto::{
+    journal::{Edited, Instance, Record, record::Body},
+    v1,
+};
 use syp_steps::fake::{Behaviour, FakeCloud, Fault};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -35,8 +38,8 @@ pub struct Scenario {
     pub crashes: Vec<usize>,
     /// Faults of the provider.
     pub faults: Vec<(&'static str, Fault)>,
-    /// Ask for this once the journal has so many records.
-    pub at_record: Option<(u64, Ask)>,
+    /// Ask for these in turn, each once the journal has so many records.
+    pub at_record: Vec<(u64, Ask)>,
 }
 
 /// Something a user asks for in the middle.
@@ -48,6 +51,12 @@ pub enum Ask {
     Drain,
     /// Destroy.
     Delete,
+    /// Back to serving.
+    Resume,
+    /// Find something broken.
+    Repair,
+    /// Let its time be over.
+    Expire,
 }
 
 /// What a run was like.
@@ -63,6 +72,8 @@ pub struct Outcome {
     pub served: bool,
     /// The final projection.
     pub instance: Instance,
+    /// Its whole journal.
+    pub records: Vec<Record>,
     /// Objects of one key alive together while it served, at most.
     pub most_alive: usize,
 }
@@ -105,12 +116,18 @@ pub fn behaviour(landing_ms: u64, lag_ms: u64) -> Behaviour {
 impl Scenario {
     /// No crash, no fault.
     pub fn plain(landing_ms: u64, lag_ms: u64) -> Self {
-        Self { behaviour: behaviour(landing_ms, lag_ms), crashes: vec![], faults: vec![], at_record: None }
+        Self { behaviour: behaviour(landing_ms, lag_ms), crashes: vec![], faults: vec![], at_record: vec![] }
     }
 
     /// With crashes at hits.
     pub fn crash_at(mut self, hits: &[usize]) -> Self {
         self.crashes = hits.to_vec();
+        self
+    }
+
+    /// With a user who asks for something once the journal has so many records.
+    pub fn ask(mut self, at: u64, ask: Ask) -> Self {
+        self.at_record.push((at, ask));
         self
     }
 
@@ -133,10 +150,10 @@ pub async fn run(s: &Scenario) -> Result<Outcome> {
     }
     let faults = Arc::new(SimFaults { at: s.crashes.clone(), ..Default::default() });
     let uid = InstanceId::random();
-    let mut life = Life { s, kv, cloud, faults, uid, served: false, asked: false, most_alive: 0 };
+    let mut life = Life { s, kv, cloud, faults, uid, served: false, asked: 0, most_alive: 0 };
     for boots in 1..=60 {
         if let Some(instance) = life.boot().await? {
-            life.judge(&instance).await?;
+            let records = life.judge(&instance).await?;
             let h = life.faults.hits.lock();
             return Ok(Outcome {
                 hits: h.0,
@@ -144,6 +161,7 @@ pub async fn run(s: &Scenario) -> Result<Outcome> {
                 boots,
                 served: life.served,
                 instance,
+                records,
                 most_alive: life.most_alive,
             });
         }
@@ -161,7 +179,7 @@ struct Life<'a> {
     faults: Arc<SimFaults>,
     uid: InstanceId,
     served: bool,
-    asked: bool,
+    asked: usize,
     most_alive: usize,
 }
 
@@ -251,11 +269,11 @@ impl Life<'_> {
     }
 
     async fn ask(&mut self, e: &Engine, i: &Instance) -> Result<()> {
-        let Some((n, ask)) = self.s.at_record else { return Ok(()) };
-        if self.asked || i.head_seq < n {
+        let Some((n, ask)) = self.s.at_record.get(self.asked).copied() else { return Ok(()) };
+        if i.head_seq < n {
             return Ok(());
         }
-        self.asked = true;
+        self.asked += 1;
         let Some(cell) = e.cell(self.uid) else { return Ok(()) };
         let who = Caller { actor: "t".into(), ..Default::default() };
         let verb = TransitionOptions { verb: "asked".into(), ..Default::default() };
@@ -266,6 +284,12 @@ impl Life<'_> {
             (Ask::Cancel, None) => Ok(()),
             (Ask::Drain, _) => e.transition(&cell, State::Draining, &verb, &who).await.map(drop),
             (Ask::Delete, _) => e.transition(&cell, State::Destroyed, &verb, &who).await.map(drop),
+            (Ask::Resume, _) => e.transition(&cell, State::Serving, &verb, &who).await.map(drop),
+            (Ask::Repair, _) => e.drift(&cell, vec!["broken on purpose".into()]).await,
+            (Ask::Expire, _) => {
+                let edit = Edited { set_expire: true, expire_ms: e.clock().now(), ..Default::default() };
+                e.edit(&cell, edit, "", &who).await.map(drop)
+            }
         };
         match r {
             // a state in which it can't be asked for is a right answer
@@ -274,7 +298,7 @@ impl Life<'_> {
         }
     }
 
-    async fn judge(&self, i: &Instance) -> Result<()> {
+    async fn judge(&self, i: &Instance) -> Result<Vec<Record>> {
         ensure!(i.state() == State::Destroyed, "ended in {:?}", i.state());
         ensure!(self.most_alive <= 1, "{} objects of one key at once", self.most_alive);
         // whatever could still land has landed then
@@ -286,6 +310,14 @@ impl Life<'_> {
         let store = open_inline(Arc::new(self.kv.clone()))?;
         let (records, bad) = store.fsck().await?;
         ensure!(records == i.head_seq && bad.is_empty(), "fsck: {records} records, {bad:?}");
-        Ok(())
+        // what is being removed never serves again (I8)
+        let mut removing = false;
+        let records = store.events(self.uid, 0, usize::MAX).await?;
+        for r in &records {
+            removing |= matches!(r.body, Some(Body::UndoIntent(_)));
+            let serves = matches!(&r.body, Some(Body::Transition(t)) if t.to == State::Serving as i32);
+            ensure!(!(removing && serves), "record {}: back to serving while it is being removed", r.seq);
+        }
+        Ok(records)
     }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
-use syp_tests::product::{Engine, binary, get, left_of, pause};
+use syp_tests::product::{Engine, binary, get, left_of, pause, sh};
 
 const ALICE: &str = "user:alice@example.com";
 /// Nodes of the Docker plan that `up` walks; the suite fails when the plan has another one.
@@ -91,11 +91,60 @@ fn killed_at_every_named_point_it_goes_on_and_leaves_nothing() -> Result<()> {
     for what in UP.iter().chain(&DOWN) {
         points.extend(["CP3", "CP4", "CP5"].map(|p| format!("{p}:{what}")));
     }
-    // the two that have no node: their first hits, and some of later records
+    // those that have no node: their first hits, and some of later records
     for nth in [1, 2, 4, 8, 12] {
         points.extend(["CP1", "CP7"].map(|p| format!("{p}::{nth}")));
     }
+    // its first syncs are those of opening the store, before anybody can call
+    points.extend([4, 5, 6, 8, 12, 16].map(|nth| format!("CP2::{nth}")));
     each(points.len(), |i| dies_at(&sypctl, &points[i]).with_context(|| points[i].clone()))
+}
+
+/// A longer life, with everything that the short one has not: two replicas, a volume, a repair, a drain that is taken back.
+fn dies_later_at(sypctl: &Path, point: &str) -> Result<()> {
+    let e = Engine::new(sypctl)?;
+    let mut first = e.serve(&[("SYP_CRASH_AT", point)])?;
+    let store = format!("label=syp.dev/store={}", e.store_id()?);
+    let app = || sh("docker", &["ps", "-q", "--filter", &store, "--filter", "name=app-1"]);
+    e.up("phoenix", "syp-test/volume", &["--port", "8080", "--allow", ALICE, "--replicas", "2"])?;
+    serves(&e)?;
+    sh("docker", &["rm", "-f", app()?.trim()])?;
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let i = e.json(&["show", "phoenix"])?;
+        if i["state"] == "SERVING" && i["reconciling"] != true && !app()?.trim().is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < end, "not repaired: {i}");
+        pause(100);
+    }
+    serves(&e)?;
+    e.ok(&["drain", "phoenix"])?;
+    e.ok(&["transition", "phoenix", "--to", "serving"])?;
+    serves(&e)?;
+    e.ok(&["down", "phoenix", "--yes"])?;
+    let status = first.try_wait()?;
+    if status.is_none() {
+        first.kill()?;
+        first.wait()?;
+    }
+    ensure!(status.is_some_and(|s| s.signal() == Some(9)), "the point was never reached: {status:?}");
+    clean(&e)
+}
+
+#[test]
+fn killed_in_a_repair_a_drain_or_its_taking_back_it_goes_on_and_leaves_nothing() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    // the second hit of a node of up is its repair's, the third that of taking a drain back
+    let mut points = Vec::new();
+    for what in ["volume-0-0", "app-1", "holder-1", "undo volume-1-0"] {
+        points.push(format!("CP4:{what}"));
+    }
+    for what in ["app-1:2", "probe:2", "config:3", "drain:1", "drain:2"] {
+        points.extend(["CP3", "CP4", "CP5"].map(|p| format!("{p}:{what}")));
+    }
+    points.extend(["CP2::20", "CP7::20", "CP1::24"].map(str::to_owned));
+    each(points.len(), |i| dies_later_at(&sypctl, &points[i]).with_context(|| points[i].clone()))
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! namespace of its own, so that the two Docker engines of this machine do not meet in one packet filter.
 use anyhow::{Context, Result, bail, ensure};
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 use syp_tests::product::{Engine, binary, pause, sh};
@@ -18,14 +20,25 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start() -> Result<Self> {
-        let netns = format!("syp-test-{}", std::process::id());
+    /// With a disk of its own of so many MB, if it is to be a small one.
+    fn start(disk: Option<u32>) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let netns = format!("syp-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         sh("ip", &["netns", "add", &netns])?;
         let dir = tempfile::Builder::new().prefix("syp-dockerd-").tempdir()?;
         let mut d = Self { dir, netns, child: None };
+        if let Some(mb) = disk {
+            std::fs::create_dir(d.data())?;
+            let size = format!("size={mb}m");
+            sh("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &d.data().display().to_string()])?;
+        }
         sh("ip", &["-n", &d.netns, "link", "set", "lo", "up"])?;
         d.up()?;
         Ok(d)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// A command that runs in the namespace.
@@ -114,12 +127,14 @@ impl Drop for Daemon {
             }
         }
         let _ = self.down();
+        // there is nothing to unmount where the disk was the machine's own
+        let _ = sh("umount", &[&self.data().display().to_string()]);
         let _ = sh("ip", &["netns", "del", &self.netns]);
     }
 }
 
 /// `None`: this machine has none to start, and the test is left out (not under CI).
-fn bed() -> Result<Option<(Daemon, Engine)>> {
+fn bed(disk: Option<u32>) -> Result<Option<(Daemon, Engine)>> {
     let Some(sypctl) = binary() else { return Ok(None) };
     let is_root = sh("id", &["-u"])?.trim() == "0";
     let found = std::env::var_os("PATH").is_some_and(|p| {
@@ -130,7 +145,7 @@ fn bed() -> Result<Option<(Daemon, Engine)>> {
         println!("SKIPPED: a Docker engine of the test's own needs root and dockerd");
         return Ok(None);
     }
-    let d = Daemon::start()?;
+    let d = Daemon::start(disk)?;
     let tar = d.dir.path().join("hello.tar");
     let tar = tar.to_str().context("path")?;
     sh("docker", &["save", "-o", tar, "syp-test/hello"])?;
@@ -152,7 +167,7 @@ fn served_again(d: &Daemon, url: &str, token: &str, e: &Engine) -> Result<()> {
 
 #[test]
 fn a_restarted_docker_and_a_rebooted_host_bring_it_back_and_an_absent_docker_is_never_proof() -> Result<()> {
-    let Some((mut d, e)) = bed()? else { return Ok(()) };
+    let Some((mut d, e)) = bed(None)? else { return Ok(()) };
     e.up("phoenix", "syp-test/hello", &["--port", "8080", "--allow", ALICE])?;
     let (url, token) = (e.endpoint("phoenix")?, e.token("phoenix", Some(ALICE))?);
     served_again(&d, &url, &token, &e)?;
@@ -193,4 +208,24 @@ fn a_restarted_docker_and_a_rebooted_host_bring_it_back_and_an_absent_docker_is_
         ensure!(left.trim().is_empty(), "left behind: {left}");
     }
     Ok(())
+}
+
+#[test]
+fn a_full_disk_is_named_nothing_is_left_and_it_works_once_there_is_room() -> Result<()> {
+    let Some((d, e)) = bed(Some(96))? else { return Ok(()) };
+    // the gate's image is there already: what does not fit any more are the containers
+    e.up("first", "syp-test/hello", &["--port", "8080", "--allow", ALICE])?;
+    e.down("first")?;
+    let filler = d.data().join("filler");
+    let mut f = std::fs::File::create(&filler)?;
+    while f.write_all(&[0; 65_536]).is_ok() {}
+    while f.write_all(&[0; 512]).is_ok() {}
+    drop(f);
+    let said = e.up_fails("shop", "syp-test/hello", &["--port", "8080", "--allow", ALICE])?;
+    ensure!(said.err.contains("DISK_FULL"), "a full disk: {}", said.err);
+    std::fs::remove_file(&filler)?;
+    e.wait_state("shop", "DESTROYED", Duration::from_secs(60))?;
+    e.ok(&["receipt", "shop", "--verify"])?;
+    e.up("shop", "syp-test/hello", &["--port", "8080", "--allow", ALICE])?;
+    e.down("shop")
 }

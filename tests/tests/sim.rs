@@ -2,6 +2,7 @@
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use syp_engine::fault::{POINTS, Point};
+use syp_proto::{journal::record::Body, v1::condition::Status};
 use syp_steps::fake::{Fault, KINDS};
 use syp_tests::sim::{Ask, Outcome, Scenario, run};
 
@@ -60,14 +61,18 @@ async fn f2_pairs_of_crashes_leak_nothing() -> Result<()> {
 #[tokio::test(start_paused = true)]
 async fn f3_a_final_failure_at_every_node_drains_by_itself_and_names_the_node() -> Result<()> {
     for node in ["a", "b", "c", "n", "d"] {
-        for fault in [Fault::Terminal, Fault::HalfDone] {
+        for (fault, reason) in [
+            (Fault::Terminal, "PROVIDER_REFUSED"),
+            (Fault::HalfDone, "PROVIDER_REFUSED"),
+            (Fault::Panic, "INTERNAL"),
+        ] {
             let call: &'static str = Box::leak(format!("apply {node}").into_boxed_str());
             for (landing, lag) in CLOUDS {
                 let o = ok(&Scenario::plain(landing, lag).fault(call, fault)).await?;
                 assert!(!o.served);
                 let why = o.instance.past.first().and_then(|r| r.failure.clone()).unwrap();
                 assert_eq!(why.node, node, "the failing node is the injected one");
-                assert_eq!(why.reason, "PROVIDER_REFUSED");
+                assert_eq!(why.reason, reason);
             }
             every_single_crash(&Scenario::plain(50, 200).fault(call, fault)).await?;
         }
@@ -96,9 +101,7 @@ async fn f6_a_create_that_lands_after_its_caller_died_is_removed() -> Result<()>
         every_single_crash(&base).await?;
         // asked to go away while creates are in the air
         for n in 1..20 {
-            let mut s = base.clone();
-            s.at_record = Some((n, Ask::Delete));
-            ok(&s).await?;
+            ok(&base.clone().ask(n, Ask::Delete)).await?;
         }
     }
     Ok(())
@@ -106,32 +109,55 @@ async fn f6_a_create_that_lands_after_its_caller_died_is_removed() -> Result<()>
 
 #[tokio::test(start_paused = true)]
 async fn f7_errors_of_the_moment_are_tried_again_and_a_teardown_never_gives_up() -> Result<()> {
-    for fault in [Fault::Transient, Fault::Throttled, Fault::Hang] {
+    for fault in [Fault::Transient, Fault::Throttled, Fault::Hang, Fault::Panic] {
         for node in EFFECTS {
             let apply: &'static str = Box::leak(format!("apply {node}").into_boxed_str());
             let destroy: &'static str = Box::leak(format!("destroy {node}").into_boxed_str());
-            assert!(ok(&Scenario::plain(0, 0).fault(apply, fault)).await?.served);
+            // a step that breaks down is final on the way up
+            assert_eq!(ok(&Scenario::plain(0, 0).fault(apply, fault)).await?.served, fault != Fault::Panic);
             let mut s = Scenario::plain(0, 0);
             for _ in 0..20 {
                 s = s.fault(destroy, fault);
             }
-            ok(&s.fault("list", fault).fault("list", Fault::Transient)).await?;
+            let o = ok(&s.fault("list", fault).fault("list", Fault::Transient)).await?;
+            let stuck = |status: Status| {
+                o.records.iter().any(|r| {
+                    matches!(&r.body, Some(Body::ConditionSet(c))
+                        if c.condition.as_ref().is_some_and(|c| c.r#type == "Stuck" && c.status() == status))
+                })
+            };
+            assert!(stuck(Status::True), "{node}: nobody is told that it gets nowhere");
+            assert!(o.instance.conditions.iter().all(|c| c.r#type != "Stuck"), "{node}: it is over");
         }
     }
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn f8_cancel_drain_and_delete_at_every_record_end_clean() -> Result<()> {
+async fn f8_whatever_is_asked_at_whichever_record_it_ends_clean() -> Result<()> {
     let records = ok(&Scenario::plain(50, 200)).await?.instance.head_seq;
-    for ask in [Ask::Cancel, Ask::Drain, Ask::Delete] {
+    for ask in [Ask::Cancel, Ask::Drain, Ask::Delete, Ask::Resume, Ask::Repair, Ask::Expire] {
         for n in 1..=records {
-            let mut s = Scenario::plain(50, 200);
-            s.at_record = Some((n, ask));
+            let s = Scenario::plain(50, 200).ask(n, ask);
             let hits = ok(&s).await?.hits;
             // and a crash somewhere around it
             for hit in (1..=hits).step_by(5) {
                 ok(&s.clone().crash_at(&[hit])).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_one_who_changes_his_mind_at_every_record_gets_no_half_removed_instance() -> Result<()> {
+    let records = ok(&Scenario::plain(50, 200)).await?.instance.head_seq;
+    for first in [Ask::Drain, Ask::Delete, Ask::Repair, Ask::Expire] {
+        for second in [Ask::Resume, Ask::Delete, Ask::Cancel] {
+            for n in 1..=records {
+                for later in 0..4 {
+                    ok(&Scenario::plain(50, 200).ask(n, first).ask(n + later, second)).await?;
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `sypctl cost`: rate now, accrued so far.
 use super::{Ctx, list};
 use crate::{exit, failure::Done, parse, render};
-use syp_proto::v1::{CostSummary, GetCostRequest, cost_summary::Accuracy, costs_client::CostsClient};
+use syp_proto::v1::{CostSummary, GetCostRequest, costs_client::CostsClient};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -40,12 +40,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
 }
 
 fn text(c: &CostSummary) -> String {
-    let how = match c.accuracy() {
-        Accuracy::Estimate => " (estimated)",
-        Accuracy::Metered => " (metered)",
-        Accuracy::Billed => " (billed)",
-        _ => "",
-    };
+    let how = render::accuracy(c);
     let billed = c.billed.as_ref().map_or_else(String::new, |m| {
         format!("{} as of {}", render::money(m), render::time(c.billed_as_of.as_ref()))
     });
@@ -61,7 +56,7 @@ fn text(c: &CostSummary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syp_proto::google::r#type::Money;
+    use syp_proto::{google::r#type::Money, v1::cost_summary::Accuracy};
 
     #[test]
     fn the_figures_are_labelled() {

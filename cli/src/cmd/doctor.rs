@@ -53,7 +53,8 @@ pub async fn run(ctx: &Ctx<'_>) -> Done {
             let rows: Vec<_> = all.iter().map(|c| serde_json::json!({"check": c.what, "verdict": word(c.verdict), "found": c.found, "next": c.next})).collect();
             ctx.out.value(&serde_json::json!({"checks": rows}))?;
         }
-        _ => {
+        Format::Name => ctx.out.data(all.iter().map(|c| c.what).collect::<Vec<_>>().join("\n")),
+        Format::Table => {
             let rows = all.iter().map(|c| {
                 let next = if c.next.is_empty() { String::new() } else { format!(" -> {}", c.next) };
                 [word(c.verdict).to_owned(), c.what.to_owned(), format!("{}{next}", c.found)]
@@ -225,6 +226,14 @@ async fn engine(ctx: &Ctx<'_>, dir: &Path) -> Check {
     const NEXT: &str = "look into engine.log in the data directory";
     let here = ctx.global.server.is_none();
     if here && local::connect(&paths::socket_path(dir)).await.is_err() {
+        if let Some(pid) = local::holder(dir) {
+            return check(
+                "engine",
+                Verdict::Warn,
+                format!("pid {pid} is starting or stopping: it takes no calls"),
+                NEXT,
+            );
+        }
         return check("engine", Verdict::Ok, "does not run; it is started when it is needed", "");
     }
     let ask = async { server::info(&Client::open(ctx.global, Start::Never).await?).await };

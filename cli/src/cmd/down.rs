@@ -1,6 +1,7 @@
 //! `sypctl down`: drains, destroys, proves that nothing is left.
 use super::{Ctx, filter, list, receipt, transition, up};
 use crate::{
+    args::Work,
     client::Client,
     exit,
     failure::{Done, Failure},
@@ -37,15 +38,11 @@ pub struct Args {
     /// Even when it is protected
     #[arg(long)]
     force: bool,
-    /// Don't ask
-    #[arg(short, long)]
-    yes: bool,
     /// Only show what would be removed
     #[arg(long)]
     plan: bool,
-    /// Return when the work is accepted
-    #[arg(long)]
-    no_wait: bool,
+    #[command(flatten)]
+    work: Work,
 }
 
 /// Runs it.
@@ -54,7 +51,7 @@ pub struct Args {
 /// What the engine said, what the work failed with, 9 when something is left.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let bulk = a.all || !a.labels.is_empty();
-    if bulk && !a.yes && !a.plan && !ctx.out.may_ask() {
+    if bulk && !a.work.yes && !a.plan && !ctx.out.may_ask() {
         return Err(Failure::usage("several at once need --yes where nobody can be asked"));
     }
     let client = ctx.client().await?;
@@ -78,7 +75,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         }
         return Ok(exit::OK);
     }
-    if !a.yes && ctx.out.may_ask() && !names.is_empty() {
+    if !a.work.yes && ctx.out.may_ask() && !names.is_empty() {
         let question = format!("Take down {} ({}) for good?", names.join(", "), names.len());
         if !ctx.out.ask(&question, false) {
             return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
@@ -97,7 +94,7 @@ async fn several(ctx: &Ctx<'_>, c: &Client, a: &Args, names: &[String], many: bo
     let (mut receipts, mut worst) = (Vec::new(), None::<Failure>);
     for (n, op) in begun {
         let done = match op {
-            Ok(op) if a.no_wait => up::accepted(ctx, &op, n).map(|_| None),
+            Ok(op) if a.work.no_wait => up::accepted(ctx, &op, n).map(|_| None),
             Ok(op) => one(ctx, c, op, n).await.map(Some),
             Err(f) => Err(f),
         };
@@ -123,7 +120,7 @@ async fn several(ctx: &Ctx<'_>, c: &Client, a: &Args, names: &[String], many: bo
             ctx.out.document(r, || receipt::summary(r), || parse::short_name(&r.name).to_owned())?
         }
         (true, all)
-            if matches!(ctx.out.format, output::Format::Json | output::Format::Yaml) && !a.no_wait =>
+            if matches!(ctx.out.format, output::Format::Json | output::Format::Yaml) && !a.work.no_wait =>
         {
             let all: Result<Vec<_>, _> = all.iter().map(output::json).collect();
             ctx.out.value(&serde_json::json!({"receipts": all?}))?;

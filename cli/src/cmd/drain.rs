@@ -1,6 +1,6 @@
 //! `sypctl drain`: stops new requests, finishes those in flight, stays there until `down`.
 use super::{Ctx, transition};
-use crate::{failure::Done, parse};
+use crate::{args::Work, failure::Done, parse};
 use std::time::Duration;
 use syp_proto::v1::instance::State;
 
@@ -16,9 +16,8 @@ pub struct Args {
     /// How long requests in flight may take
     #[arg(long, value_parser = parse::duration, value_name = "TIME")]
     grace: Option<Duration>,
-    /// Return when the work is accepted
-    #[arg(long)]
-    no_wait: bool,
+    #[command(flatten)]
+    work: Work,
 }
 
 /// Runs it.
@@ -29,5 +28,5 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
     let r = transition::request(ctx.full(&a.name), State::Draining, a.grace, false);
     let op = transition::start(&client, r).await?;
-    transition::finish(ctx, &client, op, &a.name, a.no_wait).await
+    transition::finish(ctx, &client, op, &a.name, a.work.no_wait).await
 }

@@ -1,7 +1,7 @@
 //! `sypctl events`: the journal of an instance in words.
 use super::Ctx;
 use crate::{
-    client::{Client, is_broken},
+    client::{Client, can_resume},
     exit,
     failure::{Done, Failure},
     parse, render,
@@ -78,7 +78,7 @@ async fn watch(ctx: &Ctx<'_>, client: &Client, parent: String) -> Done {
                 }
             }
         };
-        if !is_broken(&lost) && lost.code() != Code::Unauthenticated {
+        if !can_resume(client, &lost) && lost.code() != Code::Unauthenticated {
             return Err(Failure::from(lost));
         }
         client.revive(3).await?;

@@ -3,8 +3,10 @@ use super::Ctx;
 use crate::{
     exit,
     failure::{Done, Failure},
+    output::Format,
     reasons,
 };
+use serde_json::{Value, json};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -23,7 +25,16 @@ pub struct Args {
 /// 5 when there is no such reason.
 pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
     let Some(word) = &a.reason else {
-        ctx.out.data(reasons::PAGES.iter().map(|(r, _)| *r).collect::<Vec<_>>().join("\n"));
+        match ctx.out.format {
+            Format::Json | Format::Yaml => {
+                let all: Vec<_> = reasons::PAGES
+                    .iter()
+                    .map(|(r, p)| json!({"reason": r, "summary": summary(r, p)}))
+                    .collect();
+                ctx.out.value(&json!({ "reasons": all }))?;
+            }
+            _ => ctx.out.data(reasons::PAGES.iter().map(|(r, _)| *r).collect::<Vec<_>>().join("\n")),
+        }
         return Ok(exit::OK);
     };
     let word = word.to_uppercase().replace('-', "_");
@@ -40,6 +51,43 @@ pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
         };
         return Err(Failure::new(exit::NOT_FOUND, "NOT_FOUND", format!("no reason '{word}'"), hint));
     };
-    ctx.out.data(page);
+    match ctx.out.format {
+        Format::Json | Format::Yaml => ctx.out.value(&parts(&word, page))?,
+        Format::Name => ctx.out.data(&word),
+        Format::Table => ctx.out.data(page),
+    }
     Ok(exit::OK)
+}
+
+fn summary(reason: &str, page: &str) -> String {
+    let first = page.lines().next().unwrap_or_default();
+    first.trim_start_matches(reason).trim_start_matches(':').trim().to_owned()
+}
+
+/// A page for programs.
+fn parts(reason: &str, page: &str) -> Value {
+    let (above, below) = page.split_once("\nWhat to do:\n").unwrap_or((page, ""));
+    let why = above.lines().skip(1).map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    let steps: Vec<_> = below.lines().filter_map(|l| l.strip_prefix("- ")).collect();
+    json!({
+        "reason": reason,
+        "summary": summary(reason, page),
+        "why": why.trim_start_matches("Why: "),
+        "whatToDo": steps,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_has_its_parts() {
+        for (reason, page) in reasons::PAGES {
+            let p = parts(reason, page);
+            let filled = |k: &str| p[k].as_str().is_some_and(|s| !s.is_empty());
+            assert!(filled("summary"), "{reason}: {p}");
+            assert!(p["whatToDo"].as_array().is_some_and(|a| !a.is_empty()), "{reason}: {p}");
+        }
+    }
 }

@@ -13,7 +13,10 @@ use syp_proto::v1::{CheckStoreRequest, server_client::ServerClient};
 pub async fn run(ctx: &Ctx<'_>) -> Done {
     let client = ctx.client().await?;
     let c = client
-        .call(CheckStoreRequest {}, |ch, r| async move { ServerClient::new(ch).check_store(r).await })
+        .call_provider(
+            CheckStoreRequest {},
+            |ch, r| async move { ServerClient::new(ch).check_store(r).await },
+        )
         .await?;
     let text = || {
         let head = format!("{} instances, {} records: {} problems", c.instances, c.records, c.problems.len());

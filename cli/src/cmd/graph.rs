@@ -1,7 +1,7 @@
 //! `sypctl graph`: the states and the steps of the running operation.
 use super::Ctx;
 use crate::{exit, failure::Done, parse, render};
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 use syp_proto::v1::{
     GetStateGraphRequest, StateGraph, instances_client::InstancesClient, state_graph::StepNode,
 };
@@ -54,11 +54,15 @@ fn label(s: &StepNode) -> String {
     format!("{} {}{took}", s.id, s.state().as_str_name().to_lowercase())
 }
 
+/// An edge is drawn once, however many triggers it has.
+fn edges(g: &StateGraph) -> Vec<(i32, i32)> {
+    let mut seen = BTreeSet::new();
+    g.edges.iter().map(|e| (e.from, e.to)).filter(|e| seen.insert(*e)).collect()
+}
+
 fn text(g: &StateGraph) -> String {
     let mut out = format!("State: {}\n", render::state(g.current));
-    let mut edges: Vec<_> = g.edges.iter().map(|e| (e.from, e.to)).collect();
-    edges.dedup();
-    for (from, to) in edges {
+    for (from, to) in edges(g) {
         let here = if from == g.current { "*" } else { " " };
         let _ = writeln!(out, "{here} {} -> {}", render::state(from), render::state(to));
     }
@@ -79,8 +83,8 @@ fn text(g: &StateGraph) -> String {
 fn dot(g: &StateGraph) -> String {
     let mut out = String::from("digraph instance {\n  rankdir=LR;\n");
     let _ = writeln!(out, "  \"{}\" [style=bold];", render::state(g.current));
-    for e in &g.edges {
-        let _ = writeln!(out, "  \"{}\" -> \"{}\";", render::state(e.from), render::state(e.to));
+    for (from, to) in edges(g) {
+        let _ = writeln!(out, "  \"{}\" -> \"{}\";", render::state(from), render::state(to));
     }
     out.push_str("  subgraph cluster_steps {\n    label=steps;\n");
     for s in &g.steps {
@@ -95,8 +99,8 @@ fn dot(g: &StateGraph) -> String {
 
 fn mermaid(g: &StateGraph) -> String {
     let mut out = String::from("flowchart LR\n");
-    for e in &g.edges {
-        let _ = writeln!(out, "  {} --> {}", render::state(e.from), render::state(e.to));
+    for (from, to) in edges(g) {
+        let _ = writeln!(out, "  {} --> {}", render::state(from), render::state(to));
     }
     let _ = writeln!(out, "  style {} stroke-width:3px", render::state(g.current));
     let number = |id: &str| g.steps.iter().position(|s| s.id == id).unwrap_or(0);
@@ -123,14 +127,17 @@ mod tests {
             ..Default::default()
         };
         let g = StateGraph {
-            edges: vec![Edge { from: 1, to: 2, min_role: 0 }],
+            // the same way for two reasons, with another between them
+            edges: [(1, 2), (2, 3), (1, 2)].map(|(from, to)| Edge { from, to, min_role: 0 }).to_vec(),
             steps: vec![step("network", &[]), step("app-0", &["network"])],
             current: 1,
         };
         assert_eq!(
             text(&g),
-            "State: PENDING\n* PENDING -> PROVISIONING\nSteps:\n  network succeeded\n  app-0 succeeded  after network\n"
+            "State: PENDING\n* PENDING -> PROVISIONING\n  PROVISIONING -> SERVING\nSteps:\n  network succeeded\n  app-0 succeeded  after network\n"
         );
+        assert_eq!(dot(&g).matches("\"PENDING\" -> \"PROVISIONING\";").count(), 1);
+        assert_eq!(mermaid(&g).matches("PENDING --> PROVISIONING").count(), 1);
         assert!(dot(&g).contains("\"step network\" -> \"step app-0\";"));
         assert!(mermaid(&g).contains("PENDING --> PROVISIONING") && mermaid(&g).contains("s0 --> s1"));
     }

@@ -1,7 +1,7 @@
 //! `sypctl ls`: instances.
 use super::{Ctx, filter, list};
 use crate::{
-    client::is_broken,
+    client::can_resume,
     exit,
     failure::{Done, Failure},
     parse, render,
@@ -81,7 +81,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
                 }
             }
         };
-        if let Some(s) = lost.filter(|s| !is_broken(s) && s.code() != Code::Unauthenticated) {
+        if let Some(s) = lost.filter(|s| !can_resume(&client, s) && s.code() != Code::Unauthenticated) {
             return Err(Failure::from(s));
         }
         client.revive(3).await?;

@@ -1,6 +1,7 @@
 //! `sypctl op`: operations.
 use super::{Ctx, get, request_id};
 use crate::{
+    args::Work,
     client::Client,
     exit,
     failure::{Done, Failure, error_info},
@@ -46,16 +47,28 @@ pub enum Command {
     Watch(Which),
     /// Stop one: what it has made is taken down
     #[command(after_help = "Example:\n  sypctl op cancel shop")]
-    Cancel(Which),
+    Cancel {
+        /// Which
+        #[command(flatten)]
+        which: Which,
+        /// Don't ask (it never does; as with the other commands)
+        #[arg(short, long)]
+        yes: bool,
+        /// Wait until it has ended
+        #[arg(long, overrides_with = "no_wait")]
+        wait: bool,
+        /// Return when the wish is noted (the default)
+        #[arg(long, overrides_with = "wait")]
+        no_wait: bool,
+    },
     /// Try a failed one again
     #[command(after_help = "Example:\n  sypctl op retry shop")]
     Retry {
         /// Which
         #[command(flatten)]
         which: Which,
-        /// Return when it is accepted
-        #[arg(long)]
-        no_wait: bool,
+        #[command(flatten)]
+        work: Work,
     },
 }
 
@@ -79,27 +92,14 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             follow::outcome(&o)?;
             Ok(exit::OK)
         }
-        Command::Cancel(w) => {
-            let name = resolve(ctx, &client, &w.op).await?;
-            let ask = CancelOperationRequest { name: name.clone() };
-            client
-                .call(ask, |ch, r| async move { OperationsClient::new(ch).cancel_operation(r).await })
-                .await?;
-            let o = one(ctx, &client, &name).await?;
-            ctx.out.document(
-                &o,
-                || format!("{}: cancel was asked for", follow::short(&o.name)),
-                || follow::short(&o.name).to_owned(),
-            )?;
-            Ok(exit::OK)
-        }
-        Command::Retry { which, no_wait } => {
+        Command::Cancel { which, wait, .. } => cancel(ctx, &client, &which.op, wait).await,
+        Command::Retry { which, work } => {
             let name = resolve(ctx, &client, &which.op).await?;
             let ask = RetryOperationRequest { name, request_id: request_id() };
             let o = client
                 .call(ask, |ch, r| async move { OperationEventsClient::new(ch).retry_operation(r).await })
                 .await?;
-            let o = if no_wait || o.done {
+            let o = if work.no_wait || o.done {
                 o
             } else {
                 follow::operation(&client, ctx.out, &o.name, ctx.limit()).await?
@@ -109,6 +109,33 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             Ok(exit::OK)
         }
     }
+}
+
+/// Asks for the end of an operation. One that is over can't be stopped: that must not sound like a success.
+async fn cancel(ctx: &Ctx<'_>, c: &Client, which: &str, wait: bool) -> Done {
+    let o = one(ctx, c, which).await?;
+    if o.done {
+        let name = parse::short_name(&metadata(&o).target).to_owned();
+        return Err(Failure::new(
+            exit::NOT_ALLOWED,
+            "OPERATION_DONE",
+            format!("{} is over already: {}", follow::short(&o.name), result(&o)),
+            format!("'sypctl show {name}' says how it is; 'sypctl down {name}' takes it away"),
+        ));
+    }
+    let ask = CancelOperationRequest { name: o.name.clone() };
+    c.call(ask, |ch, r| async move { OperationsClient::new(ch).cancel_operation(r).await }).await?;
+    let o = if wait {
+        follow::operation(c, ctx.out, &o.name, ctx.limit()).await?
+    } else {
+        one(ctx, c, &o.name).await?
+    };
+    let text = || match o.done {
+        true => format!("{}: {}", follow::short(&o.name), result(&o)),
+        false => format!("{}: cancel was asked for", follow::short(&o.name)),
+    };
+    ctx.out.document(&o, text, || follow::short(&o.name).to_owned())?;
+    Ok(exit::OK)
 }
 
 /// An operation's name: as given, or the newest one of an instance.

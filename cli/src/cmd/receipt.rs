@@ -45,7 +45,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
 /// What the engine said.
 pub async fn get(c: &Client, name: String, verify_now: bool) -> Result<TeardownReceipt, Failure> {
     let ask = GetTeardownReceiptRequest { name, verify_now };
-    c.call(ask, |ch, r| async move { InstancesClient::new(ch).get_teardown_receipt(r).await }).await
+    c.call_provider(ask, |ch, r| async move { InstancesClient::new(ch).get_teardown_receipt(r).await }).await
 }
 
 /// A receipt in one line.

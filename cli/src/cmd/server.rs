@@ -7,8 +7,16 @@ use crate::{
     local, parse, paths, render,
     server::{self, ServerOptions},
 };
+use nix::{sys::signal::Signal, unistd::Pid};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use syp_proto::v1::{GetServerInfoRequest, ServerInfo, ShutdownServerRequest, server_client::ServerClient};
+
+/// How long an engine may take to say that it will stop.
+const ASK: Duration = Duration::from_secs(5);
+/// How long it may take to end.
+const STOP: Duration = Duration::from_secs(60);
+/// The same when it is ended by force after that.
+const FORCED: Duration = Duration::from_secs(5);
 
 /// Arguments of `server run`.
 #[derive(Debug, clap::Args)]
@@ -50,8 +58,14 @@ Examples:
     #[command(after_help = "Examples:\n  sypctl server status\n  sypctl server status -o json")]
     Status,
     /// Stop the local engine; instances go on serving
-    #[command(after_help = "Example:\n  sypctl server stop")]
-    Stop,
+    #[command(
+        after_help = "Examples:\n  sypctl server stop\n  sypctl server stop --force    (one that does not answer)"
+    )]
+    Stop {
+        /// Kill it when it does not stop by itself; that is safe, its work goes on at the next start
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// Runs it.
@@ -62,7 +76,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
     match c {
         Command::Run(r) => serve(ctx, r).await,
         Command::Status => status(ctx).await,
-        Command::Stop => stop(ctx).await,
+        Command::Stop { force } => stop(ctx, force).await,
     }
 }
 
@@ -101,33 +115,91 @@ async fn status(ctx: &Ctx<'_>) -> Done {
     Ok(exit::OK)
 }
 
-async fn stop(ctx: &Ctx<'_>) -> Done {
-    let client = match Client::open(ctx.global, Start::Never).await {
-        Ok(c) => c,
-        Err(f) if f.reason() == "ENGINE_NOT_RUNNING" => {
-            ctx.out.note(f.message());
-            return Ok(exit::OK);
-        }
-        Err(f) => return Err(f),
-    };
-    if !client.is_local() {
+async fn stop(ctx: &Ctx<'_>, force: bool) -> Done {
+    if ctx.global.server.as_deref().is_some_and(|s| !s.is_empty()) {
         return Err(Failure::usage(
-            "'server stop' is for the local engine: leave --server and SYP_SERVER away",
+            "'server stop' is for the local engine: leave --server and SYPCTL_SERVER away",
         ));
     }
-    let pid = info(&client).await.map(|i| i.pid).unwrap_or_default();
-    client
-        .call(ShutdownServerRequest {}, |ch, r| async move { ServerClient::new(ch).shutdown_server(r).await })
-        .await?;
-    let socket = paths::socket_path(&paths::data_dir(ctx.global.data_dir.as_deref())?);
-    let limit = ctx.global.timeout.unwrap_or(Duration::from_secs(60));
-    if !local::gone(&socket, pid, limit).await {
-        let what =
-            format!("the local engine (pid {pid}) still runs after {}", humantime::format_duration(limit));
-        return Err(Failure::timed_out(&what, "sypctl server status".into()));
+    let dir = paths::data_dir(ctx.global.data_dir.as_deref())?;
+    let socket = paths::socket_path(&dir);
+    let answers = local::connect(&socket).await.is_ok();
+    let Some(pid) = local::holder(&dir) else {
+        if answers {
+            // an engine without a lock that we can see (no /proc): it is asked, and believed
+            told(ctx, ASK).await?;
+            return ended(
+                ctx,
+                local::gone(&socket, None, ctx.global.timeout.unwrap_or(STOP)).await,
+                0,
+                force,
+            );
+        }
+        ctx.out.note(local::not_running(&dir).message());
+        return Ok(exit::OK);
+    };
+    let limit = ctx.global.timeout.unwrap_or(if force { FORCED } else { STOP });
+    let asked = told(ctx, ASK.min(limit)).await;
+    if let Err(f) = &asked
+        && f.is_decision()
+    {
+        return asked.map(|()| exit::OK);
     }
-    ctx.out.note("stopped the local engine; instances go on serving");
-    Ok(exit::OK)
+    if asked.is_err() {
+        // deaf, or stopping already: the signal asks for the same
+        signal(pid, Signal::SIGTERM)?;
+    }
+    let mut gone = local::gone(&socket, Some(pid), limit).await;
+    // the very process that has the store, not one that came by the same number
+    if !gone && force && local::holder(&dir) == Some(pid) {
+        signal(pid, Signal::SIGKILL)?;
+        gone = local::gone(&socket, Some(pid), FORCED).await;
+        if gone {
+            ctx.out.note(format!(
+                "ended the local engine (pid {pid}) by force; instances go on serving, its work goes on at the next start"
+            ));
+            return Ok(exit::OK);
+        }
+    }
+    ended(ctx, gone, pid, force)
+}
+
+async fn told(ctx: &Ctx<'_>, limit: Duration) -> Result<(), Failure> {
+    let client = Client::open(ctx.global, Start::Never).await?;
+    let call = client.call_for(limit, ShutdownServerRequest {}, |ch, r| async move {
+        ServerClient::new(ch).shutdown_server(r).await
+    });
+    let answer = tokio::time::timeout(limit, call).await;
+    answer
+        .unwrap_or_else(|_| Err(Failure::new(exit::UNAVAILABLE, "ENGINE_NOT_ANSWERING", "no answer", "")))?;
+    Ok(())
+}
+
+fn ended(ctx: &Ctx<'_>, gone: bool, pid: i32, force: bool) -> Done {
+    if gone {
+        ctx.out.note("stopped the local engine; instances go on serving");
+        return Ok(exit::OK);
+    }
+    let next = if force {
+        format!("look what holds it: 'ps -o pid,stat,wchan,cmd -p {pid}'")
+    } else {
+        "look into engine.log in the data directory; 'sypctl server stop --force' ends it: instances go on serving, its work goes on at the next start".into()
+    };
+    let what = format!("the local engine (pid {pid}) was told to stop and still runs");
+    Err(Failure::new(exit::TIMED_OUT, "ENGINE_NOT_ANSWERING", what, next))
+}
+
+fn signal(pid: i32, s: Signal) -> Result<(), Failure> {
+    match nix::sys::signal::kill(Pid::from_raw(pid), s) {
+        // it has just ended
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(e) => Err(Failure::new(
+            exit::NOT_ALLOWED,
+            "PERMISSION_DENIED",
+            format!("the local engine (pid {pid}) can't be signalled: {e}"),
+            "it belongs to another user: ask them, or root",
+        )),
+    }
 }
 
 fn text(i: &ServerInfo) -> String {

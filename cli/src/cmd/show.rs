@@ -1,7 +1,13 @@
 //! `sypctl show`: one instance.
-use super::{Ctx, get};
-use crate::{exit, failure::Done, follow, parse, render};
-use syp_proto::v1::{Instance, condition::Status};
+use super::{Ctx, get, metrics};
+use crate::{client::Client, exit, failure::Done, follow, output::Format, parse, render};
+use std::time::Duration;
+use syp_proto::v1::{Instance, condition::Status, instance::State};
+
+/// How long `show` waits for figures.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Over how long the processor is looked at.
+const WINDOW: Duration = Duration::from_millis(250);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -21,11 +27,40 @@ pub struct Args {
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
     let i = get(&client, ctx.full(&a.name)).await?;
-    ctx.out.document(&i, || text(&i, render::now_ms()), || parse::short_name(&i.name).to_owned())?;
+    let figures = if ctx.out.format == Format::Table { figures(&client, &i).await } else { vec![] };
+    ctx.out.document(
+        &i,
+        || text(&i, &figures, render::now_ms()),
+        || parse::short_name(&i.name).to_owned(),
+    )?;
     Ok(exit::OK)
 }
 
-fn text(i: &Instance, now: i64) -> String {
+/// How it performs, when somebody can say so in time: nobody waits long for figures.
+async fn figures(c: &Client, i: &Instance) -> Vec<(&'static str, String)> {
+    if i.endpoint.is_empty() || !matches!(i.state(), State::Serving | State::Draining) {
+        return vec![];
+    }
+    let asked = tokio::time::timeout(PATIENCE, metrics::ask(c, i.name.clone(), WINDOW));
+    match asked.await {
+        Ok(Ok(m)) => vec![
+            ("Ready", format!("{} of {} replicas", m.replicas_ready, replicas(i))),
+            ("Requests", metrics::requests(&m)),
+            ("Answers", metrics::classes(&m)),
+            ("Latency", metrics::latency(&m)),
+            ("CPU", metrics::cpu(&m, WINDOW)),
+            ("Memory", render::bytes(m.memory_bytes)),
+        ],
+        Ok(Err(f)) => vec![("Requests", format!("unknown: {}", f.message()))],
+        Err(_) => vec![("Requests", format!("unknown: no answer within {} s", PATIENCE.as_secs()))],
+    }
+}
+
+fn replicas(i: &Instance) -> i32 {
+    i.spec.as_ref().and_then(|s| s.scaling.as_ref()).map_or(1, |s| s.min.max(1))
+}
+
+fn text(i: &Instance, figures: &[(&'static str, String)], now: i64) -> String {
     let name = parse::short_name(&i.name);
     let spec = i.spec.clone().unwrap_or_default();
     let cost = i.cost.clone().unwrap_or_default();
@@ -57,7 +92,7 @@ fn text(i: &Instance, now: i64) -> String {
     });
     let time =
         |t: &Option<prost_types::Timestamp>| t.as_ref().map_or_else(String::new, |t| render::time(Some(t)));
-    render::fields([
+    let head = [
         ("Name", i.name.clone()),
         ("Uid", i.uid.clone()),
         ("State", state),
@@ -71,7 +106,10 @@ fn text(i: &Instance, now: i64) -> String {
         ("Callers", render::callers(spec.access.as_ref())),
         ("Operators", render::callers(spec.operators.as_ref())),
         ("Rate", format!("{} an hour", render::money_or(cost.rate_per_hour.as_ref()))),
-        ("Accrued", render::money_or(cost.accrued.as_ref())),
+        ("Accrued", format!("{}{}", render::money_or(cost.accrued.as_ref()), render::accuracy(&cost))),
+        ("Price", cost.price_source),
+    ];
+    let tail = [
         ("Created", format!("{} by {}", render::time(i.create_time.as_ref()), i.creator)),
         ("Expires", time(&i.expire_time)),
         ("Destroyed", time(&i.destroy_time)),
@@ -79,7 +117,8 @@ fn text(i: &Instance, now: i64) -> String {
         ("Operation", follow::short(&i.current_operation).to_owned()),
         ("Waiting on", waiting.collect::<Vec<_>>().join("\n")),
         ("Next", next(i, name)),
-    ])
+    ];
+    render::fields(head.into_iter().chain(figures.iter().cloned()).chain(tail))
 }
 
 fn next(i: &Instance, name: &str) -> String {
@@ -101,7 +140,7 @@ fn next(i: &Instance, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syp_proto::v1::{WaitingOn, instance::State};
+    use syp_proto::v1::WaitingOn;
 
     #[test]
     fn show_ends_with_what_it_waits_for_and_what_to_do() {
@@ -119,7 +158,7 @@ mod tests {
             }],
             ..Default::default()
         };
-        let t = text(&i, 0);
+        let t = text(&i, &[], 0);
         assert!(
             t.ends_with(
                 "Waiting on  app-0: the port (PORT_NOT_LISTENING, since -)\nNext        check --port"

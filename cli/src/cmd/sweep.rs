@@ -23,6 +23,9 @@ pub struct Args {
     /// Remove what is found
     #[arg(long)]
     delete: bool,
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
 }
 
 /// Runs it.
@@ -31,13 +34,18 @@ pub struct Args {
 /// What the engine said.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
+    if a.delete && !a.yes && ctx.out.may_ask() && !ctx.out.ask("Remove what is found for good?", false) {
+        return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
+    }
     let ask = SweepOrphansRequest {
         provider: a.provider.unwrap_or_default(),
         delete: a.delete,
         request_id: request_id(),
         ..Default::default()
     };
-    let op = client.call(ask, |ch, r| async move { ProvidersClient::new(ch).sweep_orphans(r).await }).await?;
+    let op = client
+        .call_provider(ask, |ch, r| async move { ProvidersClient::new(ch).sweep_orphans(r).await })
+        .await?;
     let report = match &op.result {
         Some(operation::Result::Response(any)) => {
             SweepReport::decode(any.value.as_slice()).map_err(anyhow::Error::from)?

@@ -1,6 +1,7 @@
 //! `sypctl transition`: the raw primitive.
 use super::{Ctx, get, request_id, up};
 use crate::{
+    args::Work,
     client::Client,
     exit,
     failure::{Done, Failure},
@@ -41,9 +42,8 @@ pub struct Args {
     /// Only show what would happen
     #[arg(long)]
     plan: bool,
-    /// Return when the work is accepted
-    #[arg(long)]
-    no_wait: bool,
+    #[command(flatten)]
+    work: Work,
 }
 
 /// A state by its name.
@@ -92,8 +92,14 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     if a.plan {
         return show_plan(ctx, &client, r).await;
     }
+    if r.to() == State::Destroyed && !a.work.yes && ctx.out.may_ask() {
+        let question = format!("Take down {} for good?", a.name);
+        if !ctx.out.ask(&question, false) {
+            return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
+        }
+    }
     let op = start(&client, r).await?;
-    finish(ctx, &client, op, &a.name, a.no_wait).await
+    finish(ctx, &client, op, &a.name, a.work.no_wait).await
 }
 
 /// Follows the work and shows the instance after it.

@@ -1,12 +1,13 @@
 //! `sypctl up`: an image becomes an instance.
 use super::{Ctx, get, request_id};
 use crate::{
+    args::Work,
     client::Client,
     exit,
     failure::{Done, Failure},
     follow, parse, plan, render,
 };
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use syp_proto::{
     google::longrunning::Operation,
     v1::{
@@ -130,15 +131,8 @@ pub struct Args {
     /// Only show what would be made and what it would cost
     #[arg(long)]
     plan: bool,
-    /// Don't ask
-    #[arg(short, long)]
-    yes: bool,
-    /// Wait until it serves (the default)
-    #[arg(long, overrides_with = "no_wait")]
-    wait: bool,
-    /// Return when the work is accepted
-    #[arg(long)]
-    no_wait: bool,
+    #[command(flatten)]
+    work: Work,
     /// Arguments for the image, instead of its own
     #[arg(last = true)]
     args: Vec<String>,
@@ -162,7 +156,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         ctx.out.document(&p, || plan::text(&p, ctx.out.colours), || plan::names(&p))?;
         return Ok(exit::OK);
     }
-    if !a.yes && ctx.out.may_ask() && !exists(&client, ctx.full(&a.name)).await {
+    if !a.work.yes && ctx.out.may_ask() && !exists(&client, ctx.full(&a.name)).await {
         let p = plan::ask(&client, Action::Create(request.clone())).await?;
         ctx.out.note(plan::text(&p, false));
         if !ctx.out.ask(&format!("Serve {} as {}?", a.image, a.name), true) {
@@ -170,9 +164,9 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         }
     }
     let op = client
-        .call(request, |ch, r| async move { InstancesClient::new(ch).create_instance(r).await })
+        .call_provider(request, |ch, r| async move { InstancesClient::new(ch).create_instance(r).await })
         .await?;
-    if a.no_wait {
+    if a.work.no_wait {
         return accepted(ctx, &op, &a.name);
     }
     let op = if op.done { op } else { follow::operation(&client, ctx.out, &op.name, ctx.limit()).await? };
@@ -222,11 +216,11 @@ async fn by_uid(ctx: &Ctx<'_>, c: &Client, op: &Operation, uid: &str) -> Result<
 }
 
 fn instance(a: &Args) -> Result<Instance, Failure> {
-    let mut env: HashMap<_, _> = match &a.env_file {
+    let mut env: BTreeMap<_, _> = match &a.env_file {
         Some(f) => {
             parse::env_file(f).map_err(|e| Failure::usage(format!("--env-file {e}")))?.into_iter().collect()
         }
-        None => HashMap::new(),
+        None => BTreeMap::new(),
     };
     env.extend(a.env.iter().cloned());
     let spec = InstanceSpec {

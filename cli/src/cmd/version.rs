@@ -22,7 +22,8 @@ pub async fn run(ctx: &Ctx<'_>) -> Done {
         Format::Json | Format::Yaml => {
             ctx.out.value(&serde_json::json!({"sypctl": VERSION, "engine": engine}))?
         }
-        _ => ctx.out.data(match engine {
+        Format::Name => ctx.out.data(VERSION),
+        Format::Table => ctx.out.data(match engine {
             Some(e) => format!("sypctl {VERSION}\nengine {e}"),
             None => format!("sypctl {VERSION}"),
         }),

@@ -1,7 +1,7 @@
 //! `sypctl wait`: until a state or a condition is there.
 use super::{Ctx, get};
 use crate::{
-    client::{Client, is_broken},
+    client::{Client, can_resume},
     exit,
     failure::{Done, Failure},
     parse, render,
@@ -125,7 +125,7 @@ async fn watch(
                 }
             }
         };
-        if let Some(s) = lost.filter(|s| !is_broken(s) && s.code() != Code::Unauthenticated) {
+        if let Some(s) = lost.filter(|s| !can_resume(client, s) && s.code() != Code::Unauthenticated) {
             return Err(s.into());
         }
         client.revive(3).await?;

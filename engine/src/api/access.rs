@@ -112,8 +112,10 @@ impl Access for Api {
         } else {
             e.access = stored;
         }
-        if !r.validate_only {
-            self.engine.edit(&cell, e, &expect, &caller(&a, &r.request_id, &r)?).await?;
+        let who = caller(&a, &r.request_id, &r)?;
+        // a repeated request is answered with what it has become
+        if !r.validate_only && self.engine.answered(&who).await?.is_none() {
+            self.engine.edit(&cell, e, &expect, &who).await?;
         }
         let i = cell.get();
         let spec = i.spec.clone().unwrap_or_default();
@@ -162,6 +164,12 @@ impl Api {
         policy: v1::AccessPolicy,
     ) -> Result<Response<v1::AccessPolicy>, Status> {
         a.require(Role::Admin)?;
+        let who = caller(a, &r.request_id, r)?;
+        if self.engine.answered(&who).await?.is_some() {
+            return Ok(Response::new(self.identities.control_policy()));
+        }
+        // two changes of one etag: the first one wins
+        let _guard = self.identities.changing.lock().await;
         let current = self.identities.control_policy();
         if !policy.etag.is_empty() && policy.etag != current.etag {
             return Err(Error::EtagMismatch.into());
@@ -177,8 +185,11 @@ impl Api {
             rules: policy.rules.clone(),
             etag: String::new(),
         });
-        let commit =
-            Commit { settings: vec![(super::identity::CONTROL_POLICY.into(), value)], ..Default::default() };
+        let commit = Commit {
+            settings: vec![(super::identity::CONTROL_POLICY.into(), value)],
+            answer: self.engine.answer(&who, String::new(), String::new()),
+            ..Default::default()
+        };
         self.engine.store().commit(commit).await.map_err(Error::from)?;
         self.identities.set_control_policy(policy);
         Ok(Response::new(self.identities.control_policy()))

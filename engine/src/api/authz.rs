@@ -1,10 +1,7 @@
 //! Who calls, and what they may do. Put into every request by the interceptor layer; handlers can't get an instance without asking it.
 use super::status::refuse;
 use crate::door;
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 use syp_auth::{
     policy::{Policy, Role},
     verify::Identity,
@@ -129,9 +126,4 @@ fn denied(need: Role, have: Option<Role>) -> Status {
         format!("this needs the role {}; you have {have}", word(need)),
         "ask an administrator: 'sypctl access allow' with --plane control",
     )
-}
-
-/// The labels of a request as the engine keeps them.
-pub fn labels(from: &std::collections::HashMap<String, String>) -> BTreeMap<String, String> {
-    from.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
 }

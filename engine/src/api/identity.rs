@@ -53,6 +53,8 @@ pub struct Identities {
     local: Option<LocalIssuer>,
     own_uid: u32,
     policy: ArcSwap<(v1::AccessPolicy, Policy)>,
+    /// Held from reading the control policy to having the next one on disk.
+    pub(super) changing: tokio::sync::Mutex<()>,
 }
 
 /// The engine's own user is an administrator, and whoever was named at the start. Nobody else is anything.
@@ -107,6 +109,7 @@ impl Identities {
             local: o.local,
             own_uid: o.own_uid,
             policy: ArcSwap::default(),
+            changing: tokio::sync::Mutex::default(),
         };
         this.set_control_policy(policy);
         this

@@ -21,6 +21,7 @@ impl Instances for Api {
         &self,
         r: Request<v1::CreateInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
+        validate::one_project(&r.get_ref().parent)?;
         Box::pin(self.create(r)).await
     }
 
@@ -64,6 +65,9 @@ impl Instances for Api {
     }
 
     async fn plan_instance(&self, r: Request<v1::PlanInstanceRequest>) -> Result<Response<v1::Plan>, Status> {
+        if let Some(v1::plan_instance_request::Action::Create(c)) = &r.get_ref().action {
+            validate::one_project(&c.parent)?;
+        }
         self.plan_of(r).await
     }
 
@@ -199,7 +203,7 @@ impl Instances for Api {
         };
         let revision = i.revision.clone();
         let lines = target.logs(&self.engine.context(&cell), query).await.map_err(|f| of_failure(&f))?;
-        Ok(Response::new(Box::pin(lines.map(move |l| {
+        let lines = lines.map(move |l| {
             let l = l.map_err(|f| of_failure(&f))?;
             Ok(v1::LogEntry {
                 time: crate::clock::timestamp(l.at_ms),
@@ -209,7 +213,8 @@ impl Instances for Api {
                 line: l.line,
                 heartbeat: false,
             })
-        }))))
+        });
+        Ok(Response::new(watch::with_heartbeats(Box::pin(lines), self.clone())))
     }
 
     async fn list_instance_events(
@@ -250,7 +255,7 @@ impl Instances for Api {
             "" => 0,
             t => t.parse().map_err(|_| invalid("resume_token", "not a token of this stream"))?,
         };
-        Ok(Response::new(watch::events(self.clone(), id, after, a.identity.expires_at)))
+        Ok(Response::new(watch::events(self.clone(), id, after)))
     }
 }
 

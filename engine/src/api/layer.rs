@@ -4,12 +4,13 @@
 use super::{
     VERSION,
     authz::Authz,
+    ending::Ending,
     identity::Identities,
     roles::{self, Need},
     status::refuse,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Millis},
     store::{Commit, Store},
 };
 use futures_util::future::BoxFuture;
@@ -19,9 +20,11 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use syp_proto::journal::Audit;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Status,
     body::Body,
@@ -49,6 +52,7 @@ pub struct Guard {
     clock: Clock,
     own_uid: u32,
     trust_local_issuer: bool,
+    stop: CancellationToken,
 }
 
 /// A service behind the guard.
@@ -61,8 +65,14 @@ pub struct Guarded<S> {
 // === impl Guard ===
 
 impl Guard {
-    /// Starts the writer of audit rows.
-    pub fn new(identities: Arc<Identities>, store: Arc<dyn Store>, clock: Clock, own_uid: u32) -> Self {
+    /// Starts the writer of audit rows. `stop` ends every stream.
+    pub fn new(
+        identities: Arc<Identities>,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        own_uid: u32,
+        stop: CancellationToken,
+    ) -> Self {
         let (audit, mut rows) = mpsc::channel::<Audit>(AUDIT_QUEUE);
         drop(tokio::spawn(async move {
             let mut batch = Vec::new();
@@ -73,7 +83,7 @@ impl Guard {
                 }
             }
         }));
-        Self { identities, audit, clock, own_uid, trust_local_issuer: true }
+        Self { identities, audit, clock, own_uid, trust_local_issuer: true, stop }
     }
 
     /// For a listener that others than this host reach: the built-in issuer is nobody there.
@@ -124,6 +134,34 @@ impl Guard {
         Ok(())
     }
 
+    /// Resolves when an answer must end.
+    fn end(&self, who: Option<&Authz>) -> impl Future<Output = Status> + Send + use<> {
+        let stop = self.stop.clone();
+        let expires = who.map(|w| until(w.identity.expires_at, self.clock.now()));
+        async move {
+            let expired = async {
+                match expires {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => refuse(
+                    Code::Unavailable,
+                    "ENGINE_STOPPING",
+                    "the engine stops",
+                    "instances go on serving; ask again when it runs",
+                ),
+                () = expired => refuse(
+                    Code::Unauthenticated,
+                    "TOKEN_EXPIRED",
+                    "the token of this stream has expired",
+                    "log in again and resume",
+                ),
+            }
+        }
+    }
+
     async fn record(&self, path: &str, peer: Peer, who: Option<&Authz>, code: Code, message: &str) {
         // health checks come every second and say nothing about anybody
         if roles::need(path) == Some(Need::Open) {
@@ -142,6 +180,12 @@ impl Guard {
         };
         let _ = self.audit.send(row).await;
     }
+}
+
+fn until(expires_s: u64, now: Millis) -> tokio::time::Instant {
+    let expires_ms = i64::try_from(expires_s.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let left = expires_ms.saturating_sub(now).clamp(0, 86_400_000);
+    tokio::time::Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0))
 }
 
 /// The one bearer token of a request.
@@ -191,6 +235,7 @@ impl<S, B> Service<Request<B>> for Guarded<S>
 where
     S: Service<Request<B>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Send,
     B: Send + 'static,
 {
     type Response = Response<Body>;
@@ -206,8 +251,9 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let guard = self.guard.clone();
-        Box::pin(async move {
-            let path = request.uri().path().to_owned();
+        let path = request.uri().path().to_owned();
+        let waits = roles::only_waits(&path);
+        let answer = async move {
             let (peer, mut who) = (Peer::of(&request), None);
             let mut response = match guard.admit(&mut request, &mut who).await {
                 Ok(()) => {
@@ -215,7 +261,12 @@ where
                     let status = Status::from_header_map(response.headers());
                     let (code, why) = status.as_ref().map_or((Code::Ok, ""), |s| (s.code(), s.message()));
                     guard.record(&path, peer, who.as_ref(), code, why).await;
-                    response
+                    if roles::is_stream(&path) {
+                        let end = guard.end(who.as_ref());
+                        response.map(|body| Ending::of(body, end))
+                    } else {
+                        response
+                    }
                 }
                 Err(status) => {
                     guard.record(&path, peer, who.as_ref(), status.code(), status.message()).await;
@@ -224,6 +275,14 @@ where
             };
             response.headers_mut().insert("syp-server-version", HeaderValue::from_static(VERSION));
             Ok(response)
+        };
+        if waits {
+            return Box::pin(answer);
+        }
+        // what has begun is finished, whether or not its caller is still there: half a change would be nobody's
+        let task = tokio::spawn(answer);
+        Box::pin(async move {
+            task.await.unwrap_or_else(|_| Ok(Status::internal("this is a bug: please report it").into_http()))
         })
     }
 }

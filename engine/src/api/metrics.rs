@@ -1,31 +1,40 @@
 //! `syp.v1.Metrics`: figures of the gate and of the replicas, right now.
 use super::{Api, authz::Authz, later::later, status::of_failure, watch};
-use crate::clock::{duration, timestamp};
+use crate::clock::{Millis, duration, duration_millis, timestamp};
 use rust_decimal::Decimal;
 use std::time::Duration;
 use syp_auth::{door::GateMetrics, policy::Role};
 use syp_proto::v1::{self, metrics_server::Metrics};
 use tonic::{Request, Response, Status, async_trait};
 
+/// Long enough for a figure that means something, short enough for somebody who waits.
+const DEFAULT_CPU_WINDOW_MS: Millis = 500;
+
 impl Api {
-    async fn point(&self, a: &Authz, name: &str) -> Result<v1::MetricsPoint, Status> {
+    async fn point(&self, a: &Authz, name: &str, cpu_window: Duration) -> Result<v1::MetricsPoint, Status> {
         let cell = self.live(a, name, Role::Viewer).await?;
         let i = cell.get();
         let target = self
             .engine
             .target(i.spec.as_ref().map_or("", |s| s.target.as_str()))
             .map_err(|f| of_failure(&f))?;
+        // twice: what the processor does now is the difference, not what it did since it was made
+        let first = target.stats(&self.engine.context(&cell)).await.map_err(|f| of_failure(&f))?;
+        let begun = self.engine.clock().now();
+        tokio::time::sleep(cpu_window).await;
         let s = target.stats(&self.engine.context(&cell)).await.map_err(|f| of_failure(&f))?;
         let now = self.engine.clock().now();
+        let cpu_cores = cores(s.cpu_seconds - first.cpu_seconds, now - begun);
+        // the counters are of this gate: a replaced one began anew
+        let window_ms = s.gate.as_ref().map(|g| counted_ms(g, i.serving_ms, now));
         let gate = s.gate.unwrap_or_default();
-        let up_ms = (now - i.serving_ms).max(1);
-        let seconds = Decimal::from(up_ms) / Decimal::from(1000);
+        let seconds = Decimal::from(window_ms.unwrap_or(1)) / Decimal::from(1000);
         let ready = s.status.map_or(0, |s| s.upstreams.iter().filter(|u| u.ready).count());
         Ok(v1::MetricsPoint {
             time: timestamp(now),
-            window: Some(duration(up_ms)),
+            window: window_ms.map(duration),
             rps: rate(total(&gate), seconds),
-            latency: Some(latency(&gate)),
+            latency: window_ms.map(|_| latency(&gate)),
             status_class: gate
                 .requests_by_class
                 .iter()
@@ -34,7 +43,7 @@ impl Api {
                 .filter(|(_, c)| *c > 0)
                 .collect(),
             auth_denied: i64::try_from(gate.denied_401 + gate.denied_403).unwrap_or(i64::MAX),
-            cpu_cores: s.cpu_seconds / (up_ms as f64 / 1000.0),
+            cpu_cores,
             memory_bytes: i64::try_from(s.memory_bytes).unwrap_or(i64::MAX),
             replicas_ready: i32::try_from(ready).unwrap_or(0),
             cold_starts: 0,
@@ -43,6 +52,25 @@ impl Api {
             open_streams: i32::try_from(gate.in_flight).unwrap_or(i32::MAX),
         })
     }
+}
+
+/// How long the gate has counted; one that does not say when it began, since the instance serves.
+fn counted_ms(g: &GateMetrics, serving_ms: Millis, now: Millis) -> Millis {
+    let began = Millis::try_from(g.started_at_ms).ok().filter(|ms| *ms > 0).unwrap_or(serving_ms);
+    (now - began).max(1)
+}
+
+/// Cores in use over a while. A replica that began anew in it has used less than before: then nothing is known.
+fn cores(seconds: f64, over_ms: Millis) -> f64 {
+    #[allow(clippy::cast_precision_loss)]
+    let over = over_ms.max(1) as f64 / 1000.0;
+    (seconds / over).max(0.0)
+}
+
+/// The time over which the processor is looked at.
+fn cpu_window(asked: Option<&prost_types::Duration>) -> Duration {
+    let ms = asked.map_or(DEFAULT_CPU_WINDOW_MS, duration_millis).clamp(100, 10_000);
+    Duration::from_millis(u64::try_from(ms).unwrap_or(1_000))
 }
 
 fn total(g: &GateMetrics) -> u64 {
@@ -77,7 +105,8 @@ impl Metrics for Api {
         request: Request<v1::GetMetricsRequest>,
     ) -> Result<Response<v1::MetricsPoint>, Status> {
         let a = Authz::of(&request)?;
-        self.point(&a, &request.into_inner().name).await.map(Response::new)
+        let r = request.into_inner();
+        self.point(&a, &r.name, cpu_window(r.window.as_ref())).await.map(Response::new)
     }
 
     async fn query_metrics(
@@ -99,9 +128,37 @@ impl Metrics for Api {
         let api = self.clone();
         Ok(Response::new(Box::pin(async_stream::try_stream! {
             loop {
-                yield api.point(&a, &r.name).await?;
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                yield api.point(&a, &r.name, Duration::from_secs(1)).await?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_gate_counts_from_its_own_beginning() {
+        let g = GateMetrics {
+            started_at_ms: 90_000,
+            requests_by_class: [0, 0, 20, 0, 0, 0],
+            ..Default::default()
+        };
+        let window = counted_ms(&g, 1_000, 100_000);
+        assert_eq!(window, 10_000);
+        assert!((rate(total(&g), Decimal::from(window) / Decimal::from(1000)) - 2.0).abs() < 1e-9);
+        assert_eq!(counted_ms(&GateMetrics::default(), 1_000, 3_000), 2_000, "one that does not say");
+        assert_eq!(counted_ms(&g, 0, 80_000), 1, "a clock that went back");
+    }
+
+    #[test]
+    fn the_processor_is_looked_at_over_a_window() {
+        assert!((cores(0.25, 500) - 0.5).abs() < 1e-9);
+        assert!(cores(-3.0, 500).abs() < 1e-9, "a replica that began anew");
+        assert_eq!(cpu_window(None), Duration::from_millis(500));
+        let far = prost_types::Duration { seconds: i64::MAX, nanos: 0 };
+        assert_eq!(cpu_window(Some(&far)), Duration::from_secs(10));
     }
 }

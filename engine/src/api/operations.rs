@@ -130,7 +130,7 @@ impl OperationEvents for Api {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let (op, _) = self.of_operation(&a, &r.name, Role::Viewer).await?;
-        Ok(Response::new(watch::operation(self.clone(), op, a.identity.expires_at)))
+        Ok(Response::new(watch::operation(self.clone(), op)))
     }
 
     async fn retry_operation(

@@ -46,10 +46,13 @@ impl Providers for Api {
         let r = request.into_inner();
         let store = self.engine.store().store_id().clone();
         let mut report = v1::SweepReport::default();
-        for t in self.engine.targets() {
-            if !r.provider.is_empty() && r.provider.trim_start_matches("providers/") != t.name() {
-                continue;
-            }
+        let targets: Vec<_> = if r.provider.is_empty() {
+            self.engine.targets().collect()
+        } else {
+            // nothing found at a place that does not exist would sound like good news
+            vec![self.engine.target(&r.provider).map_err(|f| of_failure(&f))?]
+        };
+        for t in targets {
             match t.list(&store, None).await {
                 Err(f) => report.unreachable.push(format!("{}: {}", t.name(), f.message)),
                 Ok(found) => {

@@ -85,6 +85,20 @@ pub fn need(path: &str) -> Option<Need> {
     TABLE.iter().find(|(p, _)| *p == path).map(|(_, n)| *n)
 }
 
+/// Whether a method does nothing but wait: it ends with its caller.
+pub fn only_waits(path: &str) -> bool {
+    path == "/google.longrunning.Operations/WaitOperation"
+}
+
+/// Whether a method answers with a stream, which would go on for ever.
+pub fn is_stream(path: &str) -> bool {
+    let Some((service, method)) = path.trim_start_matches('/').split_once('/') else { return false };
+    let service = syp_proto::pool().and_then(|p| p.get_service_by_name(service));
+    // of health and reflection, which are not ours to describe
+    let Some(service) = service else { return matches!(method, "Watch" | "ServerReflectionInfo") };
+    service.methods().any(|m| m.name() == method && m.is_server_streaming())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +120,7 @@ mod tests {
         }
         assert!(seen > 40, "the descriptor set was not walked");
         assert_eq!(need("/syp.v1.Instances/Nope"), None);
+        assert!(is_stream("/syp.v1.Instances/StreamLogs") && is_stream("/grpc.health.v1.Health/Watch"));
+        assert!(!is_stream("/syp.v1.Server/ShutdownServer") && !is_stream("/grpc.health.v1.Health/Check"));
     }
 }

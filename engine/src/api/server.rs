@@ -32,6 +32,9 @@ use tonic::transport::{
     server::{Connected, Router},
 };
 
+/// Answers that are under way when the engine stops get so long.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
 /// Where to listen.
 #[derive(Clone, Debug, Default)]
 pub struct Listen {
@@ -65,12 +68,13 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
         Arc::clone(api.engine.store()),
         api.engine.clock().clone(),
         listen.own_uid,
+        api.shutdown.clone(),
     );
     let io_error = |what: &str, e: &dyn std::fmt::Display| Error::Invalid {
         field: "listen".into(),
         message: format!("{what}: {e}"),
     };
-    let mut tasks = Vec::new();
+    let mut tasks = tokio::task::JoinSet::new();
     if let Some(tcp) = listen.tcp {
         let listener = TcpListener::bind(tcp).await.map_err(|e| io_error(&tcp.to_string(), &e))?;
         let mut builder = builder();
@@ -83,23 +87,31 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
         let own = if tcp.ip().is_loopback() { own } else { own.off_loopback() };
         let router = routes(builder.layer(own), &api);
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        tasks.push(tokio::spawn(async move {
+        tasks.spawn(async move {
             router.serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await }).await
-        }));
+        });
     }
     if let Some(path) = &listen.socket {
         let listener = bind_private(path).map_err(|e| io_error(&path.display().to_string(), &e))?;
         let stop = api.shutdown.clone();
         let router = routes(builder().layer(guard), &api);
         let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener).map(|s| s.map(Local));
-        tasks.push(tokio::spawn(async move {
+        tasks.spawn(async move {
             router.serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await }).await
-        }));
+        });
     }
-    for t in tasks {
-        t.await.map_err(|e| Error::Internal(e.to_string()))?.map_err(|e| io_error("server", &e))?;
+    let stop = api.shutdown.clone();
+    let all = async {
+        while let Some(t) = tasks.join_next().await {
+            t.map_err(|e| Error::Internal(e.to_string()))?.map_err(|e| io_error("server", &e))?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = all => ended,
+        // a client that does not take its answer can't keep the engine from stopping
+        () = async { stop.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
     }
-    Ok(())
 }
 
 fn builder() -> Server {

@@ -1,7 +1,6 @@
 //! What can be refused by reading the request alone.
 use super::status::invalid;
 use crate::door;
-use std::collections::HashMap;
 use syp_proto::v1::{self, InstanceSpec, instance_spec};
 use tonic::Status;
 
@@ -10,6 +9,14 @@ pub const MAX_PORT: i32 = 65_534;
 /// Where the holder tells the gate how it is: not for an app.
 const HOLDER_PORT: i32 = 49_150;
 const MAX_REPLICAS: i32 = 64;
+const MAX_LABELS: usize = 64;
+/// What a replica may be given: more than any machine has; what the target's host really has is the preflight's business.
+const MAX_CPU_MILLIS: u64 = 4_096_000;
+/// Docker Engine's least share of a core.
+const MIN_CPU_MILLIS: u64 = 10;
+const MAX_MEMORY: u64 = 64 << 40;
+/// The longest time to live: ten years. Whoever wants more wants none.
+const MAX_TTL_MS: i64 = 10 * 365 * 86_400_000;
 
 /// `projects/{project}/instances/{name}[@{uid}]` -> (project, name, uid).
 ///
@@ -31,9 +38,24 @@ pub fn name(full: &str) -> Result<(&str, &str, Option<&str>), Status> {
 /// # Errors
 /// `INVALID_ARGUMENT`.
 pub fn parent(text: &str) -> Result<&str, Status> {
-    text.strip_prefix("projects/")
-        .filter(|p| !p.is_empty() && !p.contains('/'))
-        .ok_or_else(|| invalid("parent", "expected projects/{project}, or projects/- for all"))
+    let project = text
+        .strip_prefix("projects/")
+        .ok_or_else(|| invalid("parent", "expected projects/{project}, or projects/- for all"))?;
+    if project != "-" {
+        id("parent", project)?;
+    }
+    Ok(project)
+}
+
+/// `projects/{project}` of something new: it belongs to one project.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn one_project(text: &str) -> Result<&str, Status> {
+    match parent(text)? {
+        "-" => Err(invalid("parent", "'-' stands for all projects in lists; name one for something new")),
+        project => Ok(project),
+    }
 }
 
 /// An id that fits DNS labels and the names of every provider.
@@ -49,20 +71,54 @@ pub fn id(field: &str, id: &str) -> Result<(), Status> {
     Err(invalid(field, "1 to 40 lower-case letters, digits and hyphens, beginning with a letter"))
 }
 
-/// Labels of the user.
+/// Labels of the user, by the rules of Kubernetes labels: every target can hold them, and a filter can name them.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT`.
-pub fn labels(labels: &HashMap<String, String>) -> Result<(), Status> {
-    for (k, v) in labels {
-        if k.is_empty() || k.len() > 63 || v.len() > 255 || k.starts_with("syp.dev") {
+pub fn labels<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Result<(), Status> {
+    for (n, (k, v)) in labels.into_iter().enumerate() {
+        if n >= MAX_LABELS {
+            return Err(invalid("labels", &format!("at most {MAX_LABELS}")));
+        }
+        if !is_label_key(k) {
             return Err(invalid(
                 "labels",
-                &format!("'{k}': keys have 1 to 63 characters, values at most 255, and syp.dev is ours"),
+                &format!(
+                    "'{k}' can't be a key: 1 to 63 letters, digits, '-', '_' and '.', a letter or digit at both ends, \
+                     perhaps behind a DNS name and '/'; syp.dev is ours"
+                ),
+            ));
+        }
+        if !(v.is_empty() || is_label_word(v)) {
+            return Err(invalid(
+                "labels",
+                &format!(
+                    "'{v}' can't be the value of '{k}': up to 63 letters, digits, '-', '_' and '.', \
+                     a letter or digit at both ends"
+                ),
             ));
         }
     }
     Ok(())
+}
+
+fn is_label_key(key: &str) -> bool {
+    let Some((domain, word)) = key.split_once('/') else {
+        return is_label_word(key) && !key.starts_with("syp.dev");
+    };
+    let part = |p: &str| {
+        is_label_word(p) && p.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    let ours = domain == "syp.dev" || domain.ends_with(".syp.dev");
+    domain.len() <= 253 && domain.split('.').all(part) && is_label_word(word) && !ours
+}
+
+fn is_label_word(w: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    w.len() <= 63
+        && ends(w.chars().next())
+        && ends(w.chars().next_back())
+        && w.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// A spec.
@@ -104,16 +160,8 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     if s.budget.is_some() {
         return Err(invalid("spec.budget", "this version can't enforce budgets yet; use a ttl"));
     }
-    if let Some(ttl) = &s.ttl
-        && crate::clock::duration_millis(ttl) < 1_000
-    {
-        return Err(invalid("spec.ttl", "at least 1s"));
-    }
-    if let Some(g) = &s.drain_grace
-        && !(0..=3_600_000).contains(&crate::clock::duration_millis(g))
-    {
-        return Err(invalid("spec.drain_grace", "0s to 1h"));
-    }
+    ttl(s.ttl.as_ref())?;
+    grace("spec.drain_grace", s.drain_grace.as_ref())?;
     if s.egress() == instance_spec::Egress::Off && s.isolation() == instance_spec::Isolation::NotEnforced {
         return Err(invalid(
             "spec.egress",
@@ -127,6 +175,30 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
         }
     }
     Ok(())
+}
+
+/// The time to live in milliseconds; nothing said: `None`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn ttl(d: Option<&prost_types::Duration>) -> Result<Option<i64>, Status> {
+    let ms = d.map(crate::clock::duration_millis);
+    if ms.is_some_and(|ms| !(1_000..=MAX_TTL_MS).contains(&ms)) {
+        return Err(invalid("spec.ttl", "1s to 10 years (3650 days); without one it lives until 'down'"));
+    }
+    Ok(ms)
+}
+
+/// How long what is in flight may take to end, in milliseconds; nothing said: `None`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming the field.
+pub fn grace(field: &str, d: Option<&prost_types::Duration>) -> Result<Option<i64>, Status> {
+    let ms = d.map(crate::clock::duration_millis);
+    if ms.is_some_and(|ms| !(0..=3_600_000).contains(&ms)) {
+        return Err(invalid(field, "0s to 1h"));
+    }
+    Ok(ms)
 }
 
 /// A policy.
@@ -164,11 +236,16 @@ fn publish(s: &InstanceSpec) -> Result<(), Status> {
 }
 
 fn resources(r: &v1::Resources) -> Result<(), Status> {
-    if !r.cpu.is_empty() && cpu_millis(&r.cpu).is_none_or(|m| m == 0) {
-        return Err(invalid("spec.resources.cpu", "cores, such as 0.5 or 500m"));
+    let cpu = MIN_CPU_MILLIS..=MAX_CPU_MILLIS;
+    if !r.cpu.is_empty() && cpu_millis(&r.cpu).is_none_or(|m| !cpu.contains(&m)) {
+        return Err(invalid("spec.resources.cpu", "cores, such as 0.5 or 500m; at least 10m, at most 4096"));
     }
-    if !r.memory.is_empty() && memory_bytes(&r.memory).is_none_or(|b| b < 6 * 1024 * 1024) {
-        return Err(invalid("spec.resources.memory", "bytes with Ki, Mi, Gi, such as 256Mi; at least 6Mi"));
+    let memory = (6 << 20)..=MAX_MEMORY;
+    if !r.memory.is_empty() && memory_bytes(&r.memory).is_none_or(|b| !memory.contains(&b)) {
+        return Err(invalid(
+            "spec.resources.memory",
+            "bytes with Ki, Mi, Gi, such as 256Mi; at least 6Mi, at most 65536Gi",
+        ));
     }
     Ok(())
 }
@@ -180,7 +257,7 @@ pub fn cpu_millis(text: &str) -> Option<u64> {
     }
     let cores: rust_decimal::Decimal =
         if text.starts_with('.') { format!("0{text}").parse().ok()? } else { text.parse().ok()? };
-    rust_decimal::prelude::ToPrimitive::to_u64(&(cores * rust_decimal::Decimal::from(1000)))
+    rust_decimal::prelude::ToPrimitive::to_u64(&cores.checked_mul(rust_decimal::Decimal::from(1000))?)
 }
 
 /// `256Mi`, `1Gi`, `512M`, plain bytes.
@@ -211,6 +288,64 @@ mod tests {
         assert_eq!(cpu_millis("-1"), None);
         assert_eq!(memory_bytes("256Mi"), Some(268_435_456));
         assert_eq!(memory_bytes("5X"), None);
+        assert_eq!(cpu_millis("79228162514264337593543950335"), None, "no overflow");
+        assert_eq!(cpu_millis("99999999999999"), Some(99_999_999_999_999_000));
+        assert_eq!(memory_bytes("99999999999999999999Gi"), None);
+    }
+
+    #[test]
+    fn limits_and_times_that_no_machine_and_no_calendar_has_are_refused() {
+        let good = InstanceSpec { image: "x".into(), port: 80, ..Default::default() };
+        let with = |cpu: &str, memory: &str| {
+            let resources = v1::Resources { cpu: cpu.into(), memory: memory.into(), ..Default::default() };
+            spec(&InstanceSpec { resources: Some(resources), ..good.clone() })
+        };
+        for (cpu, memory) in [("10m", ""), ("4096", ""), ("", "6Mi"), ("", "65536Gi"), (".5", "256Mi")] {
+            assert!(with(cpu, memory).is_ok(), "{cpu} {memory}");
+        }
+        for (cpu, memory) in
+            [("9m", ""), ("4097", ""), ("99999999999999", ""), ("", "1000000Gi"), ("", "5Mi")]
+        {
+            assert!(with(cpu, memory).is_err(), "{cpu} {memory}");
+        }
+        let ttl = |seconds| {
+            let ttl = Some(prost_types::Duration { seconds, nanos: 0 });
+            spec(&InstanceSpec { ttl, ..good.clone() })
+        };
+        assert!(ttl(1).is_ok() && ttl(3650 * 86_400).is_ok());
+        assert!(ttl(0).is_err() && ttl(3650 * 86_400 + 1).is_err() && ttl(i64::MAX).is_err());
+    }
+
+    #[test]
+    fn labels_are_those_that_every_target_can_hold() {
+        let one = |k: &str, v: &str| labels(&std::collections::BTreeMap::from([(k.into(), v.into())]));
+        for (k, v) in [("team", "ml"), ("a", ""), ("example.com/Team_1", "x.y-z"), (&"k".repeat(63), "1")] {
+            assert!(one(k, v).is_ok(), "{k}={v}");
+        }
+        for (k, v) in [
+            ("", "x"),
+            ("a b", "x"),
+            ("-a", "x"),
+            ("a/", "x"),
+            ("/a", "x"),
+            ("Ex.com/a", "x"),
+            ("a/b/c", "x"),
+            ("syp.dev/store", "x"),
+            ("syp.dev", "x"),
+            ("x.syp.dev/a", "x"),
+            ("k", "a b"),
+            ("k", "a\nb"),
+            ("k", "a AND b"),
+            ("k", "-"),
+            ("k", "é"),
+            (&"k".repeat(64), "1"),
+            ("k", &"v".repeat(64)),
+        ] {
+            assert!(one(k, v).is_err(), "{k}={v}");
+        }
+        let many: std::collections::BTreeMap<_, _> =
+            (0..65).map(|n| (format!("k{n}"), String::new())).collect();
+        assert!(labels(&many).is_err());
     }
 
     #[test]
@@ -221,7 +356,11 @@ mod tests {
         }
         for bad in ["", "A", "1a", "a_b", "a-", "a.b", &"a".repeat(41)] {
             assert!(id("x", bad).is_err(), "{bad}");
+            assert!(parent(&format!("projects/{bad}")).is_err(), "{bad}");
         }
+        assert_eq!((parent("projects/p1").unwrap(), parent("projects/-").unwrap()), ("p1", "-"));
+        assert!(parent("p1").is_err() && parent("projects/X y").is_err() && parent("projects/a/b").is_err());
+        assert!(one_project("projects/-").is_err() && one_project("projects/p1").is_ok());
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Streams: snapshot first, then what changed, with resume tokens and a heartbeat every 20 s (proxies cut idle streams).
 //!
 //! State is sent, not deltas: a slow reader gets the newest state later, nothing is buffered for it.
-use super::{Api, authz::Authz, page::Filter, status::refuse};
+use super::{Api, authz::Authz, page::Filter};
 use crate::{
-    clock::{Millis, timestamp},
+    clock::timestamp,
     error::Error,
     graph::State,
     id::{InstanceId, OperationId},
     view,
 };
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, stream::BoxStream};
 use prost_types::Timestamp;
 use std::{collections::HashMap, time::Duration};
 use syp_auth::policy::Role;
@@ -17,7 +17,7 @@ use syp_proto::{
     journal::{self, Record, record::Body},
     v1::{self, operation_event, watch_instances_response as wi},
 };
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// What handlers return.
 pub type Stream<T> = BoxStream<'static, Result<T, Status>>;
@@ -28,15 +28,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Changes of one moment go out together.
 const GATHER: Duration = Duration::from_millis(20);
 
-fn expired() -> Status {
-    refuse(
-        Code::Unauthenticated,
-        "TOKEN_EXPIRED",
-        "the token of this stream has expired",
-        "log in again and resume",
-    )
-}
-
 /// Why a stream looks again.
 enum Woke {
     News,
@@ -44,31 +35,19 @@ enum Woke {
 }
 
 /// Waits for news; every `beat` without any is a reason to look too.
-async fn woken(
-    news: &mut tokio::sync::watch::Receiver<u64>,
-    beat: Duration,
-    end: tokio::time::Instant,
-) -> Result<Woke, Status> {
+async fn woken(news: &mut tokio::sync::watch::Receiver<u64>, beat: Duration) -> Result<Woke, Status> {
     tokio::select! {
         changed = news.changed() => changed.map(|()| Woke::News).map_err(|_| Status::unavailable("the engine stops")),
         () = tokio::time::sleep(beat) => Ok(Woke::Beat),
-        () = tokio::time::sleep_until(end) => Err(expired()),
     }
 }
 
-fn until(expires_s: u64, now: Millis) -> tokio::time::Instant {
-    let expires_ms = i64::try_from(expires_s.saturating_mul(1000)).unwrap_or(i64::MAX);
-    let left = expires_ms.saturating_sub(now).clamp(0, 86_400_000);
-    tokio::time::Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0))
-}
-
 /// Steps of an operation as they change, then its end.
-pub(super) fn operation(api: Api, op: OperationId, expires_s: u64) -> Stream<v1::OperationEvent> {
+pub(super) fn operation(api: Api, op: OperationId) -> Stream<v1::OperationEvent> {
     Box::pin(async_stream::try_stream! {
         let mut news = api.engine.changes().subscribe();
         let mut sent: HashMap<String, v1::operation_metadata::Step> = HashMap::new();
         let mut first = true;
-        let end = until(expires_s, api.engine.clock().now());
         let mut last_sent = tokio::time::Instant::now();
         loop {
             let cell = api.engine.cell(op.instance);
@@ -109,7 +88,7 @@ pub(super) fn operation(api: Api, op: OperationId, expires_s: u64) -> Stream<v1:
                 last_sent = tokio::time::Instant::now();
                 yield event(operation_event::Event::Heartbeat(timestamp(api.engine.clock().now()).unwrap_or_default()));
             }
-            woken(&mut news, LOOK, end).await?;
+            woken(&mut news, LOOK).await?;
         }
     })
 }
@@ -128,17 +107,24 @@ pub(super) fn instances(
         .resume_token
         .split_once('-')
         .and_then(|(b, n)| (b.parse() == Ok(boot)).then(|| n.parse::<u64>().ok())?);
-    let lost = !r.resume_token.is_empty() && resume.is_none();
+    let lost = if r.resume_token.is_empty() {
+        None
+    } else if resume.is_none() {
+        Some("the engine was started again")
+    } else {
+        // what no longer fits the filter has to be told, and nobody remembers what did
+        (!r.filter.is_empty()).then_some("what has left the filter is not known")
+    };
+    let resume = resume.filter(|_| lost.is_none());
     Ok(Box::pin(async_stream::try_stream! {
         let mut news = api.engine.changes().subscribe();
         let token = |n: u64| format!("{boot}-{n}");
         let send = |n: u64, e: wi::Event| v1::WatchInstancesResponse { resume_token: token(n), event: Some(e) };
         let mut last = resume.unwrap_or(0);
-        let end = until(a.identity.expires_at, api.engine.clock().now());
         let mut known: HashMap<InstanceId, ()> = HashMap::new();
         let mut snapshot = resume.is_none();
-        if lost {
-            yield send(0, wi::Event::Resync(wi::Resync { reason: "the engine was started again".into() }));
+        if let Some(reason) = lost {
+            yield send(0, wi::Event::Resync(wi::Resync { reason: reason.into() }));
         }
         loop {
             let now = api.engine.clock().now();
@@ -184,7 +170,7 @@ pub(super) fn instances(
                     yield send(n, if new { wi::Event::Added(v) } else { wi::Event::Modified(v) });
                 },
             }
-            match woken(&mut news, HEARTBEAT, end).await? {
+            match woken(&mut news, HEARTBEAT).await? {
                 Woke::News => tokio::time::sleep(GATHER).await,
                 Woke::Beat => yield send(last, wi::Event::Heartbeat(heartbeat(&api))),
             }
@@ -192,22 +178,36 @@ pub(super) fn instances(
     }))
 }
 
+/// Lines as they come, and a heartbeat where none does.
+pub(super) fn with_heartbeats(
+    mut lines: BoxStream<'static, Result<v1::LogEntry, Status>>,
+    api: Api,
+) -> Stream<v1::LogEntry> {
+    Box::pin(async_stream::try_stream! {
+        loop {
+            match tokio::time::timeout(HEARTBEAT, lines.next()).await {
+                Ok(None) => return,
+                Ok(Some(line)) => yield line?,
+                Err(_) => yield v1::LogEntry {
+                    time: Some(heartbeat(&api)),
+                    heartbeat: true,
+                    ..Default::default()
+                },
+            }
+        }
+    })
+}
+
 fn heartbeat(api: &Api) -> Timestamp {
     timestamp(api.engine.clock().now()).unwrap_or_default()
 }
 
 /// The journal of an instance in words, from a number on; ends with the instance.
-pub(super) fn events(
-    api: Api,
-    id: InstanceId,
-    after: u64,
-    expires_s: u64,
-) -> Stream<v1::WatchInstanceEventsResponse> {
+pub(super) fn events(api: Api, id: InstanceId, after: u64) -> Stream<v1::WatchInstanceEventsResponse> {
     use v1::watch_instance_events_response::Event;
     Box::pin(async_stream::try_stream! {
         let mut news = api.engine.changes().subscribe();
         let mut after = after;
-        let end = until(expires_s, api.engine.clock().now());
         loop {
             loop {
                 let batch = api.engine.store().events(id, after, 500).await.map_err(Error::from).map_err(Status::from)?;
@@ -224,7 +224,7 @@ pub(super) fn events(
             if api.engine.cell(id).is_none() {
                 return;
             }
-            if let Woke::Beat = woken(&mut news, HEARTBEAT, end).await? {
+            if let Woke::Beat = woken(&mut news, HEARTBEAT).await? {
                 yield v1::WatchInstanceEventsResponse {
                     resume_token: after.to_string(),
                     event: Some(Event::Heartbeat(heartbeat(&api))),

@@ -2,7 +2,7 @@
 use super::{Commit, Error, Store};
 use crate::{graph::State, id::InstanceId};
 use std::sync::Arc;
-use syp_proto::journal::{Answer, Created, Edited, Instance, Record, record::Body};
+use syp_proto::journal::{Answer, Audit, Created, Edited, Instance, Record, record::Body};
 
 fn record(seq: u64, body: Body) -> Record {
     Record {
@@ -102,7 +102,44 @@ pub async fn run(open: impl AsyncFn() -> Result<Arc<dyn Store>, Error>) -> Resul
     if records != 24 || !bad.is_empty() {
         return fail("fsck agrees", &(records, bad));
     }
-    destroyed_moves_aside(&*store, a).await
+    destroyed_moves_aside(&*store, a).await?;
+    what_is_old_goes(&*store, a, b).await
+}
+
+/// `gone` is destroyed since the beginning of time, `live` is not.
+async fn what_is_old_goes(store: &dyn Store, gone: InstanceId, live: InstanceId) -> Result<(), String> {
+    let day = 24 * 3_600_000;
+    let text = |e: Error| e.to_string();
+    let row = |at_ms| Audit { at_ms, ..Default::default() };
+    let answer = |expires_ms| Answer { expires_ms, ..Default::default() };
+    let old = Commit {
+        audit: vec![row(day), row(99 * day)],
+        answer: Some(("caller|old".into(), answer(day))),
+        ..Default::default()
+    };
+    store.commit(old).await.map_err(text)?;
+    let young = Commit { answer: Some(("caller|young".into(), answer(200 * day))), ..Default::default() };
+    store.commit(young).await.map_err(text)?;
+    let now = 100 * day;
+    while store.trim(now).await.map_err(text)? > 0 {}
+    let has = async |k: &str| store.answer(k).await.map(|a| a.is_some()).map_err(text);
+    if has("caller|old").await? || !has("caller|young").await? {
+        return Err("answers go when they expire, and not before".into());
+    }
+    let audit = store.audit(10).await.map_err(text)?;
+    if audit.iter().map(|a| a.at_ms).ne([99 * day]) {
+        return Err(format!("audit rows stay 90 days: {audit:?}"));
+    }
+    if !store.events(gone, 0, 10).await.map_err(text)?.is_empty()
+        || store.load(gone).await.map_err(text)?.is_none_or(|l| l.instance.is_err())
+    {
+        return Err("of one long gone the journal goes and the rest stays".into());
+    }
+    if store.events(live, 0, 10).await.map_err(text)?.is_empty() {
+        return Err("the journal of a live one stays".into());
+    }
+    let (_, bad) = store.fsck().await.map_err(text)?;
+    if bad.is_empty() { Ok(()) } else { Err(format!("fsck after trimming: {bad:?}")) }
 }
 
 async fn destroyed_moves_aside(store: &dyn Store, id: InstanceId) -> Result<(), String> {

@@ -15,12 +15,16 @@ pub mod conformance;
 mod kv;
 mod mem;
 mod sled_kv;
+mod trim;
 
 pub use kv::{Kv, Op, Pair, open, open_inline};
 pub use mem::MemKv;
 pub use sled_kv::SledKv;
 
-use crate::id::{InstanceId, StoreId};
+use crate::{
+    clock::Millis,
+    id::{InstanceId, StoreId},
+};
 use async_trait::async_trait;
 use syp_proto::journal::{Answer, Audit, Instance, Record};
 
@@ -115,6 +119,9 @@ pub trait Store: Send + Sync + 'static {
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
     /// Audit rows, newest first.
     async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
+    /// Removes what is over its time: answers to request ids (30 days), audit rows and journals of destroyed instances (90 days;
+    /// receipt and cost stay). How many values went; call again until none.
+    async fn trim(&self, now: Millis) -> Result<usize, Error>;
     /// Checks that every projection is the fold of its journal; the list of what is not, and how many records were read.
     async fn fsck(&self) -> Result<(u64, Vec<String>), Error>;
 }

@@ -80,3 +80,20 @@ fn error(e: sled::Error) -> Error {
         other => Error::Io(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_the_disk_does_not_confirm_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut kv = SledKv::open(dir.path()).unwrap();
+        kv.apply(vec![(b"k".to_vec(), Some(b"v".to_vec()))]).unwrap();
+        kv.sync().unwrap();
+        // a file that can't be synced stands for a disk that does not answer: sled's own flush does not notice
+        kv.file = File::open("/proc/self/mem").unwrap();
+        kv.apply(vec![(b"k".to_vec(), Some(b"w".to_vec()))]).unwrap();
+        assert!(matches!(kv.sync(), Err(Error::Io(_))));
+    }
+}

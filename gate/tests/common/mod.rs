@@ -26,7 +26,7 @@ pub use app::App;
 pub use issuer::{AUDIENCE, Issuer};
 pub use wire::{LIMIT, Reply, Wire, get, upgrade};
 
-const ADMIN_TOKEN: &str = "the-admin-token-of-the-tests";
+pub const ADMIN_TOKEN: &str = "the-admin-token-of-the-tests";
 pub const ALICE: &str = "alice@example.com";
 pub const MALLORY: &str = "mallory@example.com";
 
@@ -47,6 +47,24 @@ pub async fn until(what: &str, mut so: impl AsyncFnMut() -> Result<bool>) -> Res
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
+}
+
+/// Puts these bytes as configuration of the gate with this admin port.
+pub async fn put(admin: SocketAddr, body: &[u8]) -> Result<Reply> {
+    let mut bytes = format!(
+        "PUT /config HTTP/1.1\r\nHost: gate\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    bytes.extend_from_slice(body);
+    Wire::to(admin).await?.ask(bytes).await
+}
+
+/// Reads a document of this admin port.
+pub async fn read(admin: SocketAddr, path: &str) -> Result<Reply> {
+    let reply = Wire::to(admin).await?.ask(get(path, ADMIN_TOKEN)).await?;
+    ensure!(reply.status == 200, "{path}: {reply:?}");
+    Ok(reply)
 }
 
 impl Gate {
@@ -105,20 +123,12 @@ impl Gate {
 
     /// Puts these bytes as configuration.
     pub async fn put(&self, body: &[u8]) -> Result<Reply> {
-        let mut bytes = format!(
-            "PUT /config HTTP/1.1\r\nHost: gate\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        bytes.extend_from_slice(body);
-        Wire::to(self.admin).await?.ask(bytes).await
+        put(self.admin, body).await
     }
 
     /// Reads a document of the admin port.
     pub async fn read(&self, path: &str) -> Result<Reply> {
-        let reply = Wire::to(self.admin).await?.ask(get(path, ADMIN_TOKEN)).await?;
-        ensure!(reply.status == 200, "{path}: {reply:?}");
-        Ok(reply)
+        read(self.admin, path).await
     }
 
     pub async fn status(&self) -> Result<GateStatus> {

@@ -45,7 +45,7 @@ impl App {
             labels: Some(labels(&cx.owner, &cx.node)),
             host_config: Some(HostConfig {
                 network_mode: Some(format!("container:{}", key(&cx.owner, holder))),
-                nano_cpus: validate::cpu_millis(&r.cpu).and_then(|m| i64::try_from(m * 1_000_000).ok()),
+                nano_cpus: nano_cpus(&r.cpu),
                 memory: validate::memory_bytes(&r.memory).and_then(|b| i64::try_from(b).ok()),
                 mounts: Some(mounts.collect()),
                 ..Default::default()
@@ -53,6 +53,11 @@ impl App {
             ..Default::default()
         })
     }
+}
+
+/// In billionths of a core; `None`: no limit.
+fn nano_cpus(cpu: &str) -> Option<i64> {
+    i64::try_from(validate::cpu_millis(cpu)?).ok()?.checked_mul(1_000_000)
 }
 
 #[async_trait]
@@ -88,5 +93,16 @@ impl Step for App {
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
         container::destroy(&self.0, owner, row, Some(STOP_GRACE_S)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_exact_or_none() {
+        assert_eq!(nano_cpus(".25"), Some(250_000_000));
+        assert_eq!((nano_cpus(""), nano_cpus("99999999999999")), (None, None));
     }
 }

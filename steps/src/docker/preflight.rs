@@ -10,6 +10,7 @@ use docker_credential::DockerCredential;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use syp_engine::{
+    api::validate,
     failure::{Class, failure},
     step::{Owner, Preflight},
 };
@@ -21,6 +22,11 @@ pub(super) async fn check(s: &Shared, _owner: &Owner, spec: &v1::InstanceSpec) -
     let mut spec = spec.clone();
     tls::files(spec.publish.as_ref()).await?;
     let host = s.docker.version().await.map_err(|e| failed(&e))?;
+    if spec.resources.is_some() {
+        // it takes the daemon a while: asked only when there is something to compare
+        let info = s.docker.info().await.map_err(|e| failed(&e))?;
+        within(&spec, info.ncpu.unwrap_or(0), info.mem_total.unwrap_or(0))?;
+    }
     s.gate_image.ensure(&s.docker).await?;
     let mut facts = match s.docker.inspect_image(&spec.image).await {
         Ok(i) => local_image(&spec.image, &i, host.arch.as_deref().unwrap_or_default())?,
@@ -35,6 +41,29 @@ pub(super) async fn check(s: &Shared, _owner: &Owner, spec: &v1::InstanceSpec) -
     facts["port"] = json!(free_port(&spec).await?);
     let (hourly, lines) = s.tariff.hourly(&spec);
     Ok(Preflight { facts, spec, hourly, lines })
+}
+
+/// A replica can't have more than its host. A host that does not say what it has is not asked.
+fn within(spec: &v1::InstanceSpec, cores: i64, memory: i64) -> Result<(), Failure> {
+    let r = spec.resources.clone().unwrap_or_default();
+    let (cores, memory) = (u64::try_from(cores).unwrap_or(0), u64::try_from(memory).unwrap_or(0));
+    let exceeds = |what: String, flag: &str| {
+        let next = format!("ask for less with {flag}, or leave it away: then there is no limit");
+        Err(failure(Class::Terminal, "RESOURCES_EXCEED_HOST", what, next))
+    };
+    let cpu = validate::cpu_millis(&r.cpu).filter(|_| !r.cpu.is_empty() && cores > 0);
+    if cpu.is_some_and(|m| m > cores.saturating_mul(1000)) {
+        return exceeds(format!("a replica asks for {} cores, the Docker host has {cores}", r.cpu), "--cpu");
+    }
+    let bytes = validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty() && memory > 0);
+    if bytes.is_some_and(|b| b > memory) {
+        let has = memory >> 20;
+        return exceeds(
+            format!("a replica asks for {} of memory, the Docker host has {has}Mi", r.memory),
+            "--memory",
+        );
+    }
+    Ok(())
 }
 
 fn local_image(name: &str, i: &ImageInspect, host: &str) -> Result<Value, Failure> {
@@ -175,6 +204,24 @@ pub(super) async fn credentials(image: &str) -> Option<DockerCredentials> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_than_the_host_has_is_refused_with_both_figures() {
+        let ask = |cpu: &str, memory: &str| {
+            let resources = v1::Resources { cpu: cpu.into(), memory: memory.into(), ..Default::default() };
+            let spec = v1::InstanceSpec { resources: Some(resources), ..Default::default() };
+            within(&spec, 2, 4 << 30)
+        };
+        assert!(ask("2", "4Gi").is_ok() && ask("", "").is_ok());
+        let f = ask("2001m", "").unwrap_err();
+        assert_eq!(f.reason, "RESOURCES_EXCEED_HOST");
+        assert!(f.message.contains("2001m") && f.message.ends_with("has 2"), "{}", f.message);
+        let f = ask("", "1000000Gi").unwrap_err();
+        assert!(f.message.contains("1000000Gi") && f.message.ends_with("has 4096Mi"), "{}", f.message);
+        let unknown = v1::Resources { cpu: "99".into(), ..Default::default() };
+        let spec = v1::InstanceSpec { resources: Some(unknown), ..Default::default() };
+        assert!(within(&spec, 0, 0).is_ok(), "a host that does not say");
+    }
 
     #[test]
     fn the_only_port_of_an_image_is_used_and_a_choice_is_asked_for() {

@@ -24,6 +24,8 @@ pub enum Fault {
     Throttled,
     /// Nothing happens and no answer ever comes.
     Hang,
+    /// It works, and then the step itself breaks down.
+    Panic,
 }
 
 /// How the cloud behaves.
@@ -142,6 +144,7 @@ impl FakeCloud {
     }
 
     /// The answer to a call.
+    #[allow(clippy::panic)]
     pub(super) async fn end(&self, fault: Option<Fault>) -> Result<(), Failure> {
         tokio::time::sleep(self.behaviour.latency).await;
         let error = |class, reason: &str| Err(failure(class, reason, format!("injected {fault:?}"), ""));
@@ -152,6 +155,7 @@ impl FakeCloud {
             Some(Fault::Transient) => error(Class::Transient, "PROVIDER_ERROR"),
             Some(Fault::Throttled) => error(Class::Throttled, "PROVIDER_THROTTLED"),
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("injected"),
         }
     }
 

@@ -114,9 +114,14 @@ impl Target for FakeCloud {
     async fn logs(
         &self,
         _: &StepCx,
-        _: LogQuery,
+        q: LogQuery,
     ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
-        Ok(Box::pin(futures_util::stream::empty()))
+        // an app that says nothing
+        Ok(if q.follow {
+            Box::pin(futures_util::stream::pending())
+        } else {
+            Box::pin(futures_util::stream::empty())
+        })
     }
 
     async fn check(&self) -> Result<String, Failure> {

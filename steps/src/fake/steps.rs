@@ -44,7 +44,7 @@ impl Step for FakeStep {
         }
         // what is there is taken, not made again
         let there = self.kind == "fake.lookup@1" && !self.cloud.of_key(key, true).is_empty();
-        if !there && matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone)) {
+        if !there && matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone | Fault::Panic)) {
             self.cloud.create(&cx.owner, key, self.kind, &cx.node);
         }
         self.cloud.end(fault).await?;
@@ -57,7 +57,7 @@ impl Step for FakeStep {
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
         let fault = self.cloud.begin(&format!("destroy {}", row.node));
         let mut was = false;
-        if matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone)) {
+        if matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone | Fault::Panic)) {
             for (id, _, o) in self.cloud.of_key(&row.key, false) {
                 if mine(&o, owner) {
                     self.cloud.kill(&id.to_string());

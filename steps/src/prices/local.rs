@@ -29,10 +29,6 @@ impl Default for Tariff {
     }
 }
 
-/// Cores and memory that the model assumes when a spec sets no limit.
-const ASSUMED_MILLICORES: u64 = 500;
-const ASSUMED_BYTES: u64 = 256 << 20;
-
 // === impl Tariff ===
 
 impl Tariff {
@@ -41,9 +37,9 @@ impl Tariff {
         let r = spec.resources.clone().unwrap_or_default();
         let given = |v: Option<u64>, or: u64| v.map_or((or, " (no limit set: assumed)"), |v| (v, ""));
         let (millis, cpu_note) =
-            given(validate::cpu_millis(&r.cpu).filter(|_| !r.cpu.is_empty()), ASSUMED_MILLICORES);
+            given(validate::cpu_millis(&r.cpu).filter(|_| !r.cpu.is_empty()), cost::ASSUMED_MILLICORES);
         let (bytes, mem_note) =
-            given(validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty()), ASSUMED_BYTES);
+            given(validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty()), cost::ASSUMED_BYTES);
         let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
         let cores = Decimal::from(millis) / Decimal::from(1000) * replicas;
         let gib = Decimal::from(bytes) / Decimal::from(1u64 << 30) * replicas;

@@ -1,0 +1,262 @@
+//! Creating an instance: defaults, everything that can be refused before anything is made, and `up` on a name that exists.
+use super::{
+    Api,
+    authz::Authz,
+    requests::caller,
+    status::{invalid, of_failure, refuse},
+    validate,
+};
+use crate::{
+    clock::duration_millis,
+    cost,
+    engine::{Caller, NewInstance},
+    error::Error,
+    graph::State,
+    id::InstanceId,
+    step::Owner,
+    view,
+};
+use prost::{Message, Name};
+use prost_reflect::{DynamicMessage, ReflectMessage};
+use std::time::Duration;
+use syp_auth::policy::Role;
+use syp_proto::{
+    google::longrunning::Operation,
+    journal,
+    v1::{self, instance_spec},
+};
+use tonic::{Code, Request, Response, Status};
+
+/// The other call's commit has ended within this, or will not.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+
+/// Defaults that every target shares; what is not said is denied.
+pub(super) fn with_defaults(s: &mut v1::InstanceSpec, a: &Authz) {
+    s.target = s.target.trim_start_matches("providers/").to_owned();
+    if s.scaling.is_none() {
+        s.scaling = Some(v1::Scaling { min: 1, max: 1, ..Default::default() });
+    }
+    if let Some(sc) = &mut s.scaling {
+        sc.min = sc.min.max(1);
+        sc.max = sc.max.max(sc.min);
+    }
+    if s.protocol() == instance_spec::Protocol::Unspecified {
+        s.set_protocol(instance_spec::Protocol::Auto);
+    }
+    if s.egress() == instance_spec::Egress::Unspecified {
+        s.set_egress(instance_spec::Egress::On);
+    }
+    if s.isolation() == instance_spec::Isolation::Unspecified {
+        s.set_isolation(instance_spec::Isolation::Enforced);
+    }
+    if s.access.as_ref().is_none_or(|p| p.rules.is_empty()) {
+        // private by default: whoever made it may use it
+        s.access = Some(only(&a.identity, v1::Role::User));
+    }
+    if s.operators.as_ref().is_none_or(|p| p.rules.is_empty()) {
+        s.operators = Some(only(&a.identity, v1::Role::Operator));
+    }
+}
+
+/// What makes a revision: access, operators, time to live and the like live beside revisions and are changed by their own commands.
+fn revision_part(mut s: v1::InstanceSpec) -> v1::InstanceSpec {
+    (s.access, s.operators, s.budget, s.ttl) = (None, None, None, None);
+    (s.protect, s.desired_state) = (false, 0);
+    s
+}
+
+/// The open operation; with none open, the newest one as done with the instance as it is.
+pub(super) fn newest_operation(i: &journal::Instance, now: crate::clock::Millis) -> Operation {
+    let open = i.run.as_ref().and_then(|r| view::operation(i, r.no, None, now));
+    open.unwrap_or_else(|| Operation {
+        name: view::operation_id(i, i.runs).map_or_else(String::new, |o| o.to_string()),
+        metadata: i.past.last().map(|r| view::any(&view::metadata(i, r, None))),
+        done: true,
+        result: Some(syp_proto::google::longrunning::operation::Result::Response(view::any(
+            &view::of_projection(i, now),
+        ))),
+    })
+}
+
+fn only(who: &syp_auth::verify::Identity, role: v1::Role) -> v1::AccessPolicy {
+    let rule = v1::access_policy::Rule {
+        id: "creator".into(),
+        effect: v1::access_policy::Effect::Allow as i32,
+        issuer: who.issuer.clone(),
+        members: vec![format!("sub:{}", who.subject)],
+        role: role as i32,
+        ..Default::default()
+    };
+    v1::AccessPolicy { rules: vec![rule], etag: String::new() }
+}
+
+impl Api {
+    pub(super) async fn prepare(
+        &self,
+        a: &Authz,
+        r: &v1::CreateInstanceRequest,
+    ) -> Result<NewInstance, Status> {
+        let project = validate::parent(&r.parent)?;
+        validate::id("instance_id", &r.instance_id)?;
+        a.is_about(&format!("projects/{project}/instances/{}", r.instance_id));
+        let i = r.instance.as_ref().ok_or_else(|| invalid("instance", "required"))?;
+        validate::labels(&i.labels)?;
+        let mut spec = i.spec.clone().ok_or_else(|| invalid("instance.spec", "required"))?;
+        with_defaults(&mut spec, a);
+        validate::spec(&spec)?;
+        if !self.identities.has_others() && !crate::door::is_on_loopback(&spec) {
+            return Err(refuse(
+                Code::FailedPrecondition,
+                "ISSUER_MISSING",
+                "off loopback only people of a configured issuer get in, and this engine has none",
+                "start it with one: 'sypctl server run --issuer URL'; or leave out --publish",
+            ));
+        }
+        for p in [&spec.access, &spec.operators].into_iter().flatten() {
+            self.usable("spec", p, &v1::AccessPolicy::default())?;
+        }
+        let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
+        let uid = InstanceId::random();
+        let owner = Owner {
+            store: self.engine.store().store_id().clone(),
+            uid,
+            name: r.instance_id.clone(),
+            revision: format!("{}-1", r.instance_id),
+        };
+        let p = target.preflight(&owner, &spec).await.map_err(|f| of_failure(&f))?;
+        let ttl = p.spec.ttl.as_ref().map_or(0, duration_millis);
+        Ok(NewInstance {
+            project: project.into(),
+            name: r.instance_id.clone(),
+            uid,
+            labels: i.labels.clone(),
+            spec: p.spec,
+            facts: p.facts,
+            hourly: cost::money(p.hourly, &self.currency),
+            expire_ms: if ttl > 0 { self.engine.clock().now() + ttl } else { 0 },
+            deadline_ms: 0,
+        })
+    }
+
+    pub(super) async fn create(
+        &self,
+        request: Request<v1::CreateInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        let who = caller(&a, &r.request_id, &r)?;
+        if let Some(there) = self.there(&a, &r, &who).await? {
+            return Ok(Response::new(there));
+        }
+        let new = self.prepare(&a, &r).await?;
+        if r.validate_only {
+            return Ok(Response::new(Operation { name: String::new(), ..Default::default() }));
+        }
+        let mut news = self.engine.changes().subscribe();
+        let end = tokio::time::Instant::now() + UNDER_WAY;
+        loop {
+            let taken = match self.engine.create(&who, new.clone()).await {
+                Ok(op) => return self.operation(&op.to_string()).await.map(Response::new),
+                Err(e @ Error::NameInUse(_)) => e,
+                Err(e) => return Err(e.into()),
+            };
+            // another call (perhaps this very one, sent twice) is writing it down: what comes of that is the answer
+            if let Some(there) = self.there(&a, &r, &who).await? {
+                return Ok(Response::new(there));
+            }
+            if tokio::time::timeout_at(end, news.changed()).await.is_err() {
+                return Err(taken.into());
+            }
+        }
+    }
+
+    /// What an earlier call has made of this request or this name.
+    async fn there(
+        &self,
+        a: &Authz,
+        r: &v1::CreateInstanceRequest,
+        who: &Caller,
+    ) -> Result<Option<Operation>, Status> {
+        if let Some(answer) = self.engine.answered(who).await? {
+            return self.operation(&answer.operation).await.map(Some);
+        }
+        let Some(cell) = self.engine.by_name(validate::parent(&r.parent)?, &r.instance_id) else {
+            return Ok(None);
+        };
+        let i = cell.get();
+        a.require_on(&i, Role::Viewer)?;
+        self.attach(a, r, &i).map(Some)
+    }
+
+    /// `up` on a name that exists: the same spec attaches, another one is a conflict.
+    fn attach(
+        &self,
+        a: &Authz,
+        r: &v1::CreateInstanceRequest,
+        i: &journal::Instance,
+    ) -> Result<Operation, Status> {
+        let (why, hint) = if i.state() == State::Draining {
+            ("it is draining".to_owned(), "take it down first: 'sypctl down'")
+        } else {
+            let other = differences(a, r, i);
+            if other.is_empty() {
+                return Ok(newest_operation(i, self.engine.clock().now()));
+            }
+            let hint = "choose another name, or take it down first: 'sypctl down'; who may use it is changed with 'sypctl access'";
+            (format!("differs in: {}", other.join(", ")), hint)
+        };
+        Err(refuse(Code::AlreadyExists, "NAME_IN_USE", format!("'{}' exists and {why}", i.name), hint))
+    }
+}
+
+/// In which fields an instance is not what is asked for. What the request leaves open is not one of them.
+fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) -> Vec<String> {
+    let asked = r.instance.clone().unwrap_or_default();
+    let given = asked.spec.unwrap_or_default();
+    let have = i.spec.clone().unwrap_or_default();
+    let mut wanted = given.clone();
+    with_defaults(&mut wanted, a);
+    if wanted.port == 0 {
+        // preflight filled it in from the image
+        wanted.port = have.port;
+    }
+    let mut out = different_fields(&revision_part(wanted), &revision_part(have.clone()));
+    let another = |given: &Option<v1::AccessPolicy>, have: &Option<v1::AccessPolicy>| {
+        let rules = |p: &Option<v1::AccessPolicy>| -> Vec<_> {
+            let all = p.iter().flat_map(|p| &p.rules).cloned();
+            all.map(|r| v1::access_policy::Rule { id: String::new(), ..r }).collect()
+        };
+        given.as_ref().is_some_and(|p| !p.rules.is_empty()) && rules(given) != rules(have)
+    };
+    let beside = [
+        ("access", another(&given.access, &have.access)),
+        ("operators", another(&given.operators, &have.operators)),
+        ("ttl", given.ttl.is_some() && given.ttl != have.ttl),
+        ("protect", given.protect && !have.protect),
+        ("labels", !asked.labels.is_empty() && asked.labels != i.labels),
+    ];
+    out.extend(beside.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()));
+    out
+}
+
+/// Names of the fields in which two specs differ.
+fn different_fields(a: &v1::InstanceSpec, b: &v1::InstanceSpec) -> Vec<String> {
+    let descriptor = syp_proto::pool().and_then(|p| p.get_message_by_name(&v1::InstanceSpec::full_name()));
+    let read =
+        |m: &v1::InstanceSpec| DynamicMessage::decode(descriptor.clone()?, m.encode_to_vec().as_slice()).ok();
+    match (read(a), read(b)) {
+        (Some(x), Some(y)) => x
+            .descriptor()
+            .fields()
+            .filter(|f| x.get_field(f) != y.get_field(f))
+            .map(|f| f.name().to_owned())
+            .collect(),
+        _ => {
+            if a == b {
+                vec![]
+            } else {
+                vec!["spec".to_owned()]
+            }
+        }
+    }
+}

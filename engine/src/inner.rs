@@ -1,0 +1,203 @@
+//! What every part of the engine shares: the store, the targets, who is there, and the one way to write.
+use crate::{
+    calls,
+    cell::Cell,
+    changes::Changes,
+    clock::{Clock, Millis},
+    door::Door,
+    failure::{Class, failure},
+    fault::Faults,
+    graph::{self, RunKind, Trigger},
+    id::InstanceId,
+    scheduler,
+    step::{Step, Target},
+    store::{self, Commit, Store},
+    timer::Timer,
+};
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+use syp_proto::journal::{self, Answer, Failure, Instance, Plan, Record, record::Body};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// An `up` that takes longer has failed.
+pub(crate) const UP_DEADLINE_MS: Millis = 600_000;
+
+pub(crate) struct Inner {
+    pub store: Arc<dyn Store>,
+    pub targets: BTreeMap<&'static str, Arc<dyn Target>>,
+    pub clock: Clock,
+    pub faults: Arc<dyn Faults>,
+    pub door: Arc<Door>,
+    pub epoch: u64,
+    pub timer: Timer,
+    pub changes: Changes,
+    /// No new calls; what is under way ends.
+    pub stop: CancellationToken,
+    /// Everything is dropped where it stands.
+    pub kill: CancellationToken,
+    pub cells: RwLock<HashMap<InstanceId, Arc<Cell>>>,
+    /// Newest incarnation of each live name.
+    pub names: Mutex<HashMap<(String, String), InstanceId>>,
+    pub tasks: TaskTracker,
+}
+
+/// How a run that somebody or something asked for begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Beginning<'a> {
+    /// Client's id of the request; empty: none.
+    pub request_id: &'a str,
+    /// Word for the journal.
+    pub verb: &'a str,
+    /// Instead of the spec's.
+    pub grace_ms: Option<Millis>,
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Writes records and publishes the projection after them. The writer of the cell must be held.
+    pub async fn write(
+        &self,
+        cell: &Cell,
+        base: &Instance,
+        next: Instance,
+        records: Vec<Record>,
+        answer: Option<(String, Answer)>,
+    ) -> Result<(), store::Error> {
+        let weighty = |r: &Record| {
+            matches!(
+                r.body,
+                Some(
+                    Body::Created(_)
+                        | Body::RunCreated(_)
+                        | Body::RunEnded(_)
+                        | Body::Transition(_)
+                        | Body::Edited(_)
+                )
+            )
+        };
+        // a checkpoint now and then keeps recovery short, not one per step: that would be the largest write of all
+        let due = base.head_seq / 64 != next.head_seq / 64;
+        let checkpoint = (due || records.iter().any(weighty)).then(|| next.clone());
+        let commit = Commit {
+            id: Some(cell.id),
+            expect_head: base.head_seq,
+            records,
+            checkpoint,
+            answer,
+            ..Default::default()
+        };
+        if let Err(e) = self.store.commit(commit).await {
+            if e == store::Error::HeadMoved {
+                self.reload(cell).await?;
+            }
+            return Err(e);
+        }
+        cell.publish(next);
+        self.changes.note(cell.id);
+        Ok(())
+    }
+
+    /// What is on disk is the truth, whatever this process took for it.
+    async fn reload(&self, cell: &Cell) -> Result<(), store::Error> {
+        let Some(loaded) = self.store.load(cell.id).await? else { return Ok(()) };
+        match loaded.instance {
+            Ok(i) => cell.publish(i),
+            Err(why) => cell.block(why),
+        }
+        Ok(())
+    }
+
+    /// The name of a destroyed instance is free at once.
+    pub fn forget(&self, cell: &Cell) {
+        let i = cell.get();
+        let mut names = self.names.lock();
+        let key = (i.project.clone(), i.name.clone());
+        if names.get(&key) == Some(&cell.id) {
+            names.remove(&key);
+        }
+        drop(names);
+        self.timer.set(cell.id, None);
+        self.cells.write().remove(&cell.id);
+    }
+
+    /// After a failed write nothing may go on: what is on disk is the truth, and a new start reads it.
+    pub fn store_failed(&self, e: &store::Error) {
+        if matches!(e, store::Error::Io(_) | store::Error::Stopped) {
+            self.stop.cancel();
+        }
+    }
+
+    pub fn target(&self, i: &Instance) -> Result<&Arc<dyn Target>, Failure> {
+        let target = i.spec.as_ref().map_or("", |s| s.target.as_str());
+        let key = target.strip_prefix("providers/").unwrap_or(target).split('/').next().unwrap_or_default();
+        self.targets.get(key).ok_or_else(|| {
+            failure(
+                Class::Transient,
+                "UNSUPPORTED_VERSION",
+                format!("this engine has no target '{key}'"),
+                "start the version of sypctl that made the instance",
+            )
+        })
+    }
+
+    pub fn step(&self, i: &Instance, kind: &str) -> Result<Arc<dyn Step>, Failure> {
+        self.target(i)?.step(kind).ok_or_else(|| {
+            failure(
+                Class::Transient,
+                "UNSUPPORTED_VERSION",
+                format!("this engine does not know the step {kind}"),
+                "start the version of sypctl that made the instance",
+            )
+        })
+    }
+
+    /// The records with which a trigger begins: the end of the run that it pre-empts, the transition, the new run.
+    pub fn begin(&self, i: &Instance, on: Trigger, b: &Beginning<'_>) -> Vec<Body> {
+        let Some(edge) = graph::next(i.state(), on) else { return vec![] };
+        let mut out = Vec::new();
+        if let Some(run) = &i.run {
+            out.push(Body::RunEnded(journal::RunEnded {
+                run: run.no,
+                failure: None,
+                cancelled: true,
+                preempted_by: b.verb.into(),
+            }));
+        }
+        out.extend(scheduler::transition(i, on));
+        if let Some(kind) = edge.run {
+            let served = i.serving_ms != 0;
+            let spec = i.spec.clone().unwrap_or_default();
+            let facts = serde_json::from_str(&i.facts).unwrap_or(serde_json::Value::Null);
+            let empty = || Plan { target: spec.target.clone(), version: 1, nodes: vec![] };
+            // what never served has nobody in flight to wait for
+            let plan = match self.target(i) {
+                Ok(t) if kind != RunKind::Teardown || served => {
+                    t.plan(kind, &calls::owner(self, i), &spec, &facts)
+                }
+                _ => empty(),
+            };
+            let grace = b.grace_ms.unwrap_or_else(|| calls::grace_ms(Some(&spec)));
+            let now = self.clock.now();
+            let deadline_ms = match kind {
+                RunKind::Teardown => now + grace + 5_000,
+                RunKind::Drain => now + grace + 30_000,
+                _ => now + UP_DEADLINE_MS,
+            };
+            out.push(Body::RunCreated(journal::RunCreated {
+                run: i.runs + 1,
+                kind: kind as i32,
+                plan: Some(plan),
+                deadline_ms,
+                request_id: b.request_id.into(),
+                cause: None,
+                verb: b.verb.into(),
+                grace_ms: b.grace_ms,
+            }));
+        }
+        out
+    }
+}

@@ -1,0 +1,63 @@
+//! What is kept for a time only. The receipt and the cost of a destroyed instance stay for ever; its journal does not.
+use super::{
+    Error, Kv, Op, Pair,
+    kv::{PAGE, log_key, uid},
+};
+use crate::{
+    clock::Millis,
+    journal::{self as codec, Kind},
+};
+use syp_proto::journal::{Answer, Instance};
+
+/// Audit rows, and journals of destroyed instances.
+const HISTORY_MS: Millis = 90 * 24 * 3_600_000;
+/// Removals of one commit; what is over waits for the next.
+const MOST: usize = 2_000;
+
+/// What is over its time: removals, at most so many that one commit carries them.
+///
+/// # Errors
+/// What the disk says. A value that can't be read is left alone: `fsck` tells of it.
+pub(super) fn over(kv: &dyn Kv, now: Millis) -> Result<Vec<Op>, Error> {
+    let mut out: Vec<Op> = Vec::new();
+    let old = now - HISTORY_MS;
+    let until = [&b"a|"[..], &old.max(0).to_be_bytes()].concat();
+    out.extend(kv.scan(b"a|", &until, MOST, false)?.into_iter().map(|(k, _)| (k, None)));
+    each(kv, b"d|", b"d}", |k, v| {
+        if codec::decode::<Answer>(Kind::Answer, &v).is_ok_and(|a| a.expires_ms < now) {
+            out.push((k, None));
+        }
+        Ok(out.len() < MOST)
+    })?;
+    each(kv, b"t|", b"t}", |k, v| {
+        let long_gone = codec::decode::<Instance>(Kind::Instance, &v).is_ok_and(|i| i.destroy_ms < old);
+        if let Some(id) = uid(&k).filter(|_| long_gone) {
+            // its end first: what is left after a crash is still told from its beginning
+            let journal = kv.scan(&log_key(id, 0), &log_key(id, u64::MAX), MOST, true)?;
+            out.extend(journal.into_iter().map(|(k, _)| (k, None)));
+        }
+        Ok(out.len() < MOST)
+    })?;
+    Ok(out)
+}
+
+/// Walks a range in pages, until told to stop.
+fn each(
+    kv: &dyn Kv,
+    from: &[u8],
+    to: &[u8],
+    mut f: impl FnMut(Vec<u8>, Vec<u8>) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let mut from = from.to_vec();
+    loop {
+        let page: Vec<Pair> = kv.scan(&from, to, PAGE, false)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        // the smallest key after one is that key and a zero
+        from = [last.as_slice(), &[0]].concat();
+        for (k, v) in page {
+            if !f(k, v)? {
+                return Ok(());
+            }
+        }
+    }
+}
