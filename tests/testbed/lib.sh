@@ -41,7 +41,8 @@ need_root_or_sudo() {
 }
 
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-has_candidate() { apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [^(]'; }
+# without -q: a grep that leaves early breaks the pipe, and with it (pipefail) the answer
+has_candidate() { apt-cache policy "$1" 2>/dev/null | grep '^ *Candidate: [^(]' >/dev/null; }
 
 apt_update_once() {
   [ -z "$APT_UPDATED" ] || return 0
@@ -120,7 +121,7 @@ ensure_rust() {
     if has_candidate rustup; then apt_install rustup || return 1; fi
   fi
   if command -v rustup >/dev/null; then
-    if ! rustup toolchain list 2>/dev/null | grep -q "^$want"; then
+    if ! rustup toolchain list 2>/dev/null | grep "^$want" >/dev/null; then
       say "installing the Rust toolchain $want with rustup"
       rustup toolchain install "$want" --profile minimal --component clippy --component rustfmt >&2 ||
         { say "rustup could not install Rust $want"; return 1; }
@@ -254,7 +255,9 @@ docker_wait() {
     [ $EPOCHSECONDS -lt "$end" ] || return 1
     sleep 0.3
   done
-  say "Docker engine $(docker version -f '{{.Server.Version}}' 2>/dev/null || echo) answers"
+  local version
+  version=$(docker version -f '{{.Server.Version}}' 2>/dev/null) || version=
+  say "the Docker engine${version:+ $version} answers"
 }
 
 # The socket is there and closed to us. An engine that we installed a moment ago is opened to this user; one that was
@@ -266,7 +269,7 @@ docker_by_group() {
     say "adding $me to the group docker (members of it can act as root on this machine)"
     "${SUDO[@]}" usermod -aG docker "$me" || true
   fi
-  if [ -z "${SYP_SG:-}" ] && [ $# -gt 0 ] && command -v sg >/dev/null && id -nG "$me" | grep -qw docker; then
+  if [ -z "${SYP_SG:-}" ] && [ $# -gt 0 ] && command -v sg >/dev/null && id -nG "$me" | grep -w docker >/dev/null; then
     say "going on as a member of the group docker (other shells see it after the next login, or 'newgrp docker')"
     SYP_SG=1 exec sg docker -c "$(printf '%q ' "$@")"
   fi
