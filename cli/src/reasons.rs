@@ -63,6 +63,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("PROVIDER_REFUSED", include_str!("reasons/PROVIDER_REFUSED.md")),
     ("PROVIDER_THROTTLED", include_str!("reasons/PROVIDER_THROTTLED.md")),
     ("PROVIDER_UNREACHABLE", include_str!("reasons/PROVIDER_UNREACHABLE.md")),
+    ("QUEUED", include_str!("reasons/QUEUED.md")),
     ("QUOTA_EXCEEDED", include_str!("reasons/QUOTA_EXCEEDED.md")),
     ("REMOVING", include_str!("reasons/REMOVING.md")),
     ("REQUEST_ENCODING", include_str!("reasons/REQUEST_ENCODING.md")),

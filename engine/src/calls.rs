@@ -20,6 +20,7 @@ use syp_proto::journal::{
     self, Failure, Instance, LedgerRow, PlanNode, StepOutcome, UndoOutcome, node, record::Body, step_outcome,
     undo_outcome,
 };
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 /// A call that does not end by itself is given up after this, if its plan does not say otherwise.
@@ -34,6 +35,7 @@ pub(crate) async fn make(
     cancel: CancellationToken,
 ) -> Vec<Body> {
     let i = cell.get();
+    let _place = place(e, cell, &i, call).await;
     match call {
         Call::Apply { run, node, attempt } => {
             let (mut out, result) = apply(e, cell, &i, node, fresh, cancel).await;
@@ -56,6 +58,19 @@ pub(crate) async fn make(
             vec![Body::GatePushed(journal::GatePushed { generation: *generation, failure, retry_at_ms })]
         }
     }
+}
+
+/// One of the target's places, for as long as the call takes. A target that this build does not know needs none: nobody is called.
+async fn place<'a>(e: &'a Inner, cell: &Cell, i: &Instance, call: &Call) -> Option<SemaphorePermit<'a>> {
+    let places = e.target(i).ok().and_then(|t| e.places.get(t.name()))?;
+    if let Ok(place) = places.try_acquire() {
+        return Some(place);
+    }
+    if let Call::Apply { node, .. } = call {
+        let words = "as many calls as its provider is given at once are under way";
+        cell.waiting.on(node, "QUEUED", words, "it goes on by itself", e.clock.now());
+    }
+    places.acquire().await.ok()
 }
 
 async fn limit<T>(ms: i64, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -21,6 +21,7 @@ use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use syp_proto::journal::{Failure, Instance};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What an engine is made of.
@@ -77,6 +78,9 @@ pub struct NewInstance {
     pub deadline_ms: Millis,
 }
 
+/// Calls at one target at a time: a start with thousands of instances to go on with must not run over its provider. Many of
+/// them only wait (a drain, a probe), so there are more than a provider works on at once.
+const PLACES: usize = 256;
 /// How often the store lets go of what is over its time.
 const TRIM_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -92,6 +96,7 @@ impl Engine {
         let epoch = o.store.boot_epoch();
         let inner = Arc::new(Inner {
             epoch,
+            places: o.targets.iter().map(|t| (t.name(), Semaphore::new(PLACES))).collect(),
             targets: o.targets.into_iter().map(|t| (t.name(), t)).collect(),
             store: o.store,
             clock: o.clock,

@@ -20,6 +20,7 @@ use std::{
     sync::Arc,
 };
 use syp_proto::journal::{self, Answer, Failure, Instance, Plan, Record, record::Body};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// An `up` that takes longer has failed.
@@ -28,6 +29,8 @@ pub(crate) const UP_DEADLINE_MS: Millis = 600_000;
 pub(crate) struct Inner {
     pub store: Arc<dyn Store>,
     pub targets: BTreeMap<&'static str, Arc<dyn Target>>,
+    /// Places for calls at each target.
+    pub places: BTreeMap<&'static str, Semaphore>,
     pub clock: Clock,
     pub faults: Arc<dyn Faults>,
     pub door: Arc<Door>,

@@ -71,9 +71,16 @@ impl World {
     /// # Errors
     /// It does not start.
     pub async fn new() -> Result<Self> {
+        Self::of(Duration::from_millis(5)).await
+    }
+
+    /// As [`World::new`], over a cloud that takes so long for each answer.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn of(latency: Duration) -> Result<Self> {
         syp_auth::install_crypto();
-        let behaviour =
-            Behaviour { latency: Duration::from_millis(5), landing: Duration::ZERO, lag: Duration::ZERO };
+        let behaviour = Behaviour { latency, landing: Duration::ZERO, lag: Duration::ZERO };
         // a port that was free a moment ago
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let (cloud, disk, dir) = (FakeCloud::new(behaviour), Disk::default(), tempfile::tempdir()?);

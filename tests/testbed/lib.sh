@@ -285,7 +285,9 @@ stop_dockerd() {
   if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != dockerd ]; then return 0; fi
   need_root_or_sudo "to stop the Docker engine" || return 1
   say "stopping the Docker engine that was started here"
-  "${SUDO[@]}" kill "$pid" || true
+  # the shell's own: a small Debian has no program of that name
+  # shellcheck disable=SC2016
+  "${SUDO[@]}" sh -c 'kill "$1"' sh "$pid" || true
   for ((i = 0; i < 100; i++)); do
     [ -d "/proc/$pid" ] || break
     sleep 0.2

@@ -281,3 +281,29 @@ async fn up_on_a_name_that_is_there_says_what_differs_and_drops_nothing_silently
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_thousand_at_once_do_not_run_over_their_provider() -> Result<()> {
+    let w = World::of(Duration::from_millis(300)).await?;
+    let i = InstancesClient::new(w.connect(ADMIN).await?);
+    let all = (0..600).map(|n| {
+        let mut i = i.clone();
+        async move { i.create_instance(create(&format!("i{n}"))).await }
+    });
+    for answer in join_all(all).await {
+        answer?;
+    }
+    let mut i = i;
+    let list = || ListInstancesRequest { parent: "projects/-".into(), page_size: 1000, ..Default::default() };
+    for _ in 0..600 {
+        let all = i.list_instances(list()).await?.into_inner().instances;
+        if all.len() == 600 && all.iter().all(|i| i.state() == State::Serving) {
+            let most = w.cloud.most_at_once();
+            // preflights are calls too, and callers wait for those themselves
+            ensure!((200..=256).contains(&most), "{most} calls at once");
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("they do not get there")
+}

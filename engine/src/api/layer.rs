@@ -32,7 +32,7 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-/// Audit rows that may wait for the disk; more make calls wait.
+/// Audit rows of calls that only read, on their way to the disk; more make calls wait.
 const AUDIT_QUEUE: usize = 1024;
 
 /// The other end of a connection: did the engine's own user connect over the Unix socket?
@@ -49,6 +49,7 @@ pub struct Peer {
 pub struct Guard {
     identities: Arc<Identities>,
     audit: mpsc::Sender<Audit>,
+    store: Arc<dyn Store>,
     clock: Clock,
     own_uid: u32,
     trust_local_issuer: bool,
@@ -74,16 +75,17 @@ impl Guard {
         stop: CancellationToken,
     ) -> Self {
         let (audit, mut rows) = mpsc::channel::<Audit>(AUDIT_QUEUE);
+        let of_reads = Arc::clone(&store);
         drop(tokio::spawn(async move {
             let mut batch = Vec::new();
             while rows.recv_many(&mut batch, 256).await > 0 {
                 let commit = Commit { audit: std::mem::take(&mut batch), ..Default::default() };
-                if let Err(e) = store.commit(commit).await {
+                if let Err(e) = of_reads.commit(commit).await {
                     tracing::error!(error = %e, "audit rows could not be written");
                 }
             }
         }));
-        Self { identities, audit, clock, own_uid, trust_local_issuer: true, stop }
+        Self { identities, audit, store, clock, own_uid, trust_local_issuer: true, stop }
     }
 
     /// For a listener that others than this host reach: the built-in issuer is nobody there.
@@ -178,7 +180,14 @@ impl Guard {
             reason: message.into(),
             peer: peer.to_string(),
         };
-        let _ = self.audit.send(row).await;
+        if roles::changes(path) {
+            let commit = Commit { audit: vec![row], ..Default::default() };
+            if let Err(e) = self.store.commit(commit).await {
+                tracing::error!(error = %e, "an audit row could not be written");
+            }
+        } else {
+            let _ = self.audit.send(row).await;
+        }
     }
 }
 

@@ -85,6 +85,27 @@ pub fn need(path: &str) -> Option<Need> {
     TABLE.iter().find(|(p, _)| *p == path).map(|(_, n)| *n)
 }
 
+/// Whether a method may change something: its audit row is on disk before its answer goes out.
+pub fn changes(path: &str) -> bool {
+    const VERBS: [&str; 13] = [
+        "Create",
+        "Update",
+        "Delete",
+        "Set",
+        "Transition",
+        "Rollback",
+        "Adopt",
+        "Retry",
+        "Cancel",
+        "Sweep",
+        "Add",
+        "Revoke",
+        "Shutdown",
+    ];
+    let method = path.rsplit('/').next().unwrap_or_default();
+    VERBS.iter().any(|v| method.starts_with(v))
+}
+
 /// Whether a method does nothing but wait: it ends with its caller.
 pub fn only_waits(path: &str) -> bool {
     path == "/google.longrunning.Operations/WaitOperation"
@@ -119,6 +140,27 @@ mod tests {
             }
         }
         assert!(seen > 40, "the descriptor set was not walked");
+        let reading = [
+            "Get",
+            "List",
+            "Watch",
+            "Stream",
+            "Query",
+            "Estimate",
+            "Plan",
+            "Check",
+            "Test",
+            "WhoAmI",
+            "Wait",
+            "IssueLocalToken",
+        ];
+        for (path, need) in TABLE {
+            let method = path.rsplit('/').next().unwrap();
+            let reads = *need == Need::Open
+                || reading.iter().any(|v| method.starts_with(v))
+                || method == "ServerReflectionInfo";
+            assert_ne!(reads, changes(path), "{path}: does it change something or not?");
+        }
         assert_eq!(need("/syp.v1.Instances/Nope"), None);
         assert!(is_stream("/syp.v1.Instances/StreamLogs") && is_stream("/grpc.health.v1.Health/Watch"));
         assert!(!is_stream("/syp.v1.Server/ShutdownServer") && !is_stream("/grpc.health.v1.Health/Check"));

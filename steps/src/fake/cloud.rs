@@ -63,6 +63,8 @@ struct State {
     tokens: HashMap<String, u64>,
     faults: Vec<(String, Fault)>,
     calls: Vec<String>,
+    under_way: usize,
+    most: usize,
     next: u64,
 }
 
@@ -130,6 +132,11 @@ impl FakeCloud {
         }
     }
 
+    /// How many calls were under way at once, at most. Counts right where none was given up.
+    pub fn most_at_once(&self) -> usize {
+        self.state.lock().most
+    }
+
     pub(super) async fn call(&self, name: &str) -> Result<(), Failure> {
         let fault = self.begin(name);
         self.end(fault).await
@@ -139,6 +146,8 @@ impl FakeCloud {
     pub(super) fn begin(&self, name: &str) -> Option<Fault> {
         let mut s = self.state.lock();
         s.calls.push(name.into());
+        s.under_way += 1;
+        s.most = s.most.max(s.under_way);
         let at = s.faults.iter().position(|(n, _)| n == name)?;
         Some(s.faults.remove(at).1)
     }
@@ -147,6 +156,7 @@ impl FakeCloud {
     #[allow(clippy::panic)]
     pub(super) async fn end(&self, fault: Option<Fault>) -> Result<(), Failure> {
         tokio::time::sleep(self.behaviour.latency).await;
+        self.state.lock().under_way -= 1;
         let error = |class, reason: &str| Err(failure(class, reason, format!("injected {fault:?}"), ""));
         match fault {
             None => Ok(()),
