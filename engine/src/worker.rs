@@ -27,16 +27,26 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// Records that one round may add; more means that `decide` and `fold` disagree.
 const ROUND_LIMIT: usize = 512;
 
+/// Times in a row that the store may know more than this process; it is the only writer, so once is a wonder.
+const MOVED_LIMIT: u32 = 3;
+
 type Ended = (Call, Vec<Body>);
 
 /// Runs until there is nothing to do now; a timer or [`crate::engine::Engine::kick`] starts it again.
 pub(crate) async fn run(e: Arc<Inner>, cell: Arc<Cell>) {
     let mut work = Work { open: HashMap::new(), calls: FuturesUnordered::new(), outcomes: Vec::new() };
+    let mut moved = 0;
     loop {
         let wake_at = match work.round(&e, &cell).await {
-            Ok(at) => at,
+            Ok(at) => {
+                moved = 0;
+                at
+            }
             // somebody else's write was newer: it has been read again
-            Err(store::Error::HeadMoved) if cell.blocked().is_none() => continue,
+            Err(store::Error::HeadMoved) if cell.blocked().is_none() && moved < MOVED_LIMIT => {
+                moved += 1;
+                continue;
+            }
             Err(err) => {
                 e.store_failed(&err);
                 if !e.stop.is_cancelled() {

@@ -99,7 +99,9 @@ fn grpc_and_websocket_pass_and_ask_for_a_token() -> Result<()> {
         }
         let url = ws.replace("http://", "ws://");
         let script = format!(
-            "import asyncio,websockets\nasync def go():\n async with websockets.connect('{url}',extra_headers={{'Authorization':'Bearer {w}'}}) as s:\n  await s.send('hello')\n  print(await s.recv())\n try:\n  await websockets.connect('{url}')\n except websockets.exceptions.InvalidStatusCode as e:\n  print(e.status_code)\nasyncio.run(go())\n"
+            "import asyncio,websockets\nnew=int(websockets.__version__.split('.')[0])>=14\n\
+             h={{'additional_headers' if new else 'extra_headers':{{'Authorization':'Bearer {w}'}}}}\n\
+             async def go():\n async with websockets.connect('{url}',**h) as s:\n  await s.send('hello')\n  print(await s.recv())\n try:\n  await websockets.connect('{url}')\n except Exception as e:\n  print(e.response.status_code if hasattr(e,'response') else e.status_code)\nasyncio.run(go())\n"
         );
         let said = python(&script)?;
         ensure!(said.contains("hello") && said.contains("401"), "WebSocket: {said}");

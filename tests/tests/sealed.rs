@@ -48,6 +48,49 @@ fn an_app_that_answers_past_its_gate_is_never_served() -> Result<()> {
     Ok(())
 }
 
+/// Says to its engine that all is well, and answers 200 to whoever comes.
+const OPEN_GATE: &str = r#"
+import json, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+up = dict(id="0", ready=True, protocol="http1", detail="", sealed=True, listeners=[])
+status = dict(generation=1, mode="serve", in_flight=0, tunnels=0, upstreams=[up], version="0")
+class Any(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps(status).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+threading.Thread(target=HTTPServer(("0.0.0.0", 9901), Any).serve_forever).start()
+HTTPServer(("0.0.0.0", 8080), Any).serve_forever()
+"#;
+
+#[test]
+fn a_gate_that_lets_anybody_in_is_never_served() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    let err = interrupted(&e, "CP3:probe", |holder| {
+        let name = holder.replace("holder-0", "gate");
+        let ask = |format: &str| sh("docker", &["inspect", "-f", format, &name]);
+        let labels = ask("{{range $k, $v := .Config.Labels}}{{$k}}={{$v}}\n{{end}}")?;
+        let address = ask("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")?;
+        let network = ask("{{range $k, $v := .NetworkSettings.Networks}}{{$v.NetworkID}}{{end}}")?;
+        sh("docker", &["rm", "-f", &name])?;
+        let mut args =
+            vec!["run", "-d", "--name", &name, "--network", network.trim(), "--ip", address.trim()];
+        for label in labels.lines().filter(|l| !l.is_empty()) {
+            args.extend(["--label", label]);
+        }
+        args.extend(["--entrypoint", "python3", "syp-test/flask", "-u", "-c", OPEN_GATE]);
+        sh("docker", &args)?;
+        Ok(())
+    })?;
+    ensure!(err.contains("AUTH_NOT_ENFORCED"), "{err}");
+    let left = left_of(&e.store_id()?)?;
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
+
 /// A container of somebody else's under the name that a step wants.
 struct Foreign(String);
 
