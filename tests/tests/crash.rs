@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
+    process::Child,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -68,12 +69,8 @@ fn each(n: usize, case: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
     Ok(())
 }
 
-/// A life in which the engine dies at one point; the command line starts the next one by itself.
-fn dies_at(sypctl: &Path, point: &str) -> Result<()> {
-    let e = Engine::new(sypctl)?;
-    let mut first = e.serve(&[("SYP_CRASH_AT", point)])?;
-    up(&e)?;
-    serves(&e)?;
+/// Takes it down and looks: its first engine died at its point, and nothing is left.
+fn ends(e: &Engine, mut first: Child) -> Result<()> {
     e.ok(&["down", "phoenix", "--yes"])?;
     let status = first.try_wait()?;
     if status.is_none() {
@@ -81,7 +78,16 @@ fn dies_at(sypctl: &Path, point: &str) -> Result<()> {
         first.wait()?;
     }
     ensure!(status.is_some_and(|s| s.signal() == Some(9)), "the point was never reached: {status:?}");
-    clean(&e)
+    clean(e)
+}
+
+/// A life in which the engine dies at one point; the command line starts the next one by itself.
+fn dies_at(sypctl: &Path, point: &str) -> Result<()> {
+    let e = Engine::new(sypctl)?;
+    let first = e.serve(&[("SYP_CRASH_AT", point)])?;
+    up(&e)?;
+    serves(&e)?;
+    ends(&e, first)
 }
 
 #[test]
@@ -103,7 +109,7 @@ fn killed_at_every_named_point_it_goes_on_and_leaves_nothing() -> Result<()> {
 /// A longer life, with everything that the short one has not: two replicas, a volume, a repair, a drain that is taken back.
 fn dies_later_at(sypctl: &Path, point: &str) -> Result<()> {
     let e = Engine::new(sypctl)?;
-    let mut first = e.serve(&[("SYP_CRASH_AT", point)])?;
+    let first = e.serve(&[("SYP_CRASH_AT", point)])?;
     let store = format!("label=syp.dev/store={}", e.store_id()?);
     let app = || sh("docker", &["ps", "-q", "--filter", &store, "--filter", "name=app-1"]);
     e.up("phoenix", "syp-test/volume", &["--port", "8080", "--allow", ALICE, "--replicas", "2"])?;
@@ -122,14 +128,7 @@ fn dies_later_at(sypctl: &Path, point: &str) -> Result<()> {
     e.ok(&["drain", "phoenix"])?;
     e.ok(&["transition", "phoenix", "--to", "serving"])?;
     serves(&e)?;
-    e.ok(&["down", "phoenix", "--yes"])?;
-    let status = first.try_wait()?;
-    if status.is_none() {
-        first.kill()?;
-        first.wait()?;
-    }
-    ensure!(status.is_some_and(|s| s.signal() == Some(9)), "the point was never reached: {status:?}");
-    clean(&e)
+    ends(&e, first)
 }
 
 #[test]

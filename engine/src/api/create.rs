@@ -96,7 +96,7 @@ impl Api {
         a: &Authz,
         r: &v1::CreateInstanceRequest,
     ) -> Result<NewInstance, Status> {
-        let project = validate::parent(&r.parent)?;
+        let project = validate::one_project(&r.parent)?;
         validate::id("instance_id", &r.instance_id)?;
         a.is_about(&format!("projects/{project}/instances/{}", r.instance_id));
         let i = r.instance.as_ref().ok_or_else(|| invalid("instance", "required"))?;
