@@ -1,5 +1,6 @@
 //! `sypctl`: the command line of Serve Yourself Private, and the local engine.
 mod args;
+mod change;
 mod channel;
 mod client;
 mod cmd;
@@ -9,6 +10,7 @@ mod follow;
 mod http;
 mod local;
 mod login;
+mod manifest;
 mod output;
 mod parse;
 mod paths;

@@ -3,6 +3,7 @@ use super::{
     Shared, admin,
     client::{INSTANCE, STORE, failed, key},
     config::admin_address,
+    routes::slot,
 };
 use bollard::{
     container::LogOutput,
@@ -21,14 +22,17 @@ use syp_engine::{
 };
 use syp_proto::journal::Failure;
 
-fn replicas(cx: &StepCx) -> i32 {
-    cx.spec.scaling.as_ref().map_or(1, |s| s.min.max(1))
+/// Slots of the replicas that may be there, those of two revisions during an update.
+fn replicas(cx: &StepCx) -> Vec<u32> {
+    let mut slots: Vec<_> = cx.live.iter().filter_map(|n| slot(n, "app")).collect();
+    slots.sort_unstable();
+    slots
 }
 
 /// CPU and memory of the replicas, counters of the gate. What does not answer is left out, not made up.
 pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     let mut out = Stats::default();
-    for n in 0..replicas(cx) {
+    for n in replicas(cx) {
         let how = StatsOptions { stream: false, one_shot: true };
         let name = key(&cx.owner, &format!("app-{n}"));
         if let Some(Ok(x)) = s.docker.stats(&name, Some(how)).next().await {
@@ -53,7 +57,7 @@ pub(super) async fn logs(
     q: LogQuery,
 ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
     let mut names: Vec<(String, String)> =
-        (0..replicas(cx)).map(|n| (n.to_string(), key(&cx.owner, &format!("app-{n}")))).collect();
+        replicas(cx).into_iter().map(|n| (n.to_string(), key(&cx.owner, &format!("app-{n}")))).collect();
     names.push(("gate".into(), key(&cx.owner, "gate")));
     // the gate's access log is asked for by name
     names.retain(|(id, _)| if q.replica.is_empty() { id != "gate" } else { *id == q.replica });
