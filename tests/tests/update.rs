@@ -208,7 +208,6 @@ fn files_are_applied_once_and_nothing_is_changed_where_one_is_wrong() -> Result<
 fn killed_at_any_instant_of_set_and_rollback_it_comes_to_its_end_and_serves_all_the_time() -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     let e = Engine::new(&sypctl)?;
-    let mut engine = e.serve(&[])?;
     let (url, token) = serving(&e, "shop", &["--replicas", "2"], "syp-test/hello", "8080")?;
     let load = Load::start(&url, "/", &token, 3)?;
     let mut seed = std::env::var("SYP_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
@@ -226,12 +225,11 @@ fn killed_at_any_instant_of_set_and_rollback_it_comes_to_its_end_and_serves_all_
             4 => &["set", "shop", "--image", "syp-test/crash", "--yes", "-q"],
             _ => &["set", "shop", "--env", &format!("ROUND={n}"), "--yes", "-q"],
         };
+        let pid = e.pid()?;
         let mut cli = e.spawn(args)?;
         pause(at);
-        engine.kill()?;
-        engine.wait()?;
-        engine = e.serve(&[])?;
-        // the command takes up the new engine, or has ended
+        e.kill9_of(&pid)?;
+        // the command starts the next engine and takes its work up, or has ended
         let end = Instant::now() + Duration::from_secs(60);
         while cli.try_wait()?.is_none() {
             ensure!(Instant::now() < end, "round {n}, killed after {at} ms: the command does not end");
@@ -254,7 +252,5 @@ fn killed_at_any_instant_of_set_and_rollback_it_comes_to_its_end_and_serves_all_
     e.down("shop")?;
     let left = e.left()?;
     ensure!(left.is_empty(), "{left:?}");
-    e.ok(&["server", "stop"])?;
-    engine.wait()?;
     Ok(())
 }
