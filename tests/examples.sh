@@ -215,16 +215,16 @@ whole_way() {
 }
 client_on_socket() {
   local out
-  out=$(client "$1" "$1-socket") || { printf '%s\n' "$out"; return 1; }
-  whole_way "$out" "$1-socket"
+  out=$(client "$1" "$1") || { printf '%s\n' "$out"; return 1; }
+  whole_way "$out" "$1"
 }
-# With TLS and tokens, as from another machine; the tokens come from the engine's owner.
+# With TLS and tokens, as from another machine; the tokens come from the engine's owner, the instance's thanks to its predecessor of that name.
 client_over_tls() {
   local out token app
-  token=$("$SYPCTL" token syp-api) && app=$("$SYPCTL" token "$1-tls") || return 1
-  out=$(SYPCTL_SERVER=$TLS_SERVER SYPCTL_TOKEN=$token SYPCTL_APP_TOKEN=$app SYP_DATA_DIR=$TMP/none client "$1" "$1-tls" --ca-file "$TMP/ca.pem") ||
+  token=$("$SYPCTL" token syp-api) && app=$("$SYPCTL" token "$1") || return 1
+  out=$(SYPCTL_SERVER=$TLS_SERVER SYPCTL_TOKEN=$token SYPCTL_APP_TOKEN=$app SYP_DATA_DIR=$TMP/none client "$1" --ca-file "$TMP/ca.pem" "$1") ||
     { printf '%s\n' "$out"; return 1; }
-  whole_way "$out" "$1-tls"
+  whole_way "$out" "$1"
 }
 # fails PART... -- CMD...: it must fail, and say these
 fails() {
@@ -246,7 +246,7 @@ client_errors() {
   SYPCTL_TOKEN=not.a.token fails 'reason: TOKEN_' -- client "$1" never || return 1
   SYPCTL_SERVER=$TLS_SERVER SYPCTL_TOKEN=x fails 'error: ' -- client "$1" never || return 1
   SYPCTL_SERVER=http://127.0.0.1:1 SYPCTL_TOKEN=x fails 'neither unix:/PATH nor https://HOST:PORT' -- client "$1" never || return 1
-  fails 'reason: PORT_NOT_LISTENING' 'destroying' -- client "$1" "$1-wrong" --port 9999 || return 1
+  fails 'reason: PORT_NOT_LISTENING' 'destroying' -- client "$1" --port 9999 "$1-wrong" || return 1
 }
 
 # === the wrapper, served ===

@@ -189,11 +189,14 @@ func (c *client) watchFrom(ctx context.Context, name string, resume *string, tri
 }
 
 func show(step *syp.OperationMetadata_Step) {
-	why := ""
-	if reason := step.GetWaitingOn().GetReason(); reason != "" {
-		why = " (" + reason + ")"
+	state, why := step.GetState().String(), step.GetWaitingOn().GetReason()
+	if why == state {
+		why = ""
 	}
-	fmt.Printf("  step %-24s %s%s\n", step.GetId(), strings.ToLower(step.GetState().String()), why)
+	if why != "" {
+		why = " (" + why + ")"
+	}
+	fmt.Printf("  step %-24s %s%s\n", step.GetId(), strings.ToLower(state), why)
 }
 
 // explain adds the stable reason, which `sypctl explain` knows.
@@ -266,15 +269,16 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// its name with its uid: this incarnation and no later one
-	var meta syp.OperationMetadata
-	if err := op.GetMetadata().UnmarshalTo(&meta); err != nil {
+	// with its uid a name means this incarnation and no later one
+	plain := "projects/default/instances/" + name
+	got, err := c.instances.GetInstance(c.signed(ctx), &syp.GetInstanceRequest{Name: plain})
+	if err != nil {
 		return err
 	}
-	target := meta.GetTarget()
+	target := plain + "@" + got.GetUid()
 	fmt.Println("creating", target)
 	// whatever happens to it, it does not stay
-	err = c.use(ctx, op, target, "projects/default/instances/"+name)
+	err = c.use(ctx, op, target, plain)
 	if end := c.destroy(ctx, target); err == nil {
 		err = end
 	}

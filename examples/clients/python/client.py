@@ -80,6 +80,13 @@ class Client:
         request = instances_pb2.TransitionInstanceRequest(name=name, to=Instance.DESTROYED, request_id=str(uuid.uuid4()))
         return self.instances.TransitionInstance(request, metadata=self.metadata, timeout=30)
 
+    def get(self, name: str) -> Instance:
+        return self.instances.GetInstance(instances_pb2.GetInstanceRequest(name=name), metadata=self.metadata, timeout=30)
+
+    def receipt(self, name: str) -> types_pb2.TeardownReceipt:
+        request = instances_pb2.GetTeardownReceiptRequest(name=name)
+        return self.instances.GetTeardownReceipt(request, metadata=self.metadata, timeout=30)
+
     def watch(self, operation: operations_pb2.Operation) -> operations_pb2.Operation:
         """Prints each step as it changes, to the end. A watch that breaks off goes on where it was."""
         resume, tries = "", 0
@@ -103,7 +110,8 @@ class Client:
 
 def show(step: Step) -> None:
     state = instances_pb2.OperationMetadata.StepState.Name(step.state)
-    print(f"  step {step.id:<24} {state.lower()}" + (f" ({step.waiting_on.reason})" if step.waiting_on.reason else ""), flush=True)
+    why = step.waiting_on.reason
+    print(f"  step {step.id:<24} {state.lower()}" + (f" ({why})" if why not in ("", state) else ""), flush=True)
 
 
 def explain(status: status_pb2.Status) -> str:
@@ -130,22 +138,22 @@ def call(url: str, token: str | None) -> int:
 def run(a: argparse.Namespace) -> None:
     client = Client(server(), a.ca_file)
     spec = types_pb2.InstanceSpec(image=a.image, port=a.port, target="docker")
+    name = f"projects/default/instances/{a.name}"
     created = client.create("projects/default", a.name, spec)
-    # its name with its uid: this incarnation and no later one
-    meta = instances_pb2.OperationMetadata()
-    created.metadata.Unpack(meta)
-    print(f"creating {meta.target}")
+    # with its uid a name means this incarnation and no later one
+    target = f"{name}@{client.get(name).uid}"
+    print(f"creating {target}")
     try:
         client.watch(created)
-        got = client.instances.GetInstance(instances_pb2.GetInstanceRequest(name=meta.target), metadata=client.metadata, timeout=30)
+        got = client.get(target)
         print(f"{Instance.State.Name(got.state).lower()} at {got.endpoint}")
-        token = client.app_token(f"projects/default/instances/{a.name}")
+        token = client.app_token(name)
         print(f"without a token: {call(got.endpoint, None)}")
         print(f"with a token: {call(got.endpoint, token)}")
     finally:
-        print(f"destroying {meta.target}")
-        client.watch(client.destroy(meta.target))
-    receipt = client.instances.GetTeardownReceipt(instances_pb2.GetTeardownReceiptRequest(name=meta.target), metadata=client.metadata, timeout=30)
+        print(f"destroying {target}")
+        client.watch(client.destroy(target))
+    receipt = client.receipt(target)
     print(f"receipt: {receipt.created_count} created, {receipt.verified_gone_count} verified gone, {len(receipt.residuals)} left")
 
 

@@ -26,7 +26,6 @@ import {
   InstancesClient,
   type OperationEvent,
   OperationEventsClient,
-  OperationMetadata,
   type OperationMetadata_Step as Step,
   operationMetadata_StepStateToJSON as stepState,
   TransitionInstanceRequest,
@@ -145,8 +144,8 @@ class Client {
 }
 
 function show(step: Step): void {
-  const why = step.waitingOn?.reason;
-  console.log(`  step ${step.id.padEnd(24)} ${stepState(step.state).toLowerCase()}${why ? ` (${why})` : ""}`);
+  const [state, why] = [stepState(step.state), step.waitingOn?.reason];
+  console.log(`  step ${step.id.padEnd(24)} ${state.toLowerCase()}${why && why !== state ? ` (${why})` : ""}`);
 }
 
 /** With the stable reason, which `sypctl explain` knows. */
@@ -180,15 +179,16 @@ async function main(): Promise<void> {
   const name = positionals[0] ?? "from-typescript";
   const client = new Client(server(), values["ca-file"]);
   await client.login();
+  const full = `projects/default/instances/${name}`;
   const created = await client.create("projects/default", name, { image: values.image, port: Number(values.port), target: "docker" });
-  // its name with its uid: this incarnation and no later one
-  const { target } = OperationMetadata.decode(created.metadata?.value ?? new Uint8Array());
+  // with its uid a name means this incarnation and no later one
+  const target = `${full}@${(await client.get(full)).uid}`;
   console.log(`creating ${target}`);
   try {
     await client.watch(created);
     const { state, endpoint } = await client.get(target);
     console.log(`${stateName(state).toLowerCase()} at ${endpoint}`);
-    const token = await client.appToken(`projects/default/instances/${name}`);
+    const token = await client.appToken(full);
     console.log(`without a token: ${await call(endpoint)}`);
     console.log(`with a token: ${await call(endpoint, token)}`);
   } finally {

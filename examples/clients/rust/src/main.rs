@@ -23,7 +23,7 @@ use api::{
     google::longrunning::{Operation, operation},
     syp::v1::{
         CreateInstanceRequest, GetInstanceRequest, GetTeardownReceiptRequest, Instance, InstanceSpec,
-        IssueLocalTokenRequest, OperationMetadata, TransitionInstanceRequest, WatchOperationRequest,
+        IssueLocalTokenRequest, TransitionInstanceRequest, WatchOperationRequest,
         access_client::AccessClient, instance::State, instances_client::InstancesClient,
         operation_event::Event, operation_events_client::OperationEventsClient, operation_metadata::Step,
     },
@@ -123,6 +123,11 @@ impl Client {
         Ok(self.instances().create_instance(self.signed(request, Some(150))?).await?.into_inner())
     }
 
+    async fn get(&self, name: &str) -> Result<Instance> {
+        let ask = GetInstanceRequest { name: name.to_owned(), read_mask: None };
+        Ok(self.instances().get_instance(self.signed(ask, Some(30))?).await?.into_inner())
+    }
+
     async fn destroy(&self, name: &str) -> Result<()> {
         println!("destroying {name}");
         let request = TransitionInstanceRequest {
@@ -175,8 +180,7 @@ impl Client {
     /// Shows an instance while it serves.
     async fn use_it(&self, op: &Operation, target: &str, plain: &str) -> Result<()> {
         self.watch(op).await?;
-        let ask = GetInstanceRequest { name: target.to_owned(), read_mask: None };
-        let got = self.instances().get_instance(self.signed(ask, Some(30))?).await?.into_inner();
+        let got = self.get(target).await?;
         println!("{} at {}", got.state().as_str_name().to_lowercase(), got.endpoint);
         println!("without a token: {}", call(&got.endpoint, None)?);
         println!("with a token: {}", call(&got.endpoint, Some(&self.app_token(plain).await?))?);
@@ -195,9 +199,10 @@ fn outcome(op: Operation) -> Result<()> {
 }
 
 fn show(step: &Step) {
-    let why = step.waiting_on.as_ref().map(|w| w.reason.as_str()).filter(|r| !r.is_empty());
-    let why = why.map_or_else(String::new, |r| format!(" ({r})"));
-    println!("  step {:<24} {}{why}", step.id, step.state().as_str_name().to_lowercase());
+    let state = step.state().as_str_name();
+    let why = step.waiting_on.as_ref().map_or("", |w| w.reason.as_str());
+    let why = if why.is_empty() || why == state { String::new() } else { format!(" ({why})") };
+    println!("  step {:<24} {}{why}", step.id, state.to_lowercase());
 }
 
 fn code(e: &anyhow::Error) -> Option<Code> {
@@ -256,12 +261,12 @@ async fn run() -> Result<()> {
     let spec =
         InstanceSpec { image: a.image, port: a.port, target: "docker".to_owned(), ..Default::default() };
     let op = client.create("projects/default", &a.name, spec).await?;
-    // its name with its uid: this incarnation and no later one
-    let meta = op.metadata.as_ref().context("an operation without metadata")?;
-    let target = OperationMetadata::decode(meta.value.as_slice())?.target;
+    // with its uid a name means this incarnation and no later one
+    let plain = format!("projects/default/instances/{}", a.name);
+    let target = format!("{plain}@{}", client.get(&plain).await?.uid);
     println!("creating {target}");
     // whatever happens to it, it does not stay
-    let used = client.use_it(&op, &target, &format!("projects/default/instances/{}", a.name)).await;
+    let used = client.use_it(&op, &target, &plain).await;
     used.and(client.destroy(&target).await)?;
     let ask = GetTeardownReceiptRequest { name: target, verify_now: false };
     let r = client.instances().get_teardown_receipt(client.signed(ask, Some(30))?).await?.into_inner();
