@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The examples, for real: tests/examples.sh
 #
-# Brings what they need (Python packages, Node, Go, Rust; all into the cache folder), runs the wrapper's own tests, then starts an engine
+# Brings what they need (Python packages, Node, Go, Rust, the test issuer; all into the cache folder), runs the wrapper's own tests, then starts an engine
 # of its own and lets the clients, the wrapper and the instance files loose on it. The last line is 'N passed, N failed' (with
 # ', N skipped' when something was); under CI=true a skip for want of something is a failure.
 # SYP_TEST_SYPCTL says which sypctl (with syp-gate beside it), SYP_TEST_DOCKER=0 leaves out what needs Docker.
@@ -15,7 +15,7 @@ cd "$SYP_ROOT" || exit 1
 WRAPPER=$SYP_ROOT/examples/python-wrapper
 PASSED=0 FAILED=0 SKIPPED=0
 TMP=$(mktemp -d)
-ENGINE=
+ENGINE='' ISSUER_PID=''
 RUNNING=()
 SYPCTL=${SYP_TEST_SYPCTL:-$SYP_CACHE/bin/sypctl}
 unset SYPCTL_SERVER SYPCTL_TOKEN SYPCTL_APP_TOKEN SYP_SERVER SYP_TOKEN WRAPPER_CONFIG PORT
@@ -159,31 +159,56 @@ samples_with_mistakes() {
 
 # === the engine ===
 
+free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# wait_for PID CMD...: until CMD succeeds, while the process lives, ten seconds at most.
+wait_for() {
+  local pid=$1 i
+  shift
+  for ((i = 0; i < 100; i++)); do
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    kill -0 "$pid" 2>/dev/null || return 1
+    sleep 0.1
+  done
+  return 1
+}
+
+# An identity provider, for who comes over the network.
+start_issuer() {
+  local port
+  port=$(free_port)
+  (cd "$SYP_TEST_OIDC_DIR" && PORT=$port exec "$SYP_TEST_NODE" server.mjs) >"$TMP/issuer.log" 2>&1 </dev/null 8>&- &
+  ISSUER_PID=$!
+  ISSUER=http://127.0.0.1:$port
+  wait_for "$ISSUER_PID" curl -fsS -m 5 "$ISSUER/admin/state" || { tail -n 5 "$TMP/issuer.log" >&2; return 1; }
+}
+# provider_token AUDIENCE: Alice's
+provider_token() {
+  curl -fsS -m 10 -d "{\"alg\": \"ES256\", \"claims\": {\"sub\": \"u-alice\", \"email\": \"alice@example.com\", \"email_verified\": true, \"aud\": \"$1\"}}" \
+    "$ISSUER/admin/mint" | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["token"])'
+}
+
 # On its socket and, with TLS, on a port of loopback.
 start_engine() {
-  local ec=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2) port i
+  local ec=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2) port
   openssl req -x509 -subj '/CN=syp example authority' -out "$TMP/ca.pem" -keyout "$TMP/ca.key" "${ec[@]}" 2>/dev/null &&
     openssl req -x509 -subj '/CN=syp example engine' -out "$TMP/cert.pem" -keyout "$TMP/key.pem" "${ec[@]}" -CA "$TMP/ca.pem" -CAkey "$TMP/ca.key" \
       -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2>/dev/null || { say "no certificate"; return 1; }
-  port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  port=$(free_port)
   TLS_SERVER=https://127.0.0.1:$port
   mkdir -m 700 "$SYP_DATA_DIR"
-  "$SYPCTL" server run --listen "127.0.0.1:$port" --tls-cert "$TMP/cert.pem" --tls-key "$TMP/key.pem" >"$TMP/engine.log" 2>&1 </dev/null 8>&- &
+  "$SYPCTL" server run --listen "127.0.0.1:$port" --tls-cert "$TMP/cert.pem" --tls-key "$TMP/key.pem" \
+    --issuer "$ISSUER" --audience syp-apps --admin user:alice@example.com >"$TMP/engine.log" 2>&1 </dev/null 8>&- &
   ENGINE=$!
-  for ((i = 0; i < 100; i++)); do
-    if "$SYPCTL" server status >/dev/null 2>&1; then return 0; fi
-    kill -0 "$ENGINE" 2>/dev/null || break
-    sleep 0.1
-  done
-  tail -n 5 "$TMP/engine.log" >&2
-  return 1
+  wait_for "$ENGINE" "$SYPCTL" server status || { tail -n 5 "$TMP/engine.log" >&2; return 1; }
 }
 stop_engine() {
-  [ -n "$ENGINE" ] || return 0
-  "$SYPCTL" down --all --yes --timeout 60s >/dev/null 2>&1
-  kill "$ENGINE" 2>/dev/null
-  wait "$ENGINE" 2>/dev/null
-  ENGINE=
+  [ -z "$ENGINE" ] || "$SYPCTL" down --all --yes --timeout 60s >/dev/null 2>&1
+  local pid
+  for pid in $ENGINE $ISSUER_PID; do
+    kill "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+  done
+  ENGINE='' ISSUER_PID=''
 }
 nothing_left() {
   local store filter left
@@ -218,13 +243,13 @@ client_on_socket() {
   out=$(client "$1" "$1") || { printf '%s\n' "$out"; return 1; }
   whole_way "$out" "$1"
 }
-# With TLS and tokens, as from another machine; the tokens come from the engine's owner, the instance's thanks to its predecessor of that name.
+# With TLS and a provider's tokens, as from another machine.
 client_over_tls() {
   local out token app
-  token=$("$SYPCTL" token syp-api) && app=$("$SYPCTL" token "$1") || return 1
-  out=$(SYPCTL_SERVER=$TLS_SERVER SYPCTL_TOKEN=$token SYPCTL_APP_TOKEN=$app SYP_DATA_DIR=$TMP/none client "$1" --ca-file "$TMP/ca.pem" "$1") ||
+  token=$(provider_token syp-api) && app=$(provider_token syp-apps) || return 1
+  out=$(SYPCTL_SERVER=$TLS_SERVER SYPCTL_TOKEN=$token SYPCTL_APP_TOKEN=$app SYP_DATA_DIR=$TMP/none client "$1" --ca-file "$TMP/ca.pem" "$1-tls") ||
     { printf '%s\n' "$out"; return 1; }
-  whole_way "$out" "$1"
+  whole_way "$out" "$1-tls"
 }
 # fails PART... -- CMD...: it must fail, and say these
 fails() {
@@ -340,6 +365,9 @@ main() {
   elif ! command -v openssl >/dev/null && ! apt_install openssl; then
     docker=
     fail "openssl is needed"
+  elif ! ensure_issuer || ! start_issuer; then
+    docker=
+    skip "what the examples do on Docker" "no Node >= 20 or no npm packages for the test issuer"
   elif ! start_engine; then
     docker=
     fail "the engine does not start"

@@ -160,6 +160,22 @@ ensure_node() {
 }
 node_works() { command -v "$1" >/dev/null && "$1" -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' && command -v "$(dirname "$(command -v "$1")")/npm" >/dev/null; }
 
+# The test issuer with its packages, in the cache folder, by the content of its files: SYP_TEST_OIDC_DIR, and SYP_TEST_NODE for it.
+ensure_issuer() {
+  local files=(server.mjs package.json package-lock.json check.sh) from=$SYP_ROOT/tests/oidc key dir
+  ensure_node || return 1
+  key=$(cd "$from" && cat "${files[@]}" | sha256sum | cut -c1-16)
+  dir=$SYP_CACHE/oidc/$key
+  if [ ! -f "$dir/.ready" ]; then
+    mkdir -p "$dir"
+    (cd "$from" && cp "${files[@]}" "$dir/") || return 1
+    (cd "$dir" && npm ci --no-audit --no-fund --loglevel=error >&2) || return 1
+    touch "$dir/.ready"
+  fi
+  SYP_TEST_NODE=$(command -v node) SYP_TEST_OIDC_DIR=$dir
+  export SYP_TEST_NODE SYP_TEST_OIDC_DIR
+}
+
 # === Docker ===
 
 docker_socket() {
