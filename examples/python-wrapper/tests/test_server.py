@@ -151,12 +151,11 @@ class Streams(unittest.TestCase):
     def test_items_come_when_they_are_made(self) -> None:
         for code in (self.PLAIN, self.ASYNC):
             w = serve(self, code)
-            begun = time.monotonic()
             r = w.open(body={"n": 3, "ms": 300})
             r.readline()
-            self.assertLess(time.monotonic() - begun, 0.8)
+            first = time.monotonic()
             r.read()
-            self.assertGreater(time.monotonic() - begun, 0.85)
+            self.assertGreater(time.monotonic() - first, 0.45)
 
     def test_a_failure_before_the_first_item_has_its_status(self) -> None:
         w = serve(self, self.PLAIN)
