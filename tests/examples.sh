@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The examples, for real: tests/examples.sh
+# The examples, for real: tests/examples.sh [PATTERN]     only tests whose name is like PATTERN: 'client-go*'
 #
 # Brings what they need (Python packages, Node, Go, Rust, the test issuer; all into the cache folder), runs the wrapper's own tests, then starts an engine
 # of its own and lets the clients, the wrapper and the instance files loose on it. The last line is 'N passed, N failed' (with
@@ -13,6 +13,7 @@ set -uo pipefail
 cd "$SYP_ROOT" || exit 1
 
 WRAPPER=$SYP_ROOT/examples/python-wrapper
+ONLY=${1:-*}
 PASSED=0 FAILED=0 SKIPPED=0
 TMP=$(mktemp -d)
 ENGINE='' ISSUER_PID=''
@@ -41,6 +42,9 @@ skip() {
 begin() {
   local name=$1
   shift
+  # a pattern
+  # shellcheck disable=SC2053
+  [[ $name == $ONLY ]] || return 0
   (
     exec 8>&-
     t=$EPOCHSECONDS

@@ -168,18 +168,32 @@ class Streams(unittest.TestCase):
         text = w.open(body={"n": 1, "fail": True}, headers={"accept": "text/event-stream"}).read()
         self.assertIn(b"event: error\ndata: {", text)
 
+    ENDLESS = """
+        import logging, time
+        def f():
+            try:
+                while True:
+                    time.sleep(0.05)
+                    yield 1
+            finally:
+                logging.warning("its end")
+        """
+
     def test_a_client_that_goes_ends_it(self) -> None:
-        for code in (self.PLAIN, self.ASYNC):
+        asynchronous = self.ENDLESS.replace("logging, time", "logging, asyncio").replace("time.sleep", "await asyncio.sleep").replace("def f", "async def f")
+        for code in (self.ENDLESS, asynchronous):
             w = serve(self, code, "concurrency = 1\nqueue = 0")
-            r = w.open(body={"n": 100, "ms": 50})
-            r.readline()
-            w.hang_up()
-            w.log("request", reason="CLIENT_GONE")
-            # its place is free again
-            end = time.monotonic() + 5
-            while w.open(body={"n": 0}).status != 200:
-                self.assertLess(time.monotonic(), end)
-                time.sleep(0.02)
+            for _ in range(2):
+                # the second time: its place is free again
+                end = time.monotonic() + 5
+                while (r := w.open()).status != 200:
+                    self.assertLess(time.monotonic(), end)
+                    time.sleep(0.02)
+                r.readline()
+                w.hang_up()
+                w.log("its end")
+                w.log("request", reason="CLIENT_GONE")
+                w.logs.clear()
 
 
 class Limits(unittest.TestCase):
