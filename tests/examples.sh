@@ -151,6 +151,7 @@ samples_with_mistakes() {
   sed 's/^  port: .*/&\n&/' "$full" >"$bad/twice.yaml"
   sed 's/^kind: .*/kind: Service/' "$full" >"$bad/kind.yaml"
   sed 's/^labels:/tags:/' "$full" >"$bad/top.yaml"
+  sed 's/^labels:/allow: ["user:a@x.org"]\n&/' "$full" >"$bad/both.yaml"
   sed '/^  image:/d' "$full" >"$bad/missing.yaml"
   for f in "$bad"/*.yaml; do
     if out=$(yaml "$f" 2>&1); then
@@ -166,6 +167,22 @@ samples_asked() {
   samples --ask || return 1
   sed 's/^  target: .*/  target: nowhere/' "$SYP_ROOT/examples/yaml/minimal.yaml" >"$TMP/nowhere.yaml"
   fails 'reason: ' -- yaml --ask "$TMP/nowhere.yaml"
+}
+
+# Applied they serve, and applied again nothing happens.
+samples_applied() {
+  local out alice mallory at name
+  "$SYPCTL" apply -f examples/yaml -f examples/yaml/two --yes >/dev/null || return 1
+  for name in minimal full greet hello; do
+    is "the state of $name" SERVING "$("$SYPCTL" show "$name" -o json | field '["state"]')" || return 1
+  done
+  out=$("$SYPCTL" apply -f examples/yaml -f examples/yaml/two --plan -o json) || return 1
+  is "what a second time changes" '[True, True, True, True]' "$(field '["plans"]' <<<"$out" | "$PYTHON" -c 'import ast, sys; print([p.get("noChange") for p in ast.literal_eval(sys.stdin.read())])')" || return 1
+  # full: Alice is let in and greeted as its variables say, Mallory is not
+  at=$(endpoint full) && alice=$("$SYPCTL" token full --as user:alice@example.com) && mallory=$("$SYPCTL" token full --as user:mallory@example.com) || return 1
+  has "$(json -d '{"name": "Ada"}' -H "authorization: Bearer $alice" "$at/")" 'Welcome, Ada!' || return 1
+  has "$(json -d '{"name": "Ada"}' -H "authorization: Bearer $mallory" "$at/")" ' 403' || return 1
+  "$SYPCTL" down minimal full greet hello --yes >/dev/null
 }
 
 # === the engine ===
@@ -195,7 +212,7 @@ start_issuer() {
 # provider_token AUDIENCE: Alice's
 provider_token() {
   curl -fsS -m 10 -d "{\"alg\": \"ES256\", \"claims\": {\"sub\": \"u-alice\", \"email\": \"alice@example.com\", \"email_verified\": true, \"aud\": \"$1\"}}" \
-    "$ISSUER/admin/mint" | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["token"])'
+    "$ISSUER/admin/mint" | field '["token"]'
 }
 
 # On its socket and, with TLS, on a port of loopback.
@@ -223,7 +240,7 @@ stop_engine() {
 }
 nothing_left() {
   local store filter left
-  store=$("$SYPCTL" server status -o json | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["storeId"])') || return 1
+  store=$("$SYPCTL" server status -o json | field '["storeId"]') || return 1
   filter=label=syp.dev/store=$store
   left=$(docker ps -aq --filter "$filter" && docker network ls -q --filter "$filter" && docker volume ls -q --filter "$filter") || return 1
   is "what is left on the Docker engine" '' "$left"
@@ -295,7 +312,9 @@ up() {
   shift
   "$SYPCTL" up "$name" --image syp-example/python-wrapper:latest --port 8080 --on docker --probe /healthz --yes "$@"
 }
-endpoint() { "$SYPCTL" show "$1" -o json | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["endpoint"])'; }
+endpoint() { "$SYPCTL" show "$1" -o json | field '["endpoint"]'; }
+# field EXPRESSION: of the JSON on stdin
+field() { "$PYTHON" -c "import json, sys; print(json.load(sys.stdin)$1)"; }
 
 wrapper_served() {
   local at ada bob
@@ -396,6 +415,7 @@ main() {
     end
     begin wrapper-of-others wrapper_of_others
     begin instance-files-asked samples_asked
+    begin instance-files-applied samples_applied
     end
     begin nothing-left nothing_left
   fi

@@ -15,7 +15,8 @@ from client import Client, explain, server, status_of
 from google.protobuf import json_format
 from syp.v1 import instances_pb2, types_pb2
 
-KEYS = {"apiVersion", "kind", "name", "labels", "spec"}
+KEYS = {"apiVersion", "kind", "name", "labels", "allow", "operators", "spec"}
+Rule = types_pb2.AccessPolicy.Rule
 
 
 class Loader(yaml.SafeLoader):
@@ -28,23 +29,35 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(file: Path) -> tuple[str, types_pb2.Instance]:
-    """The instance in a file."""
-    document = yaml.load(file.read_text("utf-8"), Loader)  # noqa: S506  a SafeLoader
+def read(file: Path) -> list[tuple[str, types_pb2.Instance]]:
+    """The instances in a file, with '---' between them."""
+    found = [instance(d) for d in yaml.load_all(file.read_text("utf-8"), Loader) if d is not None]
+    if not found:
+        raise ValueError("it holds no instance")
+    return found
+
+
+def instance(document: object) -> tuple[str, types_pb2.Instance]:
+    """Name and instance of a document."""
     if not isinstance(document, dict) or document.get("apiVersion") != "syp.v1" or document.get("kind") != "Instance":
         raise ValueError("apiVersion must be syp.v1 and kind must be Instance")
     if unknown := document.keys() - KEYS:
         raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-    instance = types_pb2.Instance(labels=document.get("labels") or {})
-    json_format.ParseDict(document["spec"], instance.spec)
+    made = types_pb2.Instance(labels=document.get("labels") or {})
+    json_format.ParseDict(document["spec"], made.spec)
     # the field names of the proto file are taken too by the parser; samples show one form
-    again = json_format.MessageToDict(instance.spec)
+    again = json_format.MessageToDict(made.spec)
     if unlike := document["spec"].keys() - again.keys():
         raise ValueError(f"not the JSON name, or nothing said: {', '.join(sorted(unlike))}")
     for needed in ("image", "port", "target"):
         if needed not in document["spec"]:
             raise ValueError(f"spec.{needed} is missing")
-    return document["name"], instance
+    for key, policy, role in (("allow", "access", types_pb2.USER), ("operators", "operators", types_pb2.OPERATOR)):
+        if members := document.get(key):
+            if policy in document["spec"]:
+                raise ValueError(f"{key} and its long form in spec: choose one")
+            getattr(made.spec, policy).rules.append(Rule(effect=types_pb2.AccessPolicy.ALLOW, role=role, members=members))
+    return document["name"], made
 
 
 def ask(client: Client, name: str, instance: types_pb2.Instance) -> None:
@@ -62,9 +75,9 @@ def main() -> int:
         if file == "--ask":
             continue
         try:
-            name, instance = read(Path(file))
-            if client:
-                ask(client, name, instance)
+            for name, made in read(Path(file)):
+                if client:
+                    ask(client, name, made)
             print(f"{file}: ok")
         except grpc.RpcError as e:
             print(f"{file}: {explain(status_of(e))}", file=sys.stderr)
