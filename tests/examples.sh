@@ -136,6 +136,16 @@ dockerfile() {
   is "the number of files it takes" 4 "$n"
 }
 
+# The Dockerfile makes the image; here over a base that asks no package index.
+dockerfile_builds() {
+  local image=syp-example/by-dockerfile-$$:latest base rc=0
+  base=$(docker images --format '{{.Repository}}:{{.Tag}}' syp-example/python-base | head -n 1)
+  DOCKER_BUILDKIT=0 docker build --network none --pull=false --build-arg "BASE=$base" -t "$image" "$WRAPPER" || return 1
+  is "what it says" 'app:greet at POST /: name, times' "$(docker run --rm --network none "$image" python3 -m syp_wrapper --check)" || rc=1
+  docker rmi "$image" >/dev/null
+  return "$rc"
+}
+
 # yaml [--ask] FILE...
 yaml() { PYTHONPATH=$PYTHON_GEN:$CLIENTS/python PYTHONDONTWRITEBYTECODE=1 "$PYTHON" "$CLIENTS/python/check_yaml.py" "$@"; }
 samples() { yaml "$@" "$SYP_ROOT"/examples/yaml/*.yaml "$SYP_ROOT"/examples/yaml/*/*.yaml; }
@@ -324,6 +334,9 @@ wrapper_served() {
   has "$(json -d '{"name": "Ada"}' "$at/")" ' 401' || return 1
   has "$(json -d '{"name": "Ada"}' -H "$bob" "$at/")" ' 403' || return 1
   is "the answer" '{"greeting":"Salut, Ada!","you":"ada@example.com"} 200' "$(json -d '{"name": "Ada"}' -H "$ada" "$at/")" || return 1
+  # as the README has it
+  is "the answer" '{"greeting":"Salut, Ada!","you":"ada@example.com"}' \
+    "$("$SYPCTL" curl wrapped / --as user:ada@example.com -d '{"name": "Ada"}' -H 'content-type: application/json')" || return 1
   # nobody says who they are but the gate
   is "the answer" '{"greeting":"Salut, Eve!","you":"ada@example.com"} 200' \
     "$(json -d '{"name": "Eve"}' -H "$ada" -H 'x-syp-user: eve@example.com' -H 'x_syp_user: eve@example.com' "$at/")" || return 1
@@ -414,6 +427,7 @@ main() {
     for l in "${languages[@]}"; do begin "client-$l-tls" client_over_tls "$l"; done
     end
     begin wrapper-of-others wrapper_of_others
+    begin dockerfile-builds dockerfile_builds
     begin instance-files-asked samples_asked
     begin instance-files-applied samples_applied
     end
