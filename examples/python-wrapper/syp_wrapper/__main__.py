@@ -49,6 +49,8 @@ def main() -> int:
     p.add_argument("--check", action="store_true", help="only look whether it could be served")
     a = p.parse_args()
     to_stderr(os.environ.get("LOG_LEVEL", "INFO").upper())
+    # the first process of a container has no default for it, and importing a model may take minutes
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     try:
         path = Path(a.config)
         config = load(path, os.environ)

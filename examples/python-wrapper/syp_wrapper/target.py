@@ -45,7 +45,7 @@ class Target:
             if e.name is not None and (module_name == e.name or module_name.startswith(f"{e.name}.")):
                 raise ConfigError(f"callable '{name}': there is no module '{e.name}' in {folder} or among the installed ones") from None
             raise ConfigError(f"callable '{name}': {_where(e)}") from None
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             raise ConfigError(f"callable '{name}': {_where(e)}") from None
         for part in path.split("."):
             if not hasattr(found, part):

@@ -62,16 +62,16 @@ class Settings(unittest.TestCase):
         self.assertIn("Invalid value", self.problems("a = ")[0])
         with self.assertRaises(ConfigError):
             load(self.file.with_name("none.toml"), {})
-        self.assertIn("settings", self.problems('callable = "a:b"\n[env]\nPORT = "1"')[0].replace("setting", "settings"))
+        self.assertIn("has PORT, which is a setting", self.problems('callable = "a:b"\n[env]\nPORT = "1"')[0])
 
 
 class Start(unittest.TestCase):
     """The program says it in its log, with code 2, and never listens."""
 
-    def refused(self, code: str, settings: str = "") -> str:
+    def refused(self, code: str, settings: str = "", served: str = "mine:f") -> str:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "mine.py").write_text(code)
-            (Path(folder) / "wrapper.toml").write_text(f'callable = "mine:f"\nhost = "127.0.0.1"\n{settings}')
+            (Path(folder) / "wrapper.toml").write_text(f'callable = "{served}"\nhost = "127.0.0.1"\n{settings}')
             argv, env = command(Path(folder))
             p = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=20, check=False)
         self.assertEqual((p.returncode, p.stdout), (2, ""), p.stderr)
@@ -85,6 +85,7 @@ class Start(unittest.TestCase):
             ("f = 3", "is a whole number and can't be called"),
             ("import nowhere_at_all", "No module named 'nowhere_at_all'"),
             ("1 / 0", "ZeroDivisionError: division by zero"),
+            ("import sys; sys.exit('no model')", "SystemExit: no model"),
             ("def f(:", "SyntaxError"),
             ("def f(a: bytes): ...", "the parameter 'a': bytes can't be made from JSON"),
             ("def f(a, /): ...", "the parameter 'a' has no name that JSON could give"),
@@ -94,7 +95,19 @@ class Start(unittest.TestCase):
             with self.subTest(code=code):
                 self.assertIn(words, self.refused(code))
         self.assertIn('use method = "POST"', self.refused("def f(a: dict): ...", 'method = "GET"'))
-        self.assertIn("there is no module 'none'", self.refused("", "").replace("mine", "none") + "there is no module 'none'")
+        self.assertIn("there is no module 'none'", self.refused("", served="none:f"))
+        self.assertIn("there is no module 'mine.none'", self.refused("", served="mine.none:f"))
+
+    def test_a_start_that_takes_long_can_be_ended(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "mine.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+            (Path(folder) / "wrapper.toml").write_text('callable = "mine:f"')
+            argv, env = command(Path(folder))
+            with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE) as p:
+                assert p.stdout
+                self.assertEqual(p.stdout.readline(), b"importing\n")
+                p.terminate()
+                self.assertEqual(p.wait(10), 143)
 
     def test_a_port_that_is_taken(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
