@@ -84,6 +84,8 @@ end() {
 finish() {
   trap '' INT TERM EXIT
   stop_engine
+  # only where it was made
+  docker rmi "syp-example/slow-$$:latest" >/dev/null 2>&1
   rm -rf "$TMP"
   say "summary of the examples"
   if [ "$SKIPPED" -gt 0 ]; then
@@ -234,8 +236,11 @@ start_engine() {
   port=$(free_port)
   TLS_SERVER=https://127.0.0.1:$port
   mkdir -m 700 "$SYP_DATA_DIR"
-  "$SYPCTL" server run --listen "127.0.0.1:$port" --tls-cert "$TMP/cert.pem" --tls-key "$TMP/key.pem" \
-    --issuer "$ISSUER" --audience syp-apps --admin user:alice@example.com >"$TMP/engine.log" 2>&1 </dev/null 8>&- &
+  run_engine
+}
+run_engine() {
+  "$SYPCTL" server run --listen "${TLS_SERVER#https://}" --tls-cert "$TMP/cert.pem" --tls-key "$TMP/key.pem" \
+    --issuer "$ISSUER" --audience syp-apps --admin user:alice@example.com >>"$TMP/engine.log" 2>&1 </dev/null 8>&- &
   ENGINE=$!
   wait_for "$ENGINE" "$SYPCTL" server status || { tail -n 5 "$TMP/engine.log" >&2; return 1; }
 }
@@ -289,6 +294,36 @@ client_over_tls() {
     { printf '%s\n' "$out"; return 1; }
   whole_way "$out" "$1-tls"
 }
+# The engine is killed while a client watches: with the next one the watch goes on, and so does the work.
+client_over_restart() {
+  local out
+  client "$1" --image "syp-example/slow-$$:latest" "$1-slow" 2>&1 | tee "$TMP/$1-slow.out" >/dev/null
+  out=$(cat "$TMP/$1-slow.out")
+  whole_way "$out" "$1-slow"
+}
+# An image that takes its time to listen.
+make_slow() {
+  local id
+  id=$(docker create syp-example/python-wrapper:latest) || return 1
+  docker commit -c 'ENV WRAPPER_METHOD=GET' -c 'ENV WRAPPER_CALLABLE=platform:node' \
+    -c 'CMD ["python3","-c","import time, runpy; time.sleep(5); runpy.run_module(\"syp_wrapper\", run_name=\"__main__\")"]' "$id" "syp-example/slow-$$:latest" >/dev/null
+  docker rm "$id" >/dev/null
+}
+# When all clients see the slow app being waited for.
+kill_engine() {
+  local l i all
+  for ((i = 0; i < 100; i++)); do
+    all=1
+    for l in "$@"; do grep -q 'step probe *running' "$TMP/$l-slow.out" 2>/dev/null || all=; done
+    [ -z "$all" ] || break
+    sleep 0.1
+  done
+  [ -n "$all" ] || { say "no client waits for the slow app"; return 1; }
+  kill -9 "$ENGINE"
+  wait "$ENGINE" 2>/dev/null
+  run_engine
+}
+
 # fails PART... -- CMD...: it must fail, and say these
 fails() {
   local parts=() out
@@ -426,6 +461,13 @@ main() {
     begin wrapper-tests-in-image wrapper_tests_in_image
     for l in "${languages[@]}"; do begin "client-$l-tls" client_over_tls "$l"; done
     end
+    # shellcheck disable=SC2053
+    if [[ client-go-restart == $ONLY ]]; then
+      make_slow || fail "the slow image can't be made"
+      for l in "${languages[@]}"; do begin "client-$l-restart" client_over_restart "$l"; done
+      kill_engine "${languages[@]}" || fail "the engine could not be killed and started in the middle"
+      end
+    fi
     begin wrapper-of-others wrapper_of_others
     begin dockerfile-builds dockerfile_builds
     begin instance-files-asked samples_asked

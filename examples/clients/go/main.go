@@ -30,7 +30,8 @@ import (
 	syp "sypclient/gen/syp/v1"
 )
 
-const watchTries = 5
+// a watch that breaks off is opened again, a second apart
+const watchTries = 10
 
 // server is the local engine's socket, unless SYPCTL_SERVER names another server.
 func server() string {
@@ -156,6 +157,7 @@ func (c *client) watch(ctx context.Context, op *longrunningpb.Operation) error {
 			if tries >= watchTries {
 				return err
 			}
+			time.Sleep(time.Second)
 		default:
 			return err
 		}

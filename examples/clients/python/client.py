@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -20,7 +21,8 @@ from syp.v1 import instances_pb2, instances_pb2_grpc, services_pb2, services_pb2
 
 Instance = types_pb2.Instance
 Step = instances_pb2.OperationMetadata.Step
-WATCH_TRIES = 5
+# a watch that breaks off is opened again, a second apart
+WATCH_TRIES = 10
 
 
 class Failed(Exception):
@@ -106,6 +108,7 @@ class Client:
                 if e.code() != grpc.StatusCode.UNAVAILABLE or tries >= WATCH_TRIES:
                     raise
             tries += 1
+            time.sleep(1)
 
 
 def show(step: Step) -> None:

@@ -6,6 +6,7 @@
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
+import { setTimeout } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import {
   type CallOptions,
@@ -39,7 +40,8 @@ import {
   type TeardownReceipt,
 } from "./gen/syp/v1/types.js";
 
-const WATCH_TRIES = 5;
+/** A watch that breaks off is opened again, a second apart. */
+const WATCH_TRIES = 10;
 
 /** An operation that ended with an error. */
 class Failed extends Error {}
@@ -139,6 +141,7 @@ class Client {
         if ((e as ServiceError).code !== Code.UNAVAILABLE || tries >= WATCH_TRIES) throw e;
       }
       tries += 1;
+      await setTimeout(1000);
     }
   }
 }

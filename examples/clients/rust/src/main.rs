@@ -29,7 +29,8 @@ use api::{
     },
 };
 
-const WATCH_TRIES: u32 = 5;
+/// A watch that breaks off is opened again, a second apart.
+const WATCH_TRIES: u32 = 10;
 
 /// The local engine's socket, unless SYPCTL_SERVER names another server.
 fn server() -> String {
@@ -147,11 +148,12 @@ impl Client {
             match self.watch_from(&op.name, &mut resume, &mut tries).await {
                 Ok(Some(done)) => return outcome(done),
                 Ok(None) if tries < WATCH_TRIES => {}
-                Err(e) if tries < WATCH_TRIES && code(&e) == Some(Code::Unavailable) => {}
+                Err(e) if tries < WATCH_TRIES && is_broken(&e) => {}
                 Ok(None) => bail!("the watch ended {WATCH_TRIES} times"),
                 Err(e) => return Err(e),
             }
             tries += 1;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -205,8 +207,10 @@ fn show(step: &Step) {
     println!("  step {:<24} {}{why}", step.id, state.to_lowercase());
 }
 
-fn code(e: &anyhow::Error) -> Option<Code> {
-    e.downcast_ref::<Status>().map(Status::code)
+/// The connection is at fault, not the request: tonic has a code of its own for a stream that was cut, and its cause.
+fn is_broken(e: &anyhow::Error) -> bool {
+    let cut = |s: &Status| s.details().is_empty() && std::error::Error::source(s).is_some();
+    e.downcast_ref::<Status>().is_some_and(|s| s.code() == Code::Unavailable || cut(s))
 }
 
 /// With the stable reason, which `sypctl explain` knows.
