@@ -409,6 +409,10 @@ wrapper_of_others() {
 
 main() {
   local languages=() l docker=1 bin
+  if command -v python3 >/dev/null && ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    skip "the examples" "they need Python 3.11 or later (Debian 12, Ubuntu 24.04)"
+    return
+  fi
   if ! ensure_python_client || ! venv "$MADE/wrapper-$(key "$WRAPPER"/requirements*.txt)" "$WRAPPER/requirements-dev.txt"; then
     skip "the Python examples, and all that need protoc" "no Python packages"
     return
