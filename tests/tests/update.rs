@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use syp_tests::{
+    dice::Dice,
     load::Load,
     product::{Engine, binary, get, pause, sh},
 };
@@ -210,16 +211,9 @@ fn killed_at_any_instant_of_set_and_rollback_it_comes_to_its_end_and_serves_all_
     let e = Engine::new(&sypctl)?;
     let (url, token) = serving(&e, "shop", &["--replicas", "2"], "syp-test/hello", "8080")?;
     let load = Load::start(&url, "/", &token, 3)?;
-    let mut seed = std::env::var("SYP_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs())
-    });
-    println!("seed {seed}");
+    let mut dice = Dice::new(Dice::seed()?);
     for n in 0..50 {
-        // xorshift: the instants are random, and the same again for a seed
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        let at = seed % 1_200;
+        let at = dice.below(1_200);
         let args: &[&str] = match n % 5 {
             3 => &["rollback", "shop", "--yes", "-q"],
             4 => &["set", "shop", "--image", "syp-test/crash", "--yes", "-q"],
