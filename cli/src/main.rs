@@ -18,6 +18,7 @@ mod plan;
 mod progress;
 mod reasons;
 mod render;
+mod secrets;
 mod server;
 
 use args::{Cli, Command};

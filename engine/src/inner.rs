@@ -11,8 +11,9 @@ use crate::{
     id::InstanceId,
     revision, scheduler,
     step::{Have, Step, Target},
-    store::{self, Commit, Store},
+    store::{self, Commit, SealedOp, Store},
     timer::Timer,
+    vault::Vault,
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -34,6 +35,7 @@ pub(crate) struct Inner {
     pub clock: Clock,
     pub faults: Arc<dyn Faults>,
     pub door: Arc<Door>,
+    pub vault: Arc<Vault>,
     pub epoch: u64,
     pub timer: Timer,
     pub changes: Changes,
@@ -73,6 +75,7 @@ impl Inner {
         next: Instance,
         records: Vec<Record>,
         answer: Option<(String, Answer)>,
+        sealed: Vec<SealedOp>,
     ) -> Result<(), store::Error> {
         let weighty = |r: &Record| {
             matches!(
@@ -95,6 +98,7 @@ impl Inner {
             records,
             checkpoint,
             answer,
+            sealed,
             ..Default::default()
         };
         if let Err(e) = self.store.commit(commit).await {

@@ -28,6 +28,8 @@ pub enum Kind {
     Answer = 3,
     /// `journal.Audit`.
     Audit = 4,
+    /// `journal.Sealed`.
+    Sealed = 7,
 }
 
 /// Why bytes are not a value.

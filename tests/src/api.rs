@@ -18,6 +18,7 @@ use syp_engine::{
     engine::{Engine, Options},
     fault::NoFaults,
     store::{Store, open},
+    vault::Vault,
 };
 use syp_proto::v1;
 use syp_steps::fake::{Behaviour, FakeCloud};
@@ -116,6 +117,7 @@ impl World {
             clock: Clock::System,
             faults: Arc::new(NoFaults),
             door,
+            vault: Vault::new(&vec![7; 32].into()),
         })
         .await?;
         let shutdown = CancellationToken::new();

@@ -9,6 +9,7 @@
 //! d|caller|0|key         answer to a request id
 //! a|time BE|n            audit
 //! s|name                 settings
+//! k|uid|kind|name|n      a sealed secret of an instance; they go with it
 //! ```
 mod committer;
 pub mod conformance;
@@ -45,6 +46,8 @@ pub struct Commit {
     pub audit: Vec<Audit>,
     /// Settings of the engine: name and value.
     pub settings: Vec<(String, Vec<u8>)>,
+    /// Sealed secrets.
+    pub sealed: Vec<SealedOp>,
 }
 
 /// A checkpoint with the records after it folded in.
@@ -90,6 +93,9 @@ pub enum Error {
     Stopped,
 }
 
+/// Key (without the store's prefix) and record of a sealed secret.
+pub type SealedOp = (Vec<u8>, Vec<u8>);
+
 /// The store.
 ///
 /// # Guarantees
@@ -117,6 +123,8 @@ pub trait Store: Send + Sync + 'static {
     async fn answer(&self, key: &str) -> Result<Option<Answer>, Error>;
     /// A setting.
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// A sealed secret.
+    async fn sealed(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Audit rows, newest first.
     async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
     /// Removes what is over its time: answers to request ids (30 days), audit rows and journals of destroyed instances (90 days;
