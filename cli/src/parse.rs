@@ -1,9 +1,11 @@
 //! Words of the command line that have a form: names, members, durations, quantities.
 use prost_types::Duration;
+use rust_decimal::Decimal;
 use std::path::Path;
 use syp_proto::v1::{
-    self,
+    self, Budget,
     access_policy::{Effect, Rule},
+    budget::{Action, Period, Threshold},
 };
 
 /// Highest port that can be sealed off (a routing rule can't name 65535); the engine refuses it too.
@@ -117,6 +119,51 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `5EUR/day:drain`, `20EUR/month:50%notify,100%destroy`. With one word for the end there is a notice at 80 % too; with none there
+/// are notices only.
+pub fn budget(text: &str) -> Result<Budget, String> {
+    let form = || "such as 5EUR/day:drain or 20EUR/month:50%notify,100%destroy".to_owned();
+    let (amount, rest) = text.split_once('/').ok_or_else(form)?;
+    let digits = amount.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let currency = &amount[digits.len()..];
+    let value: Decimal = digits.parse().map_err(|_| form())?;
+    if currency.len() != 3 || value <= Decimal::ZERO {
+        return Err(form());
+    }
+    let (period, lines) = rest.split_once(':').unwrap_or((rest, ""));
+    let period = match period {
+        "day" => Period::Day,
+        "week" => Period::Week,
+        "month" => Period::Month,
+        "lifetime" | "life" => Period::Lifetime,
+        other => return Err(format!("'{other}': day, week, month or lifetime")),
+    };
+    let line = |percent, action: Action| Threshold { percent, action: action as i32 };
+    let thresholds = match lines {
+        "" => vec![line(80, Action::Notify), line(100, Action::Notify)],
+        word if !word.contains('%') => vec![line(80, Action::Notify), line(100, action(word)?)],
+        all => {
+            let one = |l: &str| {
+                let (percent, word) = l.trim().split_once('%').ok_or_else(form)?;
+                let percent = percent.parse().ok().filter(|p| (1..=1_000).contains(p)).ok_or_else(form)?;
+                Ok::<_, String>(line(percent, action(word)?))
+            };
+            all.split(',').map(one).collect::<Result<_, _>>()?
+        }
+    };
+    let limit = Some(syp_engine::cost::money(value, &currency.to_uppercase()));
+    Ok(Budget { limit, period: period as i32, thresholds, etag: String::new() })
+}
+
+fn action(word: &str) -> Result<Action, String> {
+    match word {
+        "notify" => Ok(Action::Notify),
+        "drain" => Ok(Action::Drain),
+        "destroy" | "down" => Ok(Action::Destroy),
+        other => Err(format!("'{other}': notify, drain or destroy")),
+    }
+}
+
 /// `/path`.
 pub fn path(text: &str) -> Result<String, String> {
     if text.starts_with('/') && !text.contains(char::is_whitespace) {
@@ -222,6 +269,29 @@ mod tests {
         assert!(publish("example.com").is_err());
         assert_eq!(selector("a=1,b=2").unwrap(), "labels.a=1 AND labels.b=2");
         assert!(selector("a").is_err());
+    }
+
+    #[test]
+    fn budgets() {
+        let b = budget("5EUR/day:drain").unwrap();
+        let lines = |b: &Budget| b.thresholds.iter().map(|t| (t.percent, t.action())).collect::<Vec<_>>();
+        assert_eq!((b.limit.as_ref().unwrap().units, b.period()), (5, Period::Day));
+        assert_eq!(lines(&b), [(80, Action::Notify), (100, Action::Drain)]);
+        let b = budget("0.5eur/month:50%notify,120%destroy").unwrap();
+        assert_eq!(b.limit.as_ref().unwrap().nanos, 500_000_000);
+        assert_eq!(lines(&b), [(50, Action::Notify), (120, Action::Destroy)]);
+        for bad in [
+            "5",
+            "EUR/day",
+            "5EUR/year",
+            "-5EUR/day",
+            "5EUR/day:explode",
+            "5EUR/day:x%drain",
+            "5/day",
+            "0EUR/day",
+        ] {
+            assert!(budget(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

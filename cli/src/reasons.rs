@@ -5,6 +5,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("AUTH_NOT_ENFORCED", include_str!("reasons/AUTH_NOT_ENFORCED.md")),
     ("BODY_NOT_RECEIVED", include_str!("reasons/BODY_NOT_RECEIVED.md")),
     ("BUDGET_EXCEEDED", include_str!("reasons/BUDGET_EXCEEDED.md")),
+    ("BUDGET_NEAR", include_str!("reasons/BUDGET_NEAR.md")),
     ("CANCELLED", include_str!("reasons/CANCELLED.md")),
     ("CLIENT_GONE", include_str!("reasons/CLIENT_GONE.md")),
     ("CRASH_LOOP", include_str!("reasons/CRASH_LOOP.md")),
@@ -110,6 +111,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("TOKEN_SIGNATURE", include_str!("reasons/TOKEN_SIGNATURE.md")),
     ("TOKEN_TOO_LARGE", include_str!("reasons/TOKEN_TOO_LARGE.md")),
     ("TOKEN_TYPE", include_str!("reasons/TOKEN_TYPE.md")),
+    ("TOO_MANY_INSTANCES", include_str!("reasons/TOO_MANY_INSTANCES.md")),
     ("TRANSITION_NOT_ALLOWED", include_str!("reasons/TRANSITION_NOT_ALLOWED.md")),
     ("TRIED", include_str!("reasons/TRIED.md")),
     ("TUNNEL_NOT_OPENED", include_str!("reasons/TUNNEL_NOT_OPENED.md")),
@@ -118,6 +120,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("UPSTREAM_UNASKED_UPGRADE", include_str!("reasons/UPSTREAM_UNASKED_UPGRADE.md")),
     ("UPSTREAM_UNREACHABLE", include_str!("reasons/UPSTREAM_UNREACHABLE.md")),
     ("UPSTREAM_WRONG_UPGRADE", include_str!("reasons/UPSTREAM_WRONG_UPGRADE.md")),
+    ("WITHIN_BUDGET", include_str!("reasons/WITHIN_BUDGET.md")),
 ];
 
 /// The page of a reason.

@@ -2,6 +2,7 @@
 use crate::{
     clock::{Millis, timestamp},
     fold::over,
+    meter,
 };
 use rust_decimal::{Decimal, prelude::ToPrimitive};
 use syp_proto::{
@@ -35,22 +36,11 @@ pub fn decimal(m: &Money) -> Decimal {
 /// What it has cost until `now`: each billed row its own rate for the time in which it existed or may have existed. Rows
 /// without a rate of their own (of former versions) share the instance's.
 pub fn accrued(i: &Instance, now: Millis) -> Decimal {
-    let own = i.ledger.iter().filter(|r| r.billed).filter_map(|r| {
-        let until = if r.gone_ms != 0 { r.gone_ms } else { now };
-        Some(decimal(r.hourly.as_ref()?) * Decimal::from((until - r.intent_ms).max(0)))
-    });
-    let let_go = i.spent.iter().filter_map(|s| s.rate_ms.parse::<Decimal>().ok());
-    let own = own.chain(let_go);
+    let own: Decimal = meter::pieces(i, now).iter().map(|p| p.rate_ms).sum();
     let shared = union_ms(i.ledger.iter().filter(|r| r.billed && r.hourly.is_none()), now);
     let of_all = i.hourly_rate.as_ref().map_or(Decimal::ZERO, decimal) * Decimal::from(shared);
     // divided once, at the end: thirds of an hour have no end in decimal
-    (own.sum::<Decimal>() + of_all) / Decimal::from(3_600_000)
-}
-
-/// Rate times milliseconds of a row of which nothing is left, for when the row is let go.
-pub(crate) fn rate_ms(i: &Instance, r: &LedgerRow) -> Decimal {
-    let rate = r.hourly.as_ref().or(i.hourly_rate.as_ref()).map_or(Decimal::ZERO, decimal);
-    rate * Decimal::from((r.gone_ms - r.intent_ms).max(0))
+    (own + of_all) / Decimal::from(meter::HOUR_MS)
 }
 
 /// What it costs per hour right now: of everything that exists, replicas of two revisions during an update among it.

@@ -6,7 +6,7 @@ mod update;
 use crate::{
     clock::{Millis, timestamp},
     graph::{self, State},
-    plan, revision,
+    meter, plan, revision,
 };
 use syp_proto::{
     journal::{
@@ -105,6 +105,11 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         }
         Body::Edited(e) => edited(i, r, e),
         Body::Revised(x) => update::revised(i, r, x)?,
+        Body::BudgetReached(b) => {
+            i.reached.retain(|x| x.period_ms == b.period_ms);
+            i.reached.push(b.clone());
+        }
+        Body::Repriced(p) => repriced(i, r, p),
         Body::Drift(_) => {}
         Body::GatePushed(p) => {
             if p.failure.is_some() {
@@ -332,6 +337,12 @@ fn undo_outcome(i: &mut Instance, r: &Record, u: &journal::UndoOutcome) -> Resul
         undo_outcome::Result::Retry => row.retry_at_ms = u.retry_at_ms,
         undo_outcome::Result::Unspecified => return Err("outcome without a result"),
     }
+    if over(
+        &i.ledger
+            [i.ledger.binary_search_by_key(&u.entry, |x| x.ordinal).map_err(|_| "no such ledger row")?],
+    ) {
+        meter::settle(i, u.entry, r.at_ms);
+    }
     update::undo_ended(i, r, u);
     Ok(())
 }
@@ -435,9 +446,25 @@ fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
     if e.set_labels {
         i.labels.clone_from(&e.labels);
     }
+    if e.set_budget {
+        spec.budget.clone_from(&e.budget);
+        i.reached.clear();
+    }
     if e.set_protect {
         spec.protect = e.protect;
     }
+}
+
+/// Other prices from now on; what was spent before stays as it was.
+fn repriced(i: &mut Instance, r: &Record, p: &journal::Repriced) {
+    for price in &p.prices {
+        meter::settle(i, price.entry, r.at_ms);
+        if let Ok(row) = row(i, price.entry) {
+            row.hourly.clone_from(&price.hourly);
+        }
+    }
+    i.hourly_rate.clone_from(&p.hourly_rate);
+    i.facts.clone_from(&p.facts);
 }
 
 /// The row of a number; one that was let go is not there any more.

@@ -11,6 +11,7 @@
 //! - I9 only what carries our labels is ever touched; I10 outcomes of old attempts change nothing;
 //! - I12 cost covers every interval in which a billed thing may have existed; I13 back-off and deadlines survive a restart;
 //! - I16 no secret in journal, events, logs or errors; I17 an unreadable instance blocks itself only.
+pub mod budget;
 mod calls;
 pub mod cell;
 pub mod changes;
@@ -27,6 +28,7 @@ pub mod id;
 mod inner;
 pub mod journal;
 mod keys;
+pub mod meter;
 pub mod ops;
 pub mod plan;
 pub mod reconcile;

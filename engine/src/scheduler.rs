@@ -2,6 +2,7 @@
 //!
 //! No async, no clock, no randomness, no logging. The worker commits the records first, then makes the calls.
 use crate::{
+    budget,
     clock::Millis,
     cost,
     failure::{Class, failure},
@@ -11,7 +12,7 @@ use crate::{
 use std::collections::BTreeMap;
 use syp_proto::{
     journal::{self, Failure, Instance, Plan, Run, RunKind, ledger_row, node, record::Body},
-    v1::{Condition, condition::Status},
+    v1::{Condition, budget::Action, condition::Status},
 };
 
 /// Steps of one run that may be under way together.
@@ -75,6 +76,11 @@ pub fn decide(i: &Instance, now: Millis) -> Decision {
         return d;
     }
     expiry(i, now, &mut d);
+    budget(i, now, &mut d);
+    if d.trigger.is_some() {
+        // the open run ends with it: nothing more of that is begun
+        return d;
+    }
     push(i, now, &mut d);
     let Some(run) = &i.run else {
         revert(i, now, &mut d);
@@ -110,6 +116,44 @@ fn expiry(i: &Instance, now: Millis, d: &mut Decision) {
     } else {
         d.wake(i.expire_ms);
     }
+}
+
+/// A line that was crossed is written down with what is done about it, once.
+fn budget(i: &Instance, now: Millis, d: &mut Decision) {
+    if i.run.as_ref().is_some_and(|r| r.kind() == RunKind::Teardown) || d.trigger.is_some() {
+        return;
+    }
+    let v = budget::look(i, now);
+    if let Some(at) = v.wake_at {
+        d.wake(at.max(now + 1));
+    }
+    let exceeded = i.conditions.iter().any(|c| c.r#type == "BudgetOk" && c.status() == Status::False);
+    let Some(worst) = v.crossed.last() else {
+        // another period, or a larger budget
+        if exceeded && !budget::is_reached(i, now) {
+            let why = Failure { reason: "WITHIN_BUDGET".into(), ..Default::default() };
+            d.records.push(condition("BudgetOk", Status::True, &why));
+        }
+        return;
+    };
+    d.records.extend(v.crossed.iter().cloned().map(Body::BudgetReached));
+    let over = worst.percent >= 100;
+    let why = Failure {
+        reason: if over { "BUDGET_EXCEEDED" } else { "BUDGET_NEAR" }.into(),
+        message: budget::words(i, worst),
+        ..Default::default()
+    };
+    d.records.push(condition("BudgetOk", if over { Status::False } else { Status::True }, &why));
+    // what is asked for at several lines at once: the strongest
+    let action = v.crossed.iter().map(|r| r.action).max().unwrap_or_default();
+    d.trigger = match (Action::try_from(action), i.state()) {
+        (Ok(Action::Destroy), State::Serving) => Some(Trigger::BudgetExceeded),
+        (Ok(Action::Destroy), _) => Some(Trigger::Delete),
+        (Ok(Action::Drain), State::Serving) => Some(Trigger::Drain),
+        // nothing is served yet: it would only go on to spend
+        (Ok(Action::Drain), State::Pending | State::Provisioning) => Some(Trigger::Delete),
+        _ => None,
+    };
 }
 
 /// An update that did not come to its end left things behind: bring back what serves, remove the rest.

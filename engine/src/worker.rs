@@ -110,6 +110,10 @@ impl Work {
         let decision = loop {
             let d = decide(&next, now);
             if let Some(on) = d.trigger {
+                // what led to it is written before it
+                for body in d.records {
+                    push(&mut next, body)?;
+                }
                 let last = next.past.last().and_then(|r| r.failure.clone());
                 let cause = last.as_ref().filter(|_| on == Trigger::Drift);
                 let b = Beginning { verb: verb(&next, on), cause, ..Default::default() };
@@ -201,6 +205,7 @@ fn verb(i: &Instance, on: Trigger) -> &'static str {
     match on {
         Trigger::Drift if i.past.last().is_some_and(|r| r.failure.is_some()) => "roll back",
         Trigger::Drift => "clean up",
+        Trigger::Drain | Trigger::Delete | Trigger::BudgetExceeded => "budget",
         _ => "expired",
     }
 }

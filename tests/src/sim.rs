@@ -27,7 +27,10 @@ use syp_engine::{
 };
 use syp_proto::{
     journal::{Edited, Instance, LedgerRow, Record, Revision, ledger_row, record::Body},
-    v1,
+    v1::{
+        self,
+        budget::{Action, Period, Threshold},
+    },
 };
 use syp_steps::fake::{Behaviour, FakeCloud, Fault};
 use tokio::time::sleep;
@@ -65,6 +68,8 @@ pub enum Ask {
     Expire,
     /// Another revision.
     Update,
+    /// A budget that is spent at once, and ends it.
+    Budget,
 }
 
 /// What a run was like.
@@ -328,6 +333,17 @@ impl Life<'_> {
             (Ask::Resume, _) => e.transition(&cell, State::Serving, &verb, &who).await.map(drop),
             (Ask::Repair, _) => e.drift(&cell, vec!["broken on purpose".into()]).await,
             (Ask::Update, _) => self.update(e, &cell).await,
+            (Ask::Budget, _) => {
+                let line = Threshold { percent: 100, action: Action::Destroy as i32 };
+                let budget = Some(v1::Budget {
+                    limit: Some(syp_engine::cost::money(rust_decimal::Decimal::new(1, 6), "EUR")),
+                    period: Period::Lifetime as i32,
+                    thresholds: vec![line],
+                    ..Default::default()
+                });
+                let edit = Edited { set_budget: true, budget, ..Default::default() };
+                e.edit(&cell, edit, "", &who).await.map(drop)
+            }
             (Ask::Expire, _) => {
                 let edit = Edited { set_expire: true, expire_ms: e.clock().now(), ..Default::default() };
                 e.edit(&cell, edit, "", &who).await.map(drop)

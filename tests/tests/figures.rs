@@ -1,6 +1,7 @@
 //! What is told in figures is true: requests, latency, cost, over a restart of the engine and to the end.
 use anyhow::{Result, ensure};
 use serde_json::Value;
+use std::time::{Duration, Instant};
 use syp_tests::product::{Engine, binary, get, pause};
 
 const ALICE: &str = "user:alice@example.com";
@@ -60,4 +61,61 @@ fn requests_latency_and_cost_are_told_and_survive_the_engine() -> Result<()> {
     // to the second: the life was longer than a moment and far shorter than an hour
     ensure!(total < rate, "more than an hour was charged: {total} at {rate} an hour");
     Ok(())
+}
+
+#[test]
+fn a_budget_acts_when_its_line_is_crossed_and_costs_are_told_by_day_and_revision() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    // 0.00153 EUR an hour: a millionth is spent after 2.4 s
+    let up = |name: &str, budget: &str| {
+        e.up(
+            name,
+            "syp-test/hello",
+            &["--port", "8080", "--allow", "user:alice@example.com", "--budget", budget],
+        )
+    };
+    up("drains", "0.000001EUR/lifetime:50%notify,100%drain")?;
+    up("ends", "0.000001EUR/day:destroy")?;
+    let condition = |name: &str| -> Result<String> {
+        let i = e.json(&["show", name])?;
+        let all = i["conditions"].as_array().cloned().unwrap_or_default();
+        let found = all.iter().find(|c| c["type"] == "BudgetOk");
+        Ok(found.map_or_else(String::new, |c| format!("{} {}", c["status"], c["reason"])))
+    };
+    e.wait_state("drains", "DRAINING", Duration::from_secs(20))?;
+    ensure!(condition("drains")?.contains("BUDGET_EXCEEDED"), "{}", condition("drains")?);
+    let events = e.ok(&["events", "drains"])?;
+    ensure!(
+        events.contains("50 % of the budget: notify") && events.contains("100 % of the budget: drain"),
+        "{events}"
+    );
+    // what is destroyed for it has a receipt like any other
+    let end = Instant::now() + Duration::from_secs(20);
+    while e.run(&["receipt", "ends", "--verify"])?.code != 0 {
+        ensure!(Instant::now() < end, "it is not destroyed: {}", e.ok(&["events", "ends"])?);
+        pause(100);
+    }
+    // a larger budget ends the alarm; the instance is brought back by whoever wants it
+    e.ok(&["set", "drains", "--budget", "5EUR/month:drain", "--yes"])?;
+    e.ok(&["transition", "drains", "--to", "serving"])?;
+    ensure!(condition("drains")?.contains("WITHIN_BUDGET"), "{}", condition("drains")?);
+    e.ok(&["scale", "drains", "--replicas", "2", "--yes"])?;
+    let by = |args: &[&str]| e.json(&[&["cost"], args].concat());
+    let rows = by(&["drains", "--by", "revision"])?;
+    let all = rows["rows"].as_array().cloned().unwrap_or_default();
+    ensure!(
+        all.len() == 1,
+        "what scaling keeps belongs to the revision it was made for, and the new one just began: {rows}"
+    );
+    let days = by(&["--by", "day,instance"])?;
+    let names: Vec<_> =
+        days["rows"].as_array().into_iter().flatten().map(|r| r["group"]["instance"].to_string()).collect();
+    ensure!(
+        names.iter().any(|n| n.contains("ends@")) && names.iter().any(|n| n.contains("drains@")),
+        "{days}"
+    );
+    let refused = e.up_fails("x", "syp-test/hello", &["--port", "8080", "--budget", "5USD/day:drain"])?;
+    ensure!(refused.err.contains("EUR"), "another currency is refused: {}", refused.err);
+    e.down("drains")
 }

@@ -136,7 +136,7 @@ async fn f7_errors_of_the_moment_are_tried_again_and_a_teardown_never_gives_up()
 #[tokio::test(start_paused = true)]
 async fn f8_whatever_is_asked_at_whichever_record_it_ends_clean() -> Result<()> {
     let records = ok(&Scenario::plain(50, 200)).await?.instance.head_seq;
-    for ask in [Ask::Cancel, Ask::Drain, Ask::Delete, Ask::Resume, Ask::Repair, Ask::Expire] {
+    for ask in [Ask::Cancel, Ask::Drain, Ask::Delete, Ask::Resume, Ask::Repair, Ask::Expire, Ask::Budget] {
         for n in 1..=records {
             let s = Scenario::plain(50, 200).ask(n, ask);
             let hits = ok(&s).await?.hits;
@@ -189,7 +189,7 @@ async fn an_instance_may_be_updated_as_often_as_one_likes() -> Result<()> {
     assert!(i.ledger.len() < 50, "{} rows", i.ledger.len());
     // 120 replicas of later revisions, the first one, and a, b, c
     assert_eq!(i.receipt.as_ref().map(|r| r.created_count), Some(124));
-    assert!(i.spent.len() <= 20 && i.let_go > 80);
+    assert!(i.spent.len() <= 160 && i.let_go > 80, "{} sums", i.spent.len());
     Ok(())
 }
 

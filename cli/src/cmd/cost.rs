@@ -1,17 +1,25 @@
 //! `sypctl cost`: rate now, accrued so far.
 use super::{Ctx, list};
-use crate::{exit, failure::Done, parse, render};
-use syp_proto::v1::{CostSummary, GetCostRequest, costs_client::CostsClient};
+use crate::{client::Client, exit, failure::Done, parse, render};
+use syp_proto::v1::{
+    CostRow, CostSummary, GetCostRequest, QueryCostsRequest, QueryCostsResponse, costs_client::CostsClient,
+};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sypctl cost shop\n  sypctl cost            (every instance)\n  sypctl cost shop -o json"
+    after_help = "Examples:\n  sypctl cost shop\n  sypctl cost                      (every instance)\n  sypctl cost shop --by day\n  sypctl cost --by label:team --since 30d\n  sypctl cost shop -o json"
 )]
 pub struct Args {
     /// Name, perhaps with @uid; without it every instance
     #[arg(value_parser = parse::name)]
     name: Option<String>,
+    /// What was spent by instance, day, revision or label:KEY; destroyed instances count too
+    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
+    by: Vec<String>,
+    /// Whole days from so long ago on
+    #[arg(long, value_parser = parse::duration, value_name = "TIME", requires = "by")]
+    since: Option<std::time::Duration>,
 }
 
 /// Runs it.
@@ -20,6 +28,9 @@ pub struct Args {
 /// What the engine said.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
+    if !a.by.is_empty() {
+        return history(ctx, &client, &a).await;
+    }
     let Some(name) = a.name else {
         let all = list(&client, ctx.parent(), String::new(), false).await?;
         let rows = all.instances.iter().map(|i| {
@@ -36,6 +47,42 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let ask = GetCostRequest { name: ctx.full(&name), currency_code: String::new() };
     let c = client.call(ask, |ch, r| async move { CostsClient::new(ch).get_cost(r).await }).await?;
     ctx.out.document(&c, || text(&c), || name.clone())?;
+    Ok(exit::OK)
+}
+
+/// What was spent, in rows.
+async fn history(ctx: &Ctx<'_>, c: &Client, a: &Args) -> Done {
+    let since = a.since.map(|d| render::now_ms() - i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    let mut ask = QueryCostsRequest {
+        parent: a.name.as_ref().map_or_else(|| ctx.parent(), |n| ctx.full(n)),
+        start_time: since.and_then(syp_engine::clock::timestamp),
+        group_by: a.by.clone(),
+        page_size: 1000,
+        ..Default::default()
+    };
+    let mut all = QueryCostsResponse::default();
+    loop {
+        let page =
+            c.call(ask.clone(), |ch, r| async move { CostsClient::new(ch).query_costs(r).await }).await?;
+        all.rows.extend(page.rows);
+        all.total = page.total;
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        ask.page_token = page.next_page_token;
+    }
+    let heads: Vec<_> = a.by.iter().map(|b| b.to_uppercase()).chain(["ACCRUED".into()]).collect();
+    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+    let row = |r: &CostRow| {
+        let group = a.by.iter().map(|b| r.group.get(b).cloned().unwrap_or_default());
+        group.chain([render::money_or(r.accrued.as_ref())]).collect::<Vec<_>>()
+    };
+    let table = || {
+        let rows = render::table(&heads, all.rows.iter().map(row), ctx.out.colours);
+        format!("{rows}\nTotal: {}", render::money_or(all.total.as_ref()))
+    };
+    let names = || all.rows.iter().map(|r| row(r).join(" ")).collect::<Vec<_>>().join("\n");
+    ctx.out.document(&all, table, names)?;
     Ok(exit::OK)
 }
 

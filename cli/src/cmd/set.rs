@@ -77,6 +77,12 @@ pub struct Args {
     /// Let it live until 'down'
     #[arg(long)]
     no_ttl: bool,
+    /// What it may cost, and what happens then: 5EUR/day:drain (notify, drain or destroy)
+    #[arg(long, value_parser = parse::budget, value_name = "BUDGET", conflicts_with = "no_budget")]
+    budget: Option<syp_proto::v1::Budget>,
+    /// Take the budget away
+    #[arg(long)]
+    no_budget: bool,
     /// Refuse to take it down without --force
     #[arg(long, conflicts_with = "no_protect")]
     protect: bool,
@@ -191,6 +197,10 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
     if a.ttl.is_some() || a.no_ttl {
         spec.ttl = a.ttl.map(parse::proto_duration);
         set("ttl");
+    }
+    if a.budget.is_some() || a.no_budget {
+        spec.budget.clone_from(&a.budget);
+        set("budget");
     }
     if a.protect || a.no_protect {
         spec.protect = a.protect;

@@ -107,6 +107,9 @@ pub struct Args {
     /// Take it down by itself after this time
     #[arg(long, value_parser = parse::duration, value_name = "TIME")]
     ttl: Option<Duration>,
+    /// What it may cost, and what happens then: 5EUR/day:drain (notify, drain or destroy)
+    #[arg(long, value_parser = parse::budget, value_name = "BUDGET")]
+    budget: Option<syp_proto::v1::Budget>,
     /// How long requests in flight may take when it drains
     #[arg(long, value_parser = parse::duration, value_name = "TIME")]
     grace: Option<Duration>,
@@ -242,6 +245,7 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         access: policy(&a.allow, v1::Role::User),
         operators: policy(&a.operator, v1::Role::Operator),
         ttl: a.ttl.map(parse::proto_duration),
+        budget: a.budget.clone(),
         drain_grace: a.grace.map(parse::proto_duration),
         protect: a.protect,
         entrypoint: a.entrypoint.clone(),

@@ -1,16 +1,21 @@
 //! `syp.v1.Costs`: what an instance costs, and what a spec would.
+mod history;
 use super::{
     Api,
     authz::Authz,
     later::later,
+    requests::caller,
     status::{invalid, of_failure},
-    watch,
+    validate, watch,
 };
 use crate::{clock::timestamp, cost, id::InstanceId, view};
 use rust_decimal::Decimal;
 use std::time::Duration;
 use syp_auth::policy::Role;
-use syp_proto::v1::{self, costs_server::Costs};
+use syp_proto::{
+    journal::Edited,
+    v1::{self, costs_server::Costs},
+};
 use tonic::{Request, Response, Status, async_trait};
 
 #[async_trait]
@@ -59,9 +64,11 @@ impl Costs for Api {
 
     async fn query_costs(
         &self,
-        _: Request<v1::QueryCostsRequest>,
+        request: Request<v1::QueryCostsRequest>,
     ) -> Result<Response<v1::QueryCostsResponse>, Status> {
-        Err(later("the cost history"))
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        self.query(&a, r).await.map(Response::new)
     }
 
     type WatchCostStream = watch::Stream<v1::WatchCostResponse>;
@@ -82,7 +89,7 @@ impl Costs for Api {
                 yield v1::WatchCostResponse {
                     instance: view::full_name(&i),
                     cost: Some(cost::summary(&i, now)),
-                    budget_percent: 0,
+                    budget_percent: history::budget_percent(&i, now),
                     time: timestamp(now),
                 };
                 if i.destroy_ms != 0 {
@@ -102,8 +109,24 @@ impl Costs for Api {
 
     async fn update_budget(
         &self,
-        _: Request<v1::UpdateBudgetRequest>,
+        request: Request<v1::UpdateBudgetRequest>,
     ) -> Result<Response<v1::Budget>, Status> {
-        Err(later("a budget"))
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        let cell = self.live(&a, &r.instance, Role::Operator).await?;
+        validate::budget(r.budget.as_ref(), &self.currency)?;
+        let who = caller(&a, &r.request_id, &r)?;
+        let etag = r.budget.as_ref().map(|b| b.etag.clone()).unwrap_or_default();
+        let budget = r.budget.map(|b| v1::Budget { etag: String::new(), ..b });
+        if !r.validate_only && self.engine.answered(&who).await?.is_none() {
+            let e = Edited {
+                request_id: r.request_id,
+                budget: budget.clone(),
+                set_budget: true,
+                ..Default::default()
+            };
+            self.engine.edit(&cell, e, &etag, &who).await?;
+        }
+        Ok(Response::new(v1::Budget { etag: crate::ops::etag(&cell.get()), ..budget.unwrap_or_default() }))
     }
 }

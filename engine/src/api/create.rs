@@ -112,6 +112,7 @@ impl Api {
         let mut spec = i.spec.clone().ok_or_else(|| invalid("instance.spec", "required"))?;
         with_defaults(&mut spec, a);
         validate::spec(&spec)?;
+        validate::budget(spec.budget.as_ref(), &self.currency)?;
         if !self.identities.has_others() && !crate::door::is_on_loopback(&spec) {
             return Err(refuse(
                 Code::FailedPrecondition,
@@ -272,6 +273,7 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
         ("access", other_rules(&given.access, &have.access)),
         ("operators", other_rules(&given.operators, &have.operators)),
         ("ttl", given.ttl.is_some() && given.ttl != have.ttl),
+        ("budget", given.budget.is_some() && given.budget != have.budget),
         ("protect", given.protect && !have.protect),
         ("labels", !asked.labels.is_empty() && asked.labels != i.labels),
     ];

@@ -76,6 +76,9 @@ impl Api {
         if let Some(e) = &change.edited {
             after_spec.access = e.access.clone().or(after_spec.access);
             after_spec.operators = e.operators.clone().or(after_spec.operators);
+            if e.set_budget {
+                after_spec.budget.clone_from(&e.budget);
+            }
         }
         let mut out = v1::Plan {
             changes: words(&held, &after_spec),

@@ -90,6 +90,10 @@ impl Api {
                     (e.expire_ms, e.set_expire) =
                         (if ttl > 0 { self.engine.clock().now() + ttl } else { 0 }, true);
                 }
+                "spec.budget" => {
+                    validate::budget(asked.budget.as_ref(), &self.currency)?;
+                    (e.budget, e.set_budget) = (asked.budget.clone(), true);
+                }
                 "spec.protect" => (e.protect, e.set_protect) = (asked.protect, true),
                 "spec.access" => e.access = Some(asked.access.clone().unwrap_or_default()),
                 "spec.operators" => e.operators = Some(asked.operators.clone().unwrap_or_default()),
@@ -329,6 +333,7 @@ fn paths(mask: &[String], new: &v1::Instance, i: &Instance) -> Result<Vec<String
         ("labels", new.labels != i.labels),
         ("spec.ttl", asked.ttl.is_some() && asked.ttl != held.ttl),
         ("spec.protect", asked.protect != held.protect),
+        ("spec.budget", asked.budget.is_some() && asked.budget != held.budget),
         ("spec.access", other_rules(&asked.access, &held.access)),
         ("spec.operators", other_rules(&asked.operators, &held.operators)),
     ];
@@ -349,7 +354,7 @@ fn revision_field(path: &str) -> Result<&str, Status> {
     Err(invalid(
         "update_mask",
         &format!(
-            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.protect, spec.{}",
+            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.budget, spec.protect, spec.{}",
             REVISION.join(", spec.")
         ),
     ))

@@ -320,6 +320,11 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             let image = new.spec.map_or_else(String::new, |s| s.image);
             ("revised", String::new(), String::new(), format!("revision {} is wanted: {image}", new.no), 0)
         }
+        Some(Body::BudgetReached(b)) => {
+            let what = format!("{} % of the budget: {}", b.percent, b.action().as_str_name().to_lowercase());
+            ("budget_reached", String::new(), "BUDGET_EXCEEDED".into(), what, 0)
+        }
+        Some(Body::Repriced(_)) => ("repriced", String::new(), String::new(), "other prices".into(), 0),
         Some(Body::Drift(d)) => ("drift", String::new(), "DRIFT".into(), d.findings.join("; "), 0),
         Some(Body::GatePushed(p)) => {
             let f = fail(&p.failure);

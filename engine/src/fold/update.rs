@@ -1,6 +1,6 @@
 //! Revisions in the projection: one is wanted, then it serves or it is history; rows of what it replaced are retired.
 use super::{over, row_at};
-use crate::{cost, revision};
+use crate::{cost, meter, revision};
 use prost::Message;
 use rust_decimal::Decimal;
 use syp_proto::journal::{
@@ -136,24 +136,14 @@ pub(super) fn let_go(i: &mut Instance) {
         extra -= 1;
         i.let_go += 1;
         i.let_go_in_doubt |= row.ever_in_doubt;
-        if row.billed {
-            let revision = row.revision.max(1);
-            let spent = cost::rate_ms(i, &row);
-            let at = i.spent.iter().position(|s| s.revision == revision).unwrap_or_else(|| {
-                i.spent.push(journal::Spent { revision, ..Default::default() });
-                i.spent.len() - 1
-            });
-            let before: Decimal = i.spent[at].rate_ms.parse().unwrap_or_default();
-            i.spent[at].rate_ms = (before + spent).to_string();
+        // what has a rate of its own was settled when it went
+        if row.billed && row.hourly.is_none() {
+            let rate = i.hourly_rate.as_ref().map_or(Decimal::ZERO, cost::decimal);
+            let spent = rate * Decimal::from((row.gone_ms - row.intent_ms).max(0));
+            meter::add(&mut i.spent, row.revision.max(1), 0, spent);
         }
     }
     i.ledger = kept;
-    // beyond what the history tells apart, all older ones are one
-    while i.spent.len() > revision::HISTORY {
-        let oldest = i.spent.remove(0);
-        let sum = |s: &str| s.parse::<Decimal>().unwrap_or_default();
-        i.spent[0].rate_ms = (sum(&oldest.rate_ms) + sum(&i.spent[0].rate_ms)).to_string();
-    }
 }
 
 /// May this row be removed now, and if a node does it: it has begun.

@@ -60,7 +60,7 @@ impl Target for FakeCloud {
                 provider: "fake".into(),
                 key: key(owner, id),
                 billed: id.starts_with('d'),
-                hourly: None,
+                hourly: id.starts_with('d').then(|| syp_engine::cost::money(Decimal::ONE, "EUR")),
             }),
             policy: Some(Policy {
                 in_doubt: doubt as i32,
