@@ -32,7 +32,14 @@ pub fn to_json<M: Message + Name>(message: &M) -> Result<serde_json::Value, Stri
 pub fn from_json<M: Message + Name + Default>(value: serde_json::Value) -> Result<M, String> {
     let descriptor = pool().and_then(|p| p.get_message_by_name(&M::full_name()));
     let descriptor = descriptor.ok_or_else(|| format!("no descriptor of {}", M::full_name()))?;
-    let dynamic = DynamicMessage::deserialize(descriptor, value).map_err(|e| e.to_string())?;
+    let mut track = serde_path_to_error::Track::new();
+    let with_path = serde_path_to_error::Deserializer::new(value, &mut track);
+    let dynamic = DynamicMessage::deserialize(descriptor, with_path).map_err(|e: serde_json::Error| {
+        match track.path().to_string().as_str() {
+            "." | "" => e.to_string(),
+            path => format!("{path}: {e}"),
+        }
+    })?;
     M::decode(dynamic.encode_to_vec().as_slice()).map_err(|e| e.to_string())
 }
 
