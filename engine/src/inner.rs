@@ -10,6 +10,7 @@ use crate::{
     graph::{self, RunKind, Trigger},
     id::InstanceId,
     scheduler,
+    series::Series,
     step::{Step, Target},
     store::{self, Commit, Store},
     timer::Timer,
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub epoch: u64,
     pub timer: Timer,
     pub changes: Changes,
+    /// Figures over time.
+    pub series: Series,
     /// No new calls; what is under way ends.
     pub stop: CancellationToken,
     /// Everything is dropped where it stands.

@@ -31,6 +31,7 @@ pub mod ops;
 pub mod plan;
 pub mod reconcile;
 pub mod scheduler;
+pub mod series;
 pub mod step;
 pub mod store;
 pub mod timer;
