@@ -127,6 +127,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     .await?;
     engine.watch_targets();
     engine.follow_issuers(&issuers);
+    engine.follow_figures();
     let shutdown = CancellationToken::new();
     let socket = socket_path(&o.data_dir);
     socket.parent().map_or(Ok(()), private_dir)?;

@@ -16,6 +16,7 @@ use syp_engine::{
     clock::Clock,
     door::Door,
     engine::{Engine, Options},
+    series::Sampler,
     fault::NoFaults,
     store::{Store, open},
 };
@@ -45,6 +46,7 @@ struct Running {
     engine: Engine,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+    sampler: Sampler,
 }
 
 /// Puts a token into each call; without one there is none.
@@ -118,6 +120,8 @@ impl World {
             door,
         })
         .await?;
+        // not by the clock: tests say when
+        let sampler = Sampler::new(&engine);
         let shutdown = CancellationToken::new();
         let api = Api {
             engine: engine.clone(),
@@ -132,7 +136,7 @@ impl World {
                 println!("the server ended: {e}");
             }
         });
-        self.running = Some(Running { engine, shutdown, task });
+        self.running = Some(Running { engine, shutdown, task, sampler });
         Ok(())
     }
 
@@ -158,6 +162,19 @@ impl World {
         let ended = tokio::time::timeout(limit, r.task).await;
         r.engine.kill();
         ended.context("the server does not end")??;
+        Ok(())
+    }
+
+    /// Looks at all instances once; with `flush` what was seen is on disk then.
+    ///
+    /// # Errors
+    /// Nothing runs.
+    pub async fn look(&mut self, flush: bool) -> Result<()> {
+        let r = self.running.as_mut().context("the server does not run")?;
+        r.sampler.look().await;
+        if flush {
+            r.sampler.flush(|_| true).await;
+        }
         Ok(())
     }
 

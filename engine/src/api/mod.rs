@@ -17,6 +17,7 @@ mod plan;
 mod providers;
 mod requests;
 pub mod roles;
+mod series;
 mod server;
 pub mod status;
 pub mod validate;

@@ -14,6 +14,7 @@ mod gather;
 mod head;
 mod live;
 mod point;
+pub mod prometheus;
 mod query;
 mod sampler;
 mod tier;

@@ -1,5 +1,5 @@
 //! Resolutions, and how points of a finer one become points of a coarser one.
-use super::{Point, point::Counters};
+use super::Point;
 use crate::clock::Millis;
 use std::collections::BTreeMap;
 
@@ -80,8 +80,8 @@ pub fn regroup(points: impl IntoIterator<Item = Point>, step: Millis) -> Vec<Poi
 
 /// All counters of some points.
 #[cfg(test)]
-pub fn total<'a>(points: impl IntoIterator<Item = &'a Point>) -> Counters {
-    let mut out = Counters::default();
+pub fn total<'a>(points: impl IntoIterator<Item = &'a Point>) -> super::Counters {
+    let mut out = super::Counters::default();
     points.into_iter().for_each(|p| out.add(&p.counters));
     out
 }
@@ -122,7 +122,7 @@ mod tests {
             let minutes = regroup(all.clone(), 60_000);
             let hours = regroup(minutes.clone(), 3_600_000);
             assert_eq!(hours, regroup(all.clone(), 3_600_000), "in two steps as in one");
-            for coarse in [&minutes, &hours] {
+            for (coarse, step) in [(&minutes, 60_000), (&hours, 3_600_000)] {
                 assert_eq!(total(coarse), total(&all));
                 let sum = |ps: &[Point], f: fn(&Point) -> u64| ps.iter().map(f).sum::<u64>();
                 assert_eq!(sum(coarse, |p| p.counted_ms), sum(&all, |p| p.counted_ms));
@@ -131,13 +131,10 @@ mod tests {
                 assert_eq!(max(coarse, |p| p.in_flight_max), max(&all, |p| p.in_flight_max));
                 let least = |ps: &[Point]| ps.iter().map(|p| p.ready_min).min();
                 assert_eq!(least(coarse), least(&all));
-                // what reaches back, reaches back just as far
-                let back = |ps: &[Point]| {
-                    ps.iter().filter(|p| p.early_ms > 0).map(|p| p.at - p.early_ms).min()
-                };
-                if let (Some(c), Some(f)) = (back(coarse), back(&all)) {
-                    assert_eq!(c, f);
-                }
+                // what reaches back beyond the larger interval, reaches back just as far
+                let reach = |p: &Point| (p.at - p.early_ms, floor(p.at, step));
+                let back = |ps: &[Point]| ps.iter().map(reach).filter(|(r, at)| r < at).min();
+                assert_eq!(back(coarse), back(&all));
             }
             assert!(minutes.iter().all(|p| p.at % 60_000 == 0) && minutes.is_sorted_by_key(|p| p.at));
         }

@@ -1,7 +1,7 @@
 //! Figures, logs and news of instances.
 use super::{
     Shared, admin,
-    client::{INSTANCE, STORE, failed, key},
+    client::{INSTANCE, STORE, failed, inspect, key, running, started_at},
     config::admin_address,
 };
 use bollard::{
@@ -14,10 +14,10 @@ use futures_util::{
 };
 use std::collections::HashMap;
 use syp_engine::{
-    clock::Millis,
+    clock::{Millis, millis},
     failure::{Class, failure},
     id::{InstanceId, StoreId},
-    step::{LogLine, LogQuery, Stats, StepCx},
+    step::{LogLine, LogQuery, ReplicaStats, Stats, StepCx},
 };
 use syp_proto::journal::Failure;
 
@@ -31,13 +31,19 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     for n in 0..replicas(cx) {
         let how = StatsOptions { stream: false, one_shot: true };
         let name = key(&cx.owner, &format!("app-{n}"));
+        // of one that does not run Docker says zeros
+        let Some(c) = inspect(&s.docker, &name).await.ok().flatten().filter(running) else { continue };
         if let Some(Ok(x)) = s.docker.stats(&name, Some(how)).next().await {
             let ns = x.cpu_stats.and_then(|c| c.cpu_usage).and_then(|u| u.total_usage).unwrap_or(0);
             #[allow(clippy::cast_precision_loss)]
             {
                 out.cpu_seconds += ns as f64 / 1e9;
             }
-            out.memory_bytes += x.memory_stats.and_then(|m| m.usage).unwrap_or(0);
+            let memory_bytes = x.memory_stats.and_then(|m| m.usage).unwrap_or(0);
+            out.memory_bytes += memory_bytes;
+            let started_ms = started_at(&c).parse::<prost_types::Timestamp>().map_or(0, |t| millis(&t));
+            let id = format!("app-{n}");
+            out.replicas.push(ReplicaStats { id, started_ms, cpu_us: ns / 1_000, memory_bytes });
         }
     }
     let (to, token) = (admin_address(cx)?, s.admin_token(&cx.owner));
