@@ -118,3 +118,45 @@ impl Gathering<'_> {
     }
 }
 
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        series::{Live, Range, Series, to_head},
+        step::Stats,
+        store::{Commit, MemKv, open_inline},
+    };
+    use std::sync::Arc;
+    use syp_auth::door::GateMetrics;
+
+    const START: Millis = 1_800_000_000_000;
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_puts_more_into_what_is_there_and_nothing_is_told_twice() {
+        let store = open_inline(Arc::new(MemKv::default())).unwrap();
+        let (id, mut live, mut asked) = (InstanceId::random(), Live::default(), 0);
+        let mut g = GateMetrics { started_at_ms: 1, ..Default::default() };
+        // three hours, of which the last two come twice
+        let times = (1..=1_080).chain(361..=1_100).map(|n| START + n * 10_000);
+        for (n, now) in times.enumerate() {
+            g.requests_by_class[2] += 1;
+            asked += 1;
+            live.see(&Stats { gate: Some(g.clone()), ..Default::default() }, now);
+            if n % 6 == 5 || n == 1_819 {
+                let until = floor(now - 10_000, Tier::Minutes.chunk_ms());
+                let points = std::mem::take(&mut live.points);
+                let mut series = gather(&*store, id, &mut live.head, &points, until).await.unwrap();
+                series.push(Row::Head(id, Some(to_head(&live.head))));
+                store.commit(Commit { series, ..Default::default() }).await.unwrap();
+            }
+        }
+        let now = START + 1_100 * 10_000;
+        for step in [60_000, 3_600_000] {
+            let range = Range::new(Some(START - 60_000), None, Some(step), now).unwrap();
+            let told = range.read(&*store, &Series::default(), id).await.unwrap();
+            let sum: u64 = told.iter().map(|p| p.counters.requests()).sum();
+            assert_eq!(sum, asked, "by {step} ms");
+        }
+    }
+}
