@@ -373,4 +373,70 @@ mod api {
         );
         Ok(())
     }
+
+    /// Head and body of the answer to a plain request.
+    async fn http(w: &World, line: &str, headers: &str) -> Result<(String, Vec<u8>)> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut s = loop {
+            // it listens when its task has begun
+            match tokio::net::TcpStream::connect(w.metrics).await {
+                Ok(s) => break s,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let ask = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+        s.write_all(ask.as_bytes()).await?;
+        let mut all = Vec::new();
+        tokio::time::timeout(Duration::from_secs(10), s.read_to_end(&mut all)).await??;
+        let end = all.windows(4).position(|w| w == b"\r\n\r\n").context("no head")?;
+        Ok((String::from_utf8(all[..end].to_vec())?, all[end + 4..].to_vec()))
+    }
+
+    #[tokio::test]
+    async fn prometheus_scrapes_with_a_token_and_nobody_without() -> Result<()> {
+        let (mut w, _) = world().await?;
+        w.cloud.tell("shop", told(4, 1));
+        w.look(false).await?;
+        let token = |who: &str| Ok::<_, anyhow::Error>(format!("authorization: Bearer {}\r\n", w.token(who, Duration::ZERO)?));
+        let (admin, eve) = (token("admin@example.com")?, token("eve@example.com")?);
+        for (line, headers, status) in [
+            ("GET /metrics", String::new(), "401 Unauthorized"),
+            ("GET /metrics", "authorization: Bearer x\r\n".into(), "401 Unauthorized"),
+            ("GET /metrics", format!("{admin}{admin}"), "401 Unauthorized"),
+            ("GET /metrics", eve, "403 Forbidden"),
+            ("POST /metrics", admin.clone(), "405 Method Not Allowed"),
+            ("GET /", admin.clone(), "404 Not Found"),
+            ("POST /syp.v1.Server/ShutdownServer", admin.clone(), "404 Not Found"),
+        ] {
+            let (head, body) = http(&w, line, &headers).await?;
+            ensure!(head.starts_with(&format!("HTTP/1.1 {status}")), "{line}: {head}");
+            ensure!(!String::from_utf8_lossy(&body).contains("syp_"), "{line} tells something");
+        }
+        let (head, body) = http(&w, "GET /metrics", &admin).await?;
+        ensure!(head.starts_with("HTTP/1.1 200") && head.contains("version=0.0.4"), "{head}");
+        let text = String::from_utf8(body)?;
+        ensure!(text.contains("syp_request_duration_seconds_count{project=\"default\",name=\"shop\"} 4"), "{text}");
+        let native = "accept: application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited\r\n";
+        let (head, body) = http(&w, "GET /metrics", &format!("{admin}{native}")).await?;
+        ensure!(head.contains("application/vnd.google.protobuf") && body.len() > 100, "{head}");
+        // whoever was refused is in the audit trail
+        let store = Arc::clone(w.api()?.engine.store());
+        let refused = async || -> Result<bool> {
+            let all = store.audit(100).await?;
+            Ok(all.iter().any(|a| a.method == "metrics" && a.email == "eve@example.com" && a.outcome != "Ok"))
+        };
+        for _ in 0..100 {
+            if refused().await? {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        ensure!(refused().await?, "a refusal leaves no row");
+        // tokens must not cross a network in clear
+        let metrics = Some("0.0.0.0:0".parse()?);
+        let open = syp_engine::api::Listen { metrics, ..Default::default() };
+        let s = syp_engine::api::serve(w.api()?, open).await.err().context("it listens")?;
+        ensure!(s.to_string().contains("not loopback"), "{s}");
+        Ok(())
+    }
 }

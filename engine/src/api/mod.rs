@@ -17,6 +17,7 @@ mod plan;
 mod providers;
 mod requests;
 pub mod roles;
+mod scrape;
 mod series;
 mod server;
 pub mod status;
