@@ -6,6 +6,7 @@ mod cmd;
 mod exit;
 mod failure;
 mod follow;
+mod history;
 mod http;
 mod local;
 mod login;
@@ -17,6 +18,7 @@ mod progress;
 mod reasons;
 mod render;
 mod server;
+mod spark;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -43,7 +43,8 @@ impl Api {
         let (points, next_page_token) =
             page::cut(points, r.page_size, &r.page_token, &bound, |p| format!("{:020}", p.at))?;
         let points = points.iter().map(figures).collect();
-        Ok(Response::new(v1::QueryMetricsResponse { points, next_page_token }))
+        let (start_time, step) = (timestamp(range.start), Some(duration(range.step)));
+        Ok(Response::new(v1::QueryMetricsResponse { points, next_page_token, start_time, step }))
     }
 
     /// The newest figures of every instance that the caller may see; from memory.
