@@ -60,6 +60,8 @@ impl Sampler {
 
     async fn run(mut self) {
         let stop = self.engine.inner.stop.clone();
+        // at once: whoever has just started the engine wants to see something
+        self.look().await;
         loop {
             let now = self.engine.clock().now();
             // at the end of each interval of the clock, so that a look covers one
