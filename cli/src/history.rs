@@ -1,9 +1,7 @@
 //! Figures over time: asked for page by page, drawn as lines of small bars.
 use crate::{client::Client, failure::Failure, parse, render, spark};
 use std::{collections::BTreeMap, time::Duration};
-use syp_proto::v1::{
-    MetricsPoint, QueryMetricsRequest, QueryMetricsResponse, metrics_client::MetricsClient,
-};
+use syp_proto::v1::{MetricsPoint, QueryMetricsRequest, QueryMetricsResponse, metrics_client::MetricsClient};
 
 /// Every point of the last `since`, in one answer; the engine chooses the step when none is given.
 ///
@@ -25,9 +23,8 @@ pub async fn ask(
     let mut ask = QueryMetricsRequest { name, start_time, step, page_size: 1000, ..Default::default() };
     let mut all = QueryMetricsResponse::default();
     loop {
-        let page = c
-            .call(ask.clone(), |ch, r| async move { MetricsClient::new(ch).query_metrics(r).await })
-            .await?;
+        let page =
+            c.call(ask.clone(), |ch, r| async move { MetricsClient::new(ch).query_metrics(r).await }).await?;
         all.points.extend(page.points);
         (all.start_time, all.step) = (page.start_time, page.step);
         if page.next_page_token.is_empty() {
@@ -48,8 +45,11 @@ pub fn text(r: &QueryMetricsResponse, now: i64, width: usize, blocks: bool) -> S
     let by_time: BTreeMap<i64, &MetricsPoint> =
         r.points.iter().filter_map(|p| Some((render::millis(p.time.as_ref()?), p))).collect();
     let end = now.max(last + step);
-    let slots: Vec<Option<&MetricsPoint>> =
-        (0..).map(|n| start + n * step).take_while(|at| *at < end).map(|at| by_time.get(&at).copied()).collect();
+    let slots: Vec<Option<&MetricsPoint>> = (0..)
+        .map(|n| start + n * step)
+        .take_while(|at| *at < end)
+        .map(|at| by_time.get(&at).copied())
+        .collect();
     let draw = |f: &dyn Fn(&MetricsPoint) -> Option<f64>, end: &dyn Fn(f64) -> String| {
         let figures: Vec<_> = slots.iter().map(|p| p.and_then(f)).collect();
         let most = figures.iter().flatten().copied().reduce(f64::max)?;
@@ -86,11 +86,15 @@ pub fn text(r: &QueryMetricsResponse, now: i64, width: usize, blocks: bool) -> S
         ("p99", draw(&p99, &|most| format!("at most {}", micros_in_words(most)))),
         (
             "Open",
-            draw(&|p| counted(p).then_some(f64::from(p.open_streams_max)), &|most| format!("at most {most:.0}")),
+            draw(&|p| counted(p).then_some(f64::from(p.open_streams_max)), &|most| {
+                format!("at most {most:.0}")
+            }),
         ),
         (
             "CPU",
-            draw(&|p| p.cpu_window.is_some().then_some(p.cpu_cores), &|most| format!("at most {most:.3} cores")),
+            draw(&|p| p.cpu_window.is_some().then_some(p.cpu_cores), &|most| {
+                format!("at most {most:.3} cores")
+            }),
         ),
         (
             "Memory",
@@ -111,7 +115,10 @@ pub fn text(r: &QueryMetricsResponse, now: i64, width: usize, blocks: bool) -> S
         (
             "Note",
             (spanning > 0).then(|| {
-                format!("{spanning} of {} points hold what was counted before them, while nobody looked", r.points.len())
+                format!(
+                    "{spanning} of {} points hold what was counted before them, while nobody looked",
+                    r.points.len()
+                )
             }),
         ),
     ];
@@ -150,7 +157,10 @@ mod tests {
             requests,
             rps: requests as f64 / 60.0,
             status_class: [("2xx".to_owned(), requests)].into(),
-            latency: Some(Latency { p99: Some(Proto { seconds: 0, nanos: 1_500_000 }), ..Default::default() }),
+            latency: Some(Latency {
+                p99: Some(Proto { seconds: 0, nanos: 1_500_000 }),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let mut r = QueryMetricsResponse {
@@ -167,7 +177,10 @@ mod tests {
         r.points[1].spanning = true;
         r.points[2].status_class.insert("5xx".into(), 3);
         let t = text(&r, 14 * 60_000, 60, false);
-        assert!(t.contains("Errors    __ #  4xx 0, 5xx 3") && t.contains("Note      1 of 3 points hold"), "{t}");
+        assert!(
+            t.contains("Errors    __ #  4xx 0, 5xx 3") && t.contains("Note      1 of 3 points hold"),
+            "{t}"
+        );
         assert_eq!(text(&QueryMetricsResponse::default(), 0, 60, true), "");
     }
 }

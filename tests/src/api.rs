@@ -16,8 +16,8 @@ use syp_engine::{
     clock::Clock,
     door::Door,
     engine::{Engine, Options},
-    series::Sampler,
     fault::NoFaults,
+    series::Sampler,
     store::{Store, open},
 };
 use syp_proto::v1;

@@ -48,7 +48,12 @@ impl Life {
             name: "shop".into(),
             uid: id,
             labels: BTreeMap::new(),
-            spec: v1::InstanceSpec { target: "fake".into(), image: "x".into(), port: 1, ..Default::default() },
+            spec: v1::InstanceSpec {
+                target: "fake".into(),
+                image: "x".into(),
+                port: 1,
+                ..Default::default()
+            },
             facts: serde_json::json!({}),
             hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
             expire_ms: 0,
@@ -115,7 +120,8 @@ impl Life {
 
     async fn read(&self, back: Millis, step: Millis) -> Result<Vec<Point>> {
         let now = self.clock.now();
-        let range = Range::new(Some(now - back), None, Some(step), now).map_err(|(f, w)| anyhow::anyhow!("{f}: {w}"))?;
+        let range = Range::new(Some(now - back), None, Some(step), now)
+            .map_err(|(f, w)| anyhow::anyhow!("{f}: {w}"))?;
         Ok(range.read(&**self.engine.store(), self.engine.series(), self.id).await?)
     }
 
@@ -129,7 +135,8 @@ async fn boot(kv: &MemKv, cloud: &FakeCloud, clock: &Clock) -> Result<Engine> {
     let store = open_inline(Arc::new(kv.clone()))?;
     let door = Arc::new(Door::new(None));
     let targets: Vec<Arc<dyn syp_engine::step::Target>> = vec![Arc::new(cloud.clone())];
-    Ok(Engine::start(Options { store, targets, clock: clock.clone(), faults: Arc::new(NoFaults), door }).await?)
+    Ok(Engine::start(Options { store, targets, clock: clock.clone(), faults: Arc::new(NoFaults), door })
+        .await?)
 }
 
 fn requests(points: &[Point]) -> u64 {
@@ -172,7 +179,8 @@ async fn every_request_is_told_once_in_each_resolution_whatever_crashes() -> Res
         l.sampler.look().await;
     }
     ensure!(requests(&l.read(31 * 24 * HOUR, HOUR).await?) == l.all(), "all of it, by hours");
-    for (back, step) in [(HOUR, 10 * SECOND), (24 * HOUR, MINUTE), (24 * HOUR, HOUR), (6 * HOUR, 5 * MINUTE)] {
+    for (back, step) in [(HOUR, 10 * SECOND), (24 * HOUR, MINUTE), (24 * HOUR, HOUR), (6 * HOUR, 5 * MINUTE)]
+    {
         let told = l.read(back, step).await?;
         let mut truth: BTreeMap<Millis, u64> = BTreeMap::new();
         for (at, n) in &l.asked {
@@ -397,7 +405,9 @@ mod api {
         let (mut w, _) = world().await?;
         w.cloud.tell("shop", told(4, 1));
         w.look(false).await?;
-        let token = |who: &str| Ok::<_, anyhow::Error>(format!("authorization: Bearer {}\r\n", w.token(who, Duration::ZERO)?));
+        let token = |who: &str| {
+            Ok::<_, anyhow::Error>(format!("authorization: Bearer {}\r\n", w.token(who, Duration::ZERO)?))
+        };
         let (admin, eve) = (token("admin@example.com")?, token("eve@example.com")?);
         for (line, headers, status) in [
             ("GET /metrics", String::new(), "401 Unauthorized"),
@@ -415,7 +425,10 @@ mod api {
         let (head, body) = http(&w, "GET /metrics", &admin).await?;
         ensure!(head.starts_with("HTTP/1.1 200") && head.contains("version=0.0.4"), "{head}");
         let text = String::from_utf8(body)?;
-        ensure!(text.contains("syp_request_duration_seconds_count{project=\"default\",name=\"shop\"} 4"), "{text}");
+        ensure!(
+            text.contains("syp_request_duration_seconds_count{project=\"default\",name=\"shop\"} 4"),
+            "{text}"
+        );
         let native = "accept: application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited\r\n";
         let (head, body) = http(&w, "GET /metrics", &format!("{admin}{native}")).await?;
         ensure!(head.contains("application/vnd.google.protobuf") && body.len() > 100, "{head}");

@@ -83,8 +83,7 @@ fn width() -> usize {
 
 async fn scrape(ctx: &Ctx<'_>, c: &Client) -> Done {
     let ask = ScrapeRequest { accept: "text/plain".into() };
-    let mut pieces =
-        c.stream(ask, |ch, r| async move { MetricsClient::new(ch).scrape(r).await }).await?;
+    let mut pieces = c.stream(ask, |ch, r| async move { MetricsClient::new(ch).scrape(r).await }).await?;
     let mut all = Vec::new();
     while let Some(piece) = pieces.next().await {
         all.extend(piece.map_err(Failure::from)?.body);

@@ -10,9 +10,7 @@ use crate::{
 use comfy_table::Cell;
 use console::Term;
 use std::{cmp::Ordering, collections::HashMap, time::Duration};
-use syp_proto::v1::{
-    CostSummary, Instance, ListMetricsRequest, MetricsPoint, metrics_client::MetricsClient,
-};
+use syp_proto::v1::{CostSummary, Instance, ListMetricsRequest, MetricsPoint, metrics_client::MetricsClient};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -158,7 +156,11 @@ mod tests {
     #[test]
     fn the_busiest_come_first_and_what_is_not_known_is_a_dash() {
         let row = |name: &str, rps: Option<f64>| Row {
-            instance: Instance { name: format!("projects/p/instances/{name}"), state: 3, ..Default::default() },
+            instance: Instance {
+                name: format!("projects/p/instances/{name}"),
+                state: 3,
+                ..Default::default()
+            },
             point: rps.map(|rps| MetricsPoint {
                 rps,
                 window: Some(Proto { seconds: 10, nanos: 0 }),

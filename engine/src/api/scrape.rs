@@ -70,7 +70,8 @@ pub(super) fn acceptor(cert: &[u8], key: &[u8]) -> Result<TlsAcceptor, Error> {
         field: "metrics_listen".into(),
         message: format!("TLS files: {e}"),
     };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|e| wrong(&e))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|e| wrong(&e))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| wrong(&e))?;
     let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
     Ok(TlsAcceptor::from(Arc::new(config.map_err(|e| wrong(&e))?)))
@@ -89,7 +90,12 @@ async fn talk(api: Api, guard: Guard, stream: impl AsyncRead + AsyncWrite + Unpi
     let _ = served.await;
 }
 
-async fn answer<B>(api: &Api, guard: &Guard, mut request: Request<B>, from: SocketAddr) -> Response<Full<Bytes>> {
+async fn answer<B>(
+    api: &Api,
+    guard: &Guard,
+    mut request: Request<B>,
+    from: SocketAddr,
+) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return plain(StatusCode::NOT_FOUND, "only /metrics is here\n");
     }

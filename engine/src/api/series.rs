@@ -38,7 +38,8 @@ impl Api {
             .map_err(|(field, words)| invalid(field, &words))?;
         // a name that can be found has an id that can be read
         let id = InstanceId::parse(&i.uid).ok_or_else(|| Error::NotFound(r.name.clone()))?;
-        let points = range.read(&**self.engine.store(), self.engine.series(), id).await.map_err(Error::from)?;
+        let points =
+            range.read(&**self.engine.store(), self.engine.series(), id).await.map_err(Error::from)?;
         let bound = format!("{}|{start:?}|{end:?}|{step:?}", r.name);
         let (points, next_page_token) =
             page::cut(points, r.page_size, &r.page_token, &bound, |p| format!("{:020}", p.at))?;

@@ -63,11 +63,7 @@ fn counters_of(c: Option<&SeriesCounters>) -> Counters {
 }
 
 /// A chunk that begins at `start`; every point lies in it.
-pub fn to_chunk<'a>(
-    tier: Tier,
-    start: Millis,
-    points: impl IntoIterator<Item = &'a Point>,
-) -> SeriesChunk {
+pub fn to_chunk<'a>(tier: Tier, start: Millis, points: impl IntoIterator<Item = &'a Point>) -> SeriesChunk {
     let points = points.into_iter().map(|p| SeriesPoint {
         slot: u32::try_from((p.at - start) / tier.step_ms()).unwrap_or(0),
         early_ms: u64::try_from(p.early_ms).unwrap_or(0),
@@ -181,7 +177,8 @@ mod tests {
         for tier in Tier::ALL {
             let n = tier.chunk_ms() / tier.step_ms();
             let points = |counters: Counters| -> Vec<Point> {
-                let p = |i| Point { at: i * tier.step_ms(), counters: counters.clone(), ..Default::default() };
+                let p =
+                    |i| Point { at: i * tier.step_ms(), counters: counters.clone(), ..Default::default() };
                 (0..n).map(p).collect()
             };
             let size = |c| encode(Kind::SeriesChunk, &to_chunk(tier, 0, &points(c))).map(|b| b.len());

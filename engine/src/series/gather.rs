@@ -118,7 +118,6 @@ impl Gathering<'_> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

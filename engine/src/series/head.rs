@@ -63,7 +63,9 @@ impl Head {
         if !s.replicas.is_empty() {
             for r in &s.replicas {
                 let (grown, anew) = match self.replicas.get(&r.id) {
-                    Some((began, cpu)) if *began == r.started_ms && r.cpu_us >= *cpu => (r.cpu_us - cpu, false),
+                    Some((began, cpu)) if *began == r.started_ms && r.cpu_us >= *cpu => {
+                        (r.cpu_us - cpu, false)
+                    }
                     Some(_) => (r.cpu_us, true),
                     // one that began since the last look has used all its time since then; of others nobody knows when
                     None if self.cpu_ms != 0 && r.started_ms > self.cpu_ms => (r.cpu_us, false),

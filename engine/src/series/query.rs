@@ -63,11 +63,14 @@ impl Range {
             return Err(("step", "a multiple of 10s".into()));
         }
         if step % tier.step_ms() != 0 {
-            let (finer, age) = Tier::ALL.into_iter().find(|t| step % t.step_ms() == 0).map_or(("", ""), Tier::words);
+            let (finer, age) =
+                Tier::ALL.into_iter().find(|t| step % t.step_ms() == 0).map_or(("", ""), Tier::words);
             let (coarse, _) = tier.words();
             return Err((
                 "step",
-                format!("steps of {finer} are kept for {age}: for this start_time use a multiple of {coarse}"),
+                format!(
+                    "steps of {finer} are kept for {age}: for this start_time use a multiple of {coarse}"
+                ),
             ));
         }
         if step > Tier::Hours.keep_ms() {

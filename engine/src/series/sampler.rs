@@ -1,13 +1,6 @@
 //! The one task that looks at all instances: every 10 s, so many at a time, and nobody waits for it.
 use super::{EVERY_MS, Live, Row, Tier, gather::gather, head_of, tier::floor, to_head};
-use crate::{
-    calls,
-    clock::Millis,
-    engine::Engine,
-    graph::State,
-    id::InstanceId,
-    store::Commit,
-};
+use crate::{calls, clock::Millis, engine::Engine, graph::State, id::InstanceId, store::Commit};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -90,7 +83,8 @@ impl Sampler {
             () = e.inner.stop.cancelled() => return,
         }
         let now = self.engine.clock().now();
-        self.flush(|l| l.is_behind(quarter(now)) || !l.points.is_empty() && now - l.flushed >= FLUSH_MS).await;
+        self.flush(|l| l.is_behind(quarter(now)) || !l.points.is_empty() && now - l.flushed >= FLUSH_MS)
+            .await;
         if (now - self.trimmed).abs() >= TRIM_MS {
             self.trimmed = now;
             self.trim(now).await;

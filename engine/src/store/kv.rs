@@ -305,7 +305,13 @@ impl Store for KvStore {
         Ok(rows.iter().filter_map(|(_, v)| codec::decode(Kind::Audit, v).ok()).collect())
     }
 
-    async fn series(&self, id: InstanceId, tier: Tier, from: Millis, to: Millis) -> Result<Vec<Point>, Error> {
+    async fn series(
+        &self,
+        id: InstanceId,
+        tier: Tier,
+        from: Millis,
+        to: Millis,
+    ) -> Result<Vec<Point>, Error> {
         series::points(&*self.kv, id, tier, from, to)
     }
 

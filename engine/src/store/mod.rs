@@ -126,7 +126,8 @@ pub trait Store: Send + Sync + 'static {
     /// Audit rows, newest first.
     async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
     /// Points of one resolution from rows that touch `from..to`, in order; a row that can't be read is a gap.
-    async fn series(&self, id: InstanceId, tier: Tier, from: Millis, to: Millis) -> Result<Vec<Point>, Error>;
+    async fn series(&self, id: InstanceId, tier: Tier, from: Millis, to: Millis)
+    -> Result<Vec<Point>, Error>;
     /// Where the next difference of an instance begins.
     async fn series_head(&self, id: InstanceId) -> Result<Option<SeriesHead>, Error>;
     /// The instances that have a head.

@@ -254,7 +254,10 @@ mod tests {
         // long ago: counters stay, figures of the moment go
         let (_, body) = expose(&one(), 100_000, "");
         let text = String::from_utf8(body).unwrap();
-        assert!(text.contains(&format!("syp_up{{{i}}} 0")) && !text.contains("syp_in_flight_requests{"), "{text}");
+        assert!(
+            text.contains(&format!("syp_up{{{i}}} 0")) && !text.contains("syp_in_flight_requests{"),
+            "{text}"
+        );
         assert!(text.contains(&format!("syp_requests_total{{{i},class=\"2xx\"}} 10")), "{text}");
     }
 

@@ -107,7 +107,8 @@ pub(super) fn write(all: &[Sampled]) -> Vec<u8> {
             (f.each)(s, &mut |label, value| {
                 let own = [("project", s.project.as_str()), ("name", s.name.as_str())];
                 let pair = |(k, v): (&str, &str)| LabelPair { name: Some(k.into()), value: Some(v.into()) };
-                let mut m = Metric { label: own.into_iter().chain(label).map(pair).collect(), ..Default::default() };
+                let mut m =
+                    Metric { label: own.into_iter().chain(label).map(pair).collect(), ..Default::default() };
                 match (f.kind, value) {
                     (_, Value::Histogram(h)) => m.histogram = Some(histogram(h)),
                     (Kind::Counter, Value::Number(n)) => m.counter = Some(Number { value: Some(n) }),
@@ -148,8 +149,7 @@ fn histogram(h: &Ours) -> Histogram {
     for (index, n) in &at {
         match (next, positive_span.last_mut()) {
             (Some(next), Some(span)) if next == *index => span.length = span.length.map(|l| l + 1),
-            _ => positive_span
-                .push(BucketSpan { offset: Some(index - next.unwrap_or(0)), length: Some(1) }),
+            _ => positive_span.push(BucketSpan { offset: Some(index - next.unwrap_or(0)), length: Some(1) }),
         }
         let n = i64::try_from(*n).unwrap_or(i64::MAX);
         positive_delta.push(n - last);
