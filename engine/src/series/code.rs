@@ -163,7 +163,7 @@ mod tests {
         let chunk = to_chunk(Tier::Seconds, 600_000, &all);
         assert_eq!(from_chunk(Tier::Seconds, 600_000, &chunk), all);
         let head = Head {
-            gate: c.clone(),
+            gate: c,
             carried: full(),
             replicas: [("app-0".to_owned(), (5, 7))].into(),
             written: 660_000,

@@ -146,7 +146,7 @@ mod tests {
                 let until = floor(now - 10_000, Tier::Minutes.chunk_ms());
                 let points = std::mem::take(&mut live.points);
                 let mut series = gather(&*store, id, &mut live.head, &points, until).await.unwrap();
-                series.push(Row::Head(id, Some(to_head(&live.head))));
+                series.push(Row::Head(id, Some(Box::new(to_head(&live.head)))));
                 store.commit(Commit { series, ..Default::default() }).await.unwrap();
             }
         }

@@ -49,7 +49,7 @@ impl Head {
                 p.counters = counters.clone();
                 self.carried.add(&std::mem::take(&mut self.gate));
                 let began = Millis::try_from(g.started_at_ms).ok().filter(|ms| *ms > 0);
-                began.map_or(self.gate_ms.max(now - EVERY_MS), |b| b.max(self.gate_ms))
+                began.unwrap_or(now - EVERY_MS).max(self.gate_ms)
             };
             p.counted_ms = u64::try_from((now - from).max(1)).unwrap_or(1);
             let early = at - from;

@@ -48,5 +48,5 @@ pub enum Row {
         points: SeriesChunk,
     },
     /// Where the next difference of an instance begins; `None` removes it.
-    Head(InstanceId, Option<SeriesHead>),
+    Head(InstanceId, Option<Box<SeriesHead>>),
 }

@@ -182,7 +182,7 @@ impl Sampler {
                     continue;
                 }
             }
-            batch.push(Row::Head(id, Some(to_head(&copy.head))));
+            batch.push(Row::Head(id, Some(Box::new(to_head(&copy.head)))));
             written.push((live, copy, now));
             if batch.len() >= BATCH {
                 self.commit(std::mem::take(&mut batch), std::mem::take(&mut written)).await;

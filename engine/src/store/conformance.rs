@@ -123,7 +123,7 @@ fn series(id: InstanceId) -> Commit {
             Row::Chunk { tier, start_ms: DAY, id, points: to_chunk(tier, DAY, [&p]) }
         })
         .collect();
-    series.push(Row::Head(id, Some(SeriesHead { gate_ms: 5, ..Default::default() })));
+    series.push(Row::Head(id, Some(Box::new(SeriesHead { gate_ms: 5, ..Default::default() }))));
     Commit { series, ..Default::default() }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn op(row: &Row) -> Result<Op, Error> {
             (chunk_key(*tier, *start_ms, Some(*id)), Some(value))
         }
         Row::Head(id, head) => {
-            let value = head.as_ref().map(|h| codec::encode(Kind::SeriesHead, h)).transpose();
+            let value = head.as_ref().map(|h| codec::encode(Kind::SeriesHead, &**h)).transpose();
             (head_key(*id), value.map_err(too_large)?)
         }
     })
