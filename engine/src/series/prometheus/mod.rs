@@ -262,6 +262,22 @@ mod tests {
     }
 
     #[test]
+    fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+        let files = [
+            include_str!("../../../../examples/grafana/dashboard.json"),
+            include_str!("../../../../examples/grafana/alerts.yaml"),
+        ];
+        let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let mut asked = 0;
+        for name in files.iter().flat_map(|f| f.split(|c| !word(c))).filter(|w| w.starts_with("syp_")) {
+            let name = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(FAMILIES.iter().any(|f| f.name == name), "there is no {name}");
+            asked += 1;
+        }
+        assert!(asked > 30, "{asked}");
+    }
+
+    #[test]
     fn who_takes_protobuf_gets_native_histograms() {
         let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,*/*;q=0.1";
         let (kind, body) = expose(&one(), 1_000, accept);
