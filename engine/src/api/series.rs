@@ -108,7 +108,7 @@ pub(super) fn figures(p: &Point) -> v1::MetricsPoint {
         auth_denied: big(c.denied_401 + c.denied_403),
         cpu_cores: per_second(p.cpu_us, p.cpu_ms, 1_000_000),
         memory_bytes: big(mean(p.memory_sum, p.replica_samples)),
-        replicas_ready: i32::try_from(p.ready_min).unwrap_or(i32::MAX),
+        replicas_ready: small(p.ready_min.unwrap_or(0).into()),
         cold_starts: 0,
         bytes_in: big(c.bytes_in),
         bytes_out: big(c.bytes_out),

@@ -158,7 +158,13 @@ mod tests {
     fn what_is_written_is_read_again() {
         let mut c = Counters { classes: [0, 0, 3, 0, 1, 0], denied_401: 1, ..Default::default() };
         [5, 5, 900, 70_000].into_iter().for_each(|us| c.latency.record(us));
-        let p = |at, counters| Point { at, counted_ms: 10_000, counters, ready_min: 2, ..Default::default() };
+        let p = |at, counters| Point {
+            at,
+            counted_ms: 10_000,
+            counters,
+            ready_min: Some(2),
+            ..Default::default()
+        };
         let all = vec![p(600_000, c.clone()), p(610_000, Counters::default()), p(650_000, full())];
         let chunk = to_chunk(Tier::Seconds, 600_000, &all);
         assert_eq!(from_chunk(Tier::Seconds, 600_000, &chunk), all);

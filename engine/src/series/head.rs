@@ -56,8 +56,8 @@ impl Head {
             p.early_ms = if early > EVERY_MS { early } else { 0 };
             p.gate_samples = 1;
             (p.in_flight_sum, p.in_flight_max) = (g.in_flight, g.in_flight);
-            let ready = s.status.as_ref().map_or(0, |s| s.upstreams.iter().filter(|u| u.ready).count());
-            p.ready_min = u32::try_from(ready).unwrap_or(u32::MAX);
+            let ready = s.status.as_ref().map(|s| s.upstreams.iter().filter(|u| u.ready).count());
+            p.ready_min = ready.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
             (self.gate_ms, self.gate_started_ms, self.gate) = (now, g.started_at_ms, counters);
         }
         if !s.replicas.is_empty() {

@@ -36,8 +36,8 @@ pub struct Point {
     pub in_flight_sum: u64,
     /// At most.
     pub in_flight_max: u64,
-    /// Replicas that were ready, at least.
-    pub ready_min: u32,
+    /// Replicas that were ready, at least; `None`: the gate did not say.
+    pub ready_min: Option<u32>,
     /// Time over which the processor was used; 0: not known.
     pub cpu_ms: u64,
     /// Processor time in it, microseconds.
@@ -125,10 +125,7 @@ impl Point {
         if more.early_ms > 0 && early > self.early_ms {
             self.early_ms = early;
         }
-        if more.gate_samples > 0 {
-            let nothing_yet = self.gate_samples == 0;
-            self.ready_min = if nothing_yet { more.ready_min } else { self.ready_min.min(more.ready_min) };
-        }
+        self.ready_min = self.ready_min.into_iter().chain(more.ready_min).min();
         self.counted_ms = self.counted_ms.saturating_add(more.counted_ms);
         self.counters.add(&more.counters);
         self.gate_samples = self.gate_samples.saturating_add(more.gate_samples);

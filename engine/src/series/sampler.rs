@@ -1,5 +1,5 @@
 //! The one task that looks at all instances: every 10 s, so many at a time, and nobody waits for it.
-use super::{EVERY_MS, Live, Row, Tier, gather::gather, head_of, tier::floor, to_head};
+use super::{EVERY_MS, Head, Live, Row, Tier, gather::gather, head_of, tier::floor, to_head};
 use crate::{calls, clock::Millis, engine::Engine, graph::State, id::InstanceId, store::Commit};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -13,6 +13,8 @@ const AT_ONCE: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Points wait so long for the disk: what a `kill -9` makes coarser.
 const FLUSH_MS: Millis = 60_000;
+/// How often those that drain are looked at: what their gate counts last is gone with it.
+const LEAVING: Duration = Duration::from_secs(1);
 /// Rows of one commit.
 const BATCH: usize = 200;
 /// How often points that are over their time are removed.
@@ -25,6 +27,8 @@ pub struct Sampler {
     /// The last change of an instance that was taken in.
     seen: Option<u64>,
     trimmed: Millis,
+    /// Those whose gate may be gone at the next look.
+    leaving: HashSet<InstanceId>,
 }
 
 // === impl Engine ===
@@ -48,19 +52,36 @@ impl Engine {
 impl Sampler {
     /// Of an engine. There must be one only.
     pub fn new(engine: &Engine) -> Self {
-        Self { engine: engine.clone(), watched: HashSet::new(), seen: None, trimmed: 0 }
+        Self {
+            engine: engine.clone(),
+            watched: HashSet::new(),
+            seen: None,
+            trimmed: 0,
+            leaving: HashSet::new(),
+        }
     }
 
     async fn run(mut self) {
-        let stop = self.engine.inner.stop.clone();
+        let (stop, mut news) = (self.engine.inner.stop.clone(), self.engine.changes().subscribe());
         // at once: whoever has just started the engine wants to see something
         self.look().await;
         loop {
             let now = self.engine.clock().now();
             // at the end of each interval of the clock, so that a look covers one
             let wait = Duration::from_millis(u64::try_from(EVERY_MS - now.rem_euclid(EVERY_MS)).unwrap_or(1));
+            let soon = if self.leaving.is_empty() { wait } else { wait.min(LEAVING) };
             tokio::select! {
-                () = tokio::time::sleep(wait) => self.look().await,
+                () = tokio::time::sleep(soon) => {
+                    if soon == wait {
+                        self.look().await;
+                    } else {
+                        self.sample(self.leaving.iter().copied().collect()).await;
+                    }
+                }
+                _ = news.changed() => {
+                    let leaving = self.follow().await;
+                    self.sample(leaving).await;
+                }
                 () = stop.cancelled() => {
                     self.flush(|l| !l.points.is_empty()).await;
                     return;
@@ -71,16 +92,10 @@ impl Sampler {
 
     /// Looks at all instances once, and brings to disk what has waited long enough.
     pub async fn look(&mut self) {
-        let over = self.follow().await;
-        for id in over {
-            self.finish(id).await;
-        }
-        let e = &self.engine;
-        let all = stream::iter(self.watched.iter().copied());
-        tokio::select! {
-            () = all.for_each_concurrent(AT_ONCE, |id| async move { sample(e, id).await }) => {}
-            // only here: what is being written is finished
-            () = e.inner.stop.cancelled() => return,
+        self.follow().await;
+        self.sample(self.watched.iter().copied().collect()).await;
+        if self.engine.inner.stop.is_cancelled() {
+            return;
         }
         let now = self.engine.clock().now();
         self.flush(|l| l.is_behind(quarter(now)) || !l.points.is_empty() && now - l.flushed >= FLUSH_MS)
@@ -91,11 +106,20 @@ impl Sampler {
         }
     }
 
-    /// Takes in what changed; the instances that are over. All are only looked through at the start.
+    async fn sample(&self, ids: Vec<InstanceId>) {
+        let e = &self.engine;
+        tokio::select! {
+            () = stream::iter(ids).for_each_concurrent(AT_ONCE, |id| async move { sample(e, id).await }) => {}
+            // only here: what is being written is finished
+            () = e.inner.stop.cancelled() => {}
+        }
+    }
+
+    /// Takes in what changed; those that have just begun to leave. All are only looked through at the start.
     async fn follow(&mut self) -> Vec<InstanceId> {
         let e = self.engine.clone();
         let last = e.changes().last();
-        let mut over = Vec::new();
+        let (mut over, mut leaving) = (Vec::new(), Vec::new());
         let ids = match self.seen.map(|n| e.changes().after(n)) {
             Some(Some(changed)) => changed.into_iter().map(|(_, id)| id).collect(),
             first => {
@@ -117,11 +141,20 @@ impl Sampler {
                     if matches!(i.state(), State::Serving | State::Draining) && self.watched.insert(id) {
                         self.begin(id, &i).await;
                     }
+                    // at rest in its drain it keeps its gate
+                    if i.state() != State::Draining || i.run.is_none() {
+                        self.leaving.remove(&id);
+                    } else if self.leaving.insert(id) {
+                        leaving.push(id);
+                    }
                 }
                 _ => {}
             }
         }
-        over
+        for id in over {
+            self.finish(id).await;
+        }
+        leaving
     }
 
     /// Goes on where an earlier engine stopped.
@@ -140,6 +173,7 @@ impl Sampler {
     /// The last points of an instance, in every resolution.
     async fn finish(&mut self, id: InstanceId) {
         self.watched.remove(&id);
+        self.leaving.remove(&id);
         let live = self.engine.series().remove(id).map(|l| l.lock().clone());
         let mut live = match live {
             Some(live) => live,
@@ -148,6 +182,9 @@ impl Sampler {
                 _ => return,
             },
         };
+        if live.head == Head::default() {
+            return;
+        }
         let store = self.engine.store();
         let written = match gather(&**store, id, &mut live.head, &live.points, Millis::MAX).await {
             Ok(mut series) => {

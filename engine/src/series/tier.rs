@@ -104,7 +104,7 @@ mod tests {
                 p.counters.classes[r.random_range(0..6)] += 1;
             }
             p.in_flight_max = r.random_range(0..9);
-            p.ready_min = r.random_range(0..4);
+            p.ready_min = r.random_bool(0.9).then(|| r.random_range(0..4));
             if r.random_bool(0.1) {
                 p.early_ms = r.random_range(10_001..9_000_000);
             }
@@ -129,7 +129,7 @@ mod tests {
                 let max = |ps: &[Point], f: fn(&Point) -> u64| ps.iter().map(f).max();
                 assert_eq!(max(coarse, |p| p.memory_max), max(&all, |p| p.memory_max));
                 assert_eq!(max(coarse, |p| p.in_flight_max), max(&all, |p| p.in_flight_max));
-                let least = |ps: &[Point]| ps.iter().map(|p| p.ready_min).min();
+                let least = |ps: &[Point]| ps.iter().filter_map(|p| p.ready_min).min();
                 assert_eq!(least(coarse), least(&all));
                 // what reaches back beyond the larger interval, reaches back just as far
                 let reach = |p: &Point| (p.at - p.early_ms, floor(p.at, step));

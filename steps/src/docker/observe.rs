@@ -28,6 +28,9 @@ fn replicas(cx: &StepCx) -> i32 {
 /// CPU and memory of the replicas, counters of the gate. What does not answer is left out, not made up.
 pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     let mut out = Stats::default();
+    let (to, token) = (admin_address(cx)?, s.admin_token(&cx.owner));
+    // it first: it may be about to go
+    out.gate = admin::read(to, &token, "/metrics.json").await.ok();
     for n in 0..replicas(cx) {
         let how = StatsOptions { stream: false, one_shot: true };
         let name = key(&cx.owner, &format!("app-{n}"));
@@ -46,8 +49,6 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
             out.replicas.push(ReplicaStats { id, started_ms, cpu_us: ns / 1_000, memory_bytes });
         }
     }
-    let (to, token) = (admin_address(cx)?, s.admin_token(&cx.owner));
-    out.gate = admin::read(to, &token, "/metrics.json").await.ok();
     out.status = admin::read(to, &token, "/status").await.ok();
     Ok(out)
 }

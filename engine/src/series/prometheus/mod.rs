@@ -111,8 +111,8 @@ const FAMILIES: [Family; 12] = [
         help: "Replicas that get requests.",
         kind: Kind::Gauge,
         each: |s, out| {
-            if let Some(p) = s.now.as_ref().filter(|p| p.gate_samples > 0) {
-                out(None, number(u64::from(p.ready_min)));
+            if let Some(ready) = s.now.as_ref().and_then(|p| p.ready_min) {
+                out(None, number(ready.into()));
             }
         },
     },
@@ -213,7 +213,7 @@ mod tests {
         for us in [0, 511, 512, 1_000, 1_023, 1_024, 30_000_000] {
             head.gate.latency.record(us);
         }
-        let point = Point { gate_samples: 1, ready_min: 2, in_flight_max: 4, ..Default::default() };
+        let point = Point { gate_samples: 1, ready_min: Some(2), in_flight_max: 4, ..Default::default() };
         let live = Live {
             project: "default".into(),
             name: "shop".into(),
