@@ -201,3 +201,31 @@ async fn prometheus_scrapes_with_a_token_and_nobody_without() -> Result<()> {
     ensure!(s.to_string().contains("not loopback"), "{s}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn off_loopback_it_takes_tls_and_no_token_of_the_built_in_issuer() -> Result<()> {
+    let (w, _) = world().await?;
+    let cert = syp_tests::certificate::Certificate::of("127.0.0.1")?;
+    let read = |f: &str| std::fs::read(cert.file(f));
+    let token = w.token("admin@example.com", Duration::ZERO)?;
+    for (address, status) in [("127.0.0.1", "200"), ("0.0.0.0", "401")] {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let listen = syp_engine::api::Listen {
+            metrics: Some(format!("{address}:{port}").parse()?),
+            tls: Some((read("cert.pem")?, read("key.pem")?)),
+            ..Default::default()
+        };
+        let served = tokio::spawn(syp_engine::api::serve(w.api()?, listen));
+        let url = format!("https://127.0.0.1:{port}/metrics");
+        let (ca, bearer) = (cert.file("ca.pem"), format!("Authorization: Bearer {token}"));
+        let ask = move || {
+            let args = ["-s", "-m", "10", "--retry", "20", "--retry-connrefused", "--retry-delay", "1"];
+            let more = ["--cacert", &ca, "-H", &bearer, "-o", "/dev/null", "-w", "%{http_code}", &url];
+            syp_tests::product::sh("curl", &[&args[..], &more[..]].concat())
+        };
+        let got = tokio::task::spawn_blocking(ask).await??;
+        ensure!(got == status, "{address}: {got}, not {status}");
+        served.abort();
+    }
+    Ok(())
+}

@@ -82,7 +82,13 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
         let listener = TcpListener::bind(to).await.map_err(|e| io_error(&to.to_string(), &e))?;
         let tls = listen.tls.as_ref().map(|(cert, key)| scrape::acceptor(cert, key)).transpose()?;
         let own = if to.ip().is_loopback() { guard.clone() } else { guard.clone().off_loopback() };
-        scrapes.spawn(scrape::serve(api.clone(), own, listener, tls));
+        let (stop, scraped) = (api.shutdown.clone(), scrape::serve(api.clone(), own, listener, tls));
+        scrapes.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = scraped => {}
+            }
+        });
     }
     if let Some(tcp) = listen.tcp {
         let listener = TcpListener::bind(tcp).await.map_err(|e| io_error(&tcp.to_string(), &e))?;
@@ -114,9 +120,9 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
         while let Some(t) = tasks.join_next().await {
             t.map_err(|e| Error::Internal(e.to_string()))?.map_err(|e| io_error("server", &e))?;
         }
+        while scrapes.join_next().await.is_some() {}
         Ok(())
     };
-    // scrapes end with this function
     tokio::select! {
         ended = all => ended,
         // a client that does not take its answer can't keep the engine from stopping
