@@ -43,9 +43,17 @@ pub struct GateConfig {
     /// Whether the app gets the caller's `Authorization` header.
     #[serde(default)]
     pub forward_token: bool,
+    /// How long a request waits for a replica when none is ready; 0: not at all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hold_ms: u64,
     /// The revision that is served; it is only reported.
     #[serde(default)]
     pub revision: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn thirty_seconds() -> u64 {
@@ -74,6 +82,21 @@ pub struct Upstream {
     /// Where its holder reports, on targets that have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<SocketAddr>,
+    /// It gets no new requests: not yet proven, or about to go. It is probed all the same, and finishes what it has.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub closed: bool,
+    /// What this one speaks, when it is not what the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// How this one is probed, when it is not what the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+}
+
+// serde hands it over by reference
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(b: &bool) -> bool {
+    !*b
 }
 
 /// The protocol between gate and app.
@@ -149,6 +172,9 @@ pub struct UpstreamStatus {
     pub sealed: Option<bool>,
     /// What listens in its namespace, as its holder sees it.
     pub listeners: Vec<Listener>,
+    /// Requests and tunnels it has now.
+    #[serde(default)]
+    pub in_flight: u64,
 }
 
 /// A listening socket.
@@ -233,12 +259,23 @@ impl GateConfig {
         if let Some(twice) = self.upstreams.iter().find(|u| !ids.insert(&u.id)) {
             return Err(Error::UpstreamTwice(twice.id.clone()));
         }
-        let times = [self.probe.period_ms, self.probe.timeout_ms];
-        if times.iter().any(|ms| !(10..=600_000).contains(ms)) {
+        self.upstreams
+            .iter()
+            .filter_map(|u| u.probe.as_ref())
+            .chain([&self.probe])
+            .try_for_each(Probe::validate)
+    }
+}
+
+// === impl Probe ===
+
+impl Probe {
+    fn validate(&self) -> Result<(), Error> {
+        if [self.period_ms, self.timeout_ms].iter().any(|ms| !(10..=600_000).contains(ms)) {
             return Err(Error::ProbeTimes);
         }
         let plain = |p: &str| p.starts_with('/') && p.bytes().all(|b| b > 0x20 && b < 0x7f);
-        match &self.probe.path {
+        match &self.path {
             Some(path) if !plain(path) => Err(Error::ProbePath(path.clone())),
             _ => Ok(()),
         }

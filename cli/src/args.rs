@@ -95,6 +95,16 @@ pub struct Work {
 pub enum Command {
     /// Serve an image behind the gate
     Up(Box<cmd::up::Args>),
+    /// Create or change instances as files say
+    Apply(cmd::apply::Args),
+    /// Change what serves: image, settings, environment
+    Set(Box<cmd::set::Args>),
+    /// More or fewer replicas
+    Scale(cmd::scale::Args),
+    /// Back to an earlier revision
+    Rollback(cmd::rollback::Args),
+    /// What served, what serves, what failed
+    Revisions(cmd::revisions::Args),
     /// List instances
     Ls(cmd::ls::Args),
     /// An instance: state, conditions, endpoint, what it waits for, cost
@@ -201,6 +211,12 @@ mod tests {
             "sypctl curl shop /path",
             "sypctl curl shop -- -X POST -d x -i",
             "sypctl open shop",
+            "sypctl apply -f syp.yaml --plan",
+            "sypctl set shop --image nginx:new",
+            "sypctl scale shop --replicas 3",
+            "sypctl rollback shop",
+            "sypctl rollback shop shop-2",
+            "sypctl revisions shop",
             "sypctl ls",
             "sypctl ls -o name",
             "sypctl show shop -o json",

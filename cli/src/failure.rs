@@ -74,6 +74,13 @@ impl Failure {
         }))
     }
 
+    /// With the name of what it is about, where several are worked on.
+    #[must_use]
+    pub fn about(mut self, name: &str) -> Self {
+        self.0.message = format!("{name}: {}", self.0.message);
+        self
+    }
+
     /// The exit code.
     pub fn exit(&self) -> u8 {
         self.0.exit

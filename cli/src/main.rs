@@ -1,5 +1,6 @@
 //! `sypctl`: the command line of Serve Yourself Private, and the local engine.
 mod args;
+mod change;
 mod channel;
 mod client;
 mod cmd;
@@ -10,6 +11,7 @@ mod history;
 mod http;
 mod local;
 mod login;
+mod manifest;
 mod output;
 mod parse;
 mod paths;

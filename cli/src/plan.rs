@@ -15,6 +15,9 @@ pub async fn ask(c: &Client, action: Action) -> Result<Plan, Failure> {
 
 /// What a plan makes, changes and costs.
 pub fn text(p: &Plan, colours: bool) -> String {
+    if p.no_change {
+        return "nothing changes: it is so already".into();
+    }
     let rows = p.resources.iter().map(|r| {
         let rate = r.hourly_rate.as_ref().map_or_else(String::new, render::money);
         vec![r.change().as_str_name().to_lowercase(), r.kind.clone(), r.id.clone(), rate]
@@ -27,6 +30,7 @@ pub fn text(p: &Plan, colours: bool) -> String {
         render::money_or(p.hourly_after.as_ref())
     );
     let below = render::fields([
+        ("Changes", list(&p.changes)),
         ("Cost", cost),
         (
             "Month",
@@ -38,7 +42,7 @@ pub fn text(p: &Plan, colours: bool) -> String {
         ("Quota", list(&p.quota_problems)),
         ("Access", list(&p.access_changes)),
     ]);
-    format!("{table}\n{below}")
+    if p.resources.is_empty() { below } else { format!("{table}\n{below}") }
 }
 
 /// The ids of a plan, one a line.

@@ -8,6 +8,7 @@ use crate::{
     id::InstanceId,
     inner::Inner,
     plan::InDoubt,
+    revision,
     scheduler::{Call, settle_ms},
     step::{Observed, Owner, Step, StepCx},
 };
@@ -17,8 +18,8 @@ use serde_json::Value;
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use syp_auth::door::{GateConfig, Mode};
 use syp_proto::journal::{
-    self, Failure, Instance, LedgerRow, PlanNode, StepOutcome, UndoOutcome, node, record::Body, step_outcome,
-    undo_outcome,
+    self, Failure, Instance, LedgerRow, PlanNode, Revision, RunKind, StepOutcome, UndoOutcome, node,
+    record::Body, step_outcome, undo_outcome,
 };
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -193,7 +194,7 @@ async fn undo(e: &Inner, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
     let what = format!("undo {}", row.node);
     let result = async {
         let step = e.step(i, &row.kind)?;
-        limit(row.undo_timeout_ms, step.destroy(&owner(e, i), row)).await
+        limit(row.undo_timeout_ms, step.destroy(&owner(e, i, revision::number(i)), row)).await
     }
     .await;
     e.faults.at(Point::Called, &what).await;
@@ -261,13 +262,20 @@ fn definition(i: &Instance, node: &str) -> Result<PlanNode, Failure> {
 }
 
 /// Whose effects they are.
-pub(crate) fn owner(e: &Inner, i: &Instance) -> Owner {
+pub(crate) fn owner(e: &Inner, i: &Instance, number: u32) -> Owner {
     Owner {
         store: e.store.store_id().clone(),
         uid: InstanceId::parse(&i.uid).unwrap_or_else(|| InstanceId::from_bytes([0; 16])),
         name: i.name.clone(),
-        revision: i.revision.clone(),
+        revision: revision::name(&i.name, number),
     }
+}
+
+/// The revision that a node makes: the wanted one in an update, else the one that serves.
+fn made_by<'a>(i: &'a Instance, node: &str) -> Option<&'a Revision> {
+    let run = i.run.as_ref().filter(|r| r.kind() == RunKind::Update)?;
+    run.nodes.iter().find(|n| n.id == node)?;
+    i.wanted.as_ref()
 }
 
 /// How long what is in flight may take to end, in ms.
@@ -285,16 +293,24 @@ pub(crate) fn context(
     cancel: CancellationToken,
 ) -> StepCx {
     let grace = i.run.as_ref().and_then(|r| r.grace_ms).unwrap_or_else(|| grace_ms(i.spec.as_ref()));
+    let mut spec = i.spec.clone().unwrap_or_default();
+    let (mut facts, mut number) = (&i.facts, revision::number(i));
+    if let Some(new) = made_by(i, node) {
+        spec = revision::merged(&spec, &new.spec.clone().unwrap_or_default());
+        (facts, number) = (&new.facts, new.no);
+    }
     StepCx {
-        owner: owner(e, i),
-        spec: Arc::new(i.spec.clone().unwrap_or_default()),
+        owner: owner(e, i, number),
+        spec: Arc::new(spec),
         node: node.into(),
         params,
-        facts: serde_json::from_str(&i.facts).unwrap_or(Value::Null),
+        facts: serde_json::from_str(facts).unwrap_or(Value::Null),
         outputs: Arc::new(outputs(i)),
         gate: gate_config(e, i, grace),
         cancel,
         waiting: cell.waiting.clone(),
+        routes: serde_json::from_str(&i.routes).unwrap_or(Value::Null),
+        live: Arc::new(i.ledger.iter().filter(|r| !over(r)).map(|r| r.node.clone()).collect()),
         grace: Duration::from_millis(u64::try_from(grace).unwrap_or(0)),
     }
 }

@@ -32,11 +32,25 @@ pub fn decimal(m: &Money) -> Decimal {
     Decimal::from(m.units) + Decimal::new(i64::from(m.nanos), 9)
 }
 
-/// What it has cost until `now`: the rate times the time in which a billed row existed or may have existed.
+/// What it has cost until `now`: each billed row its own rate for the time in which it existed or may have existed. Rows
+/// without a rate of their own (of former versions) share the instance's.
 pub fn accrued(i: &Instance, now: Millis) -> Decimal {
-    let Some(rate) = &i.hourly_rate else { return Decimal::ZERO };
-    let ms = union_ms(i.ledger.iter().filter(|r| r.billed), now);
-    decimal(rate) * Decimal::from(ms) / Decimal::from(3_600_000)
+    let own = i.ledger.iter().filter(|r| r.billed).filter_map(|r| {
+        let until = if r.gone_ms != 0 { r.gone_ms } else { now };
+        Some(decimal(r.hourly.as_ref()?) * Decimal::from((until - r.intent_ms).max(0)))
+    });
+    let shared = union_ms(i.ledger.iter().filter(|r| r.billed && r.hourly.is_none()), now);
+    let of_all = i.hourly_rate.as_ref().map_or(Decimal::ZERO, decimal) * Decimal::from(shared);
+    // divided once, at the end: thirds of an hour have no end in decimal
+    (own.sum::<Decimal>() + of_all) / Decimal::from(3_600_000)
+}
+
+/// What it costs per hour right now: of everything that exists, replicas of two revisions during an update among it.
+pub fn rate(i: &Instance) -> Decimal {
+    let live = || i.ledger.iter().filter(|r| r.billed && !over(r));
+    let own: Decimal = live().filter_map(|r| r.hourly.as_ref()).map(decimal).sum();
+    let shared = live().any(|r| r.hourly.is_none());
+    own + i.hourly_rate.as_ref().filter(|_| shared).map_or(Decimal::ZERO, decimal)
 }
 
 /// Time covered by the rows, overlaps once: the rate is of the instance, not of each row.
@@ -55,16 +69,10 @@ fn union_ms<'a>(rows: impl Iterator<Item = &'a LedgerRow>, now: Millis) -> Milli
     sum
 }
 
-/// Does anything of it cost right now?
-pub fn is_billed(i: &Instance) -> bool {
-    i.ledger.iter().any(|r| r.billed && !over(r))
-}
-
 /// The figures of an instance.
 pub fn summary(i: &Instance, now: Millis) -> v1::CostSummary {
     let currency = i.hourly_rate.as_ref().map_or("EUR", |m| m.currency_code.as_str());
-    let rate =
-        if is_billed(i) { i.hourly_rate.as_ref().map_or(Decimal::ZERO, decimal) } else { Decimal::ZERO };
+    let rate = rate(i);
     v1::CostSummary {
         rate_per_hour: Some(money(rate, currency)),
         accrued: Some(money(accrued(i, now), currency)),
@@ -105,7 +113,7 @@ pub fn resource(i: &Instance, r: &LedgerRow) -> v1::Resource {
         intent_time: timestamp(r.intent_ms),
         create_time: timestamp(r.exists_ms),
         verified_gone_time: timestamp(r.gone_ms),
-        hourly_rate: r.billed.then(|| i.hourly_rate.clone()).flatten(),
+        hourly_rate: r.billed.then(|| r.hourly.clone().or_else(|| i.hourly_rate.clone())).flatten(),
     }
 }
 
@@ -157,6 +165,22 @@ mod tests {
         // 1 s .. 21 s and 31 s .. 41 s: 30 s
         assert_eq!(accrued(&i, 41_000), Decimal::new(30, 3));
         assert_eq!(accrued(&Instance::default(), 41_000), Decimal::ZERO);
+    }
+
+    #[test]
+    fn rows_with_a_rate_of_their_own_count_each_for_itself() {
+        let own = |from, gone, hourly: i64| LedgerRow {
+            hourly: Some(money(Decimal::new(hourly, 1), "EUR")),
+            ..row(from, gone, true)
+        };
+        let i = Instance {
+            hourly_rate: Some(money(Decimal::new(72, 1), "EUR")),
+            // 3.6 EUR/h = 0.001 EUR/s for 10 s, then 7.2 EUR/h for 20 s, side by side for 5 s
+            ledger: vec![own(1_000, 11_000, 36), own(6_000, 0, 72)],
+            ..Default::default()
+        };
+        assert_eq!(accrued(&i, 26_000), Decimal::new(50, 3));
+        assert_eq!(rate(&i), Decimal::new(72, 1));
     }
 
     #[test]

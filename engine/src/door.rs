@@ -65,13 +65,10 @@ impl Door {
             issuers,
             policy,
             upstreams: Vec::new(),
-            protocol: match spec.protocol() {
-                instance_spec::Protocol::Http1 => Protocol::Http1,
-                instance_spec::Protocol::H2c => Protocol::H2c,
-                _ => Protocol::Auto,
-            },
-            probe: probe(spec.probe.as_ref()),
+            protocol: protocol(spec),
+            probe: probe(spec),
             forward_token: spec.forward_token,
+            hold_ms: 0,
             revision: i.revision.clone(),
         }
     }
@@ -88,7 +85,18 @@ pub fn instance_audience(uid: &str) -> String {
     format!("syp:{uid}")
 }
 
-fn probe(p: Option<&v1::Probe>) -> Probe {
+/// What the app of a spec speaks.
+pub fn protocol(spec: &v1::InstanceSpec) -> Protocol {
+    match spec.protocol() {
+        instance_spec::Protocol::Http1 => Protocol::Http1,
+        instance_spec::Protocol::H2c => Protocol::H2c,
+        _ => Protocol::Auto,
+    }
+}
+
+/// How a replica of a spec is probed.
+pub fn probe(spec: &v1::InstanceSpec) -> Probe {
+    let p = spec.probe.as_ref();
     let ms = |d: Option<&prost_types::Duration>, or: i64| {
         u64::try_from(d.map_or(or, crate::clock::duration_millis)).unwrap_or(1000)
     };

@@ -2,10 +2,11 @@
 //!
 //! Everything the engine knows about an instance is `fold` over its journal; a checkpoint only saves time. A record that does
 //! not fit is an error: a bad journal then blocks this instance alone.
+mod update;
 use crate::{
     clock::{Millis, timestamp},
     graph::{self, State},
-    plan,
+    plan, revision,
 };
 use syp_proto::{
     journal::{
@@ -14,6 +15,8 @@ use syp_proto::{
     },
     v1::{Condition, condition},
 };
+
+pub(crate) use update::is_done;
 
 /// Runs kept whole in the projection; older ones stay in the journal.
 const PAST_RUNS: usize = 8;
@@ -87,15 +90,11 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             run.failure.clone_from(&e.failure);
             run.cancelled = e.cancelled;
             run.preempted_by.clone_from(&e.preempted_by);
-            if e.failure.is_none()
-                && !e.cancelled
-                && matches!(run.kind(), RunKind::Provision | RunKind::Update)
-            {
-                i.observed_generation = i.generation;
-            }
+            let kind = run.kind();
             if let Some(run) = i.run.take() {
                 i.past.push(run);
             }
+            update::ended(i, r, kind, e);
             if i.past.len() > PAST_RUNS {
                 i.past.remove(0);
             }
@@ -105,6 +104,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             set_condition(i, c.clone(), r.at_ms);
         }
         Body::Edited(e) => edited(i, r, e),
+        Body::Revised(x) => update::revised(i, r, x)?,
         Body::Drift(_) => {}
         Body::GatePushed(p) => {
             if p.failure.is_some() {
@@ -143,7 +143,7 @@ fn created(i: &mut Instance, r: &Record, c: &journal::Created) -> Result<(), &'s
     i.graph_version = c.graph_version;
     i.create_ms = r.at_ms;
     i.generation = 1;
-    i.revision = format!("{}-1", c.name);
+    i.revision = revision::name(&c.name, 1);
     i.gate_generation = r.seq;
     i.set_state(State::Pending);
     Ok(())
@@ -179,13 +179,15 @@ fn run_created(i: &mut Instance, r: &Record, c: &journal::RunCreated) -> Result<
 }
 
 fn step_intent(i: &mut Instance, r: &Record, s: &journal::StepIntent) -> Result<(), &'static str> {
-    let run = open_run(i, s.run)?;
+    let run = i.run.as_mut().filter(|r| r.no == s.run).ok_or("that run is not open")?;
     let plan = run.plan.as_ref().ok_or("run without a plan")?;
     let at =
         plan.nodes.iter().position(|n| n.id == s.node).ok_or("intent of a node that is not in the plan")?;
     let def = &plan.nodes[at];
-    let done = |id: &String| run.nodes.iter().any(|n| n.id == *id && n.state() == node::State::Ok);
-    if !def.after.iter().all(done) {
+    if def.retires.is_some() {
+        return Err("a row is retired by an undo");
+    }
+    if !def.after.iter().all(|id| is_done(&i.ledger, run, id)) {
         return Err("intent before its dependencies are done");
     }
     let state = run.nodes[at].state();
@@ -206,6 +208,8 @@ fn step_intent(i: &mut Instance, r: &Record, s: &journal::StepIntent) -> Result<
         n.first_ms = r.at_ms;
     }
     n.failure = None;
+    update::routed(i, r, &def, s);
+    let revision = update::owner_of(i);
     let (Some(effect), Some(deps)) = (def.effect, deps) else { return Ok(()) };
     let live = i.ledger.iter().position(|x| x.key == effect.key && x.kind == def.kind && !over(x));
     if let Some(x) = live {
@@ -232,6 +236,8 @@ fn step_intent(i: &mut Instance, r: &Record, s: &journal::StepIntent) -> Result<
         settle_ms: policy.settle_ms,
         billed: effect.billed,
         undo_timeout_ms: policy.attempt_timeout_ms,
+        revision,
+        hourly: effect.hourly,
         ..Default::default()
     });
     Ok(())
@@ -245,7 +251,9 @@ fn step_outcome(i: &mut Instance, r: &Record, o: &journal::StepOutcome) -> Resul
     }
     n.failure.clone_from(&o.failure);
     n.end_ms = r.at_ms;
-    let has_effect = run.plan.iter().flat_map(|p| &p.nodes).any(|d| d.id == o.node && d.effect.is_some());
+    let def = run.plan.iter().flat_map(|p| &p.nodes).find(|d| d.id == o.node);
+    let has_effect = def.is_some_and(|d| d.effect.is_some());
+    let activates = def.is_some_and(|d| d.activates) && o.result() == step_outcome::Result::Ok;
     match o.result() {
         step_outcome::Result::Ok => {
             n.set_state(node::State::Ok);
@@ -263,6 +271,9 @@ fn step_outcome(i: &mut Instance, r: &Record, o: &journal::StepOutcome) -> Resul
         }
         step_outcome::Result::Terminal => n.set_state(node::State::Terminal),
         step_outcome::Result::Unspecified => return Err("outcome without a result"),
+    }
+    if activates {
+        update::activated(i, r);
     }
     if !has_effect {
         return Ok(());
@@ -284,16 +295,18 @@ fn step_outcome(i: &mut Instance, r: &Record, o: &journal::StepOutcome) -> Resul
 
 fn undo_intent(i: &mut Instance, r: &Record, u: &journal::UndoIntent) -> Result<(), &'static str> {
     let blocked = i.ledger.iter().any(|x| x.deps.contains(&u.entry) && !over(x));
-    let row = row(i, u.entry)?;
-    if over(row) {
+    let held = row(i, u.entry)?;
+    if over(held) {
         return Err("undo of what is gone");
     }
     if blocked {
         return Err("undo before what rests on it is gone");
     }
-    if u.attempt != row.undo_attempt + 1 {
+    if u.attempt != held.undo_attempt + 1 {
         return Err("undo attempts have a gap");
     }
+    update::undo_begins(i, r, u.entry)?;
+    let row = row(i, u.entry)?;
     row.undo_attempt = u.attempt;
     row.undo_open = true;
     row.ever_in_doubt |= row.in_doubt;
@@ -319,6 +332,7 @@ fn undo_outcome(i: &mut Instance, r: &Record, u: &journal::UndoOutcome) -> Resul
         undo_outcome::Result::Retry => row.retry_at_ms = u.retry_at_ms,
         undo_outcome::Result::Unspecified => return Err("outcome without a result"),
     }
+    update::undo_ended(i, r, u);
     Ok(())
 }
 

@@ -9,9 +9,9 @@ use crate::{
     fault::Faults,
     graph::{self, RunKind, Trigger},
     id::InstanceId,
-    scheduler,
+    revision, scheduler,
     series::Series,
-    step::{Step, Target},
+    step::{Have, Step, Target},
     store::{self, Commit, Store},
     timer::Timer,
 };
@@ -20,7 +20,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
-use syp_proto::journal::{self, Answer, Failure, Instance, Plan, Record, record::Body};
+use syp_proto::journal::{self, Answer, Failure, Instance, Plan, Record, Revision, record::Body};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -59,6 +59,10 @@ pub(crate) struct Beginning<'a> {
     pub verb: &'a str,
     /// Instead of the spec's.
     pub grace_ms: Option<Millis>,
+    /// What an update makes.
+    pub revision: Option<&'a Revision>,
+    /// What led to it.
+    pub cause: Option<&'a Failure>,
 }
 
 // === impl Inner ===
@@ -176,13 +180,20 @@ impl Inner {
         out.extend(scheduler::transition(i, on));
         if let Some(kind) = edge.run {
             let served = i.serving_ms != 0;
-            let spec = i.spec.clone().unwrap_or_default();
-            let facts = serde_json::from_str(&i.facts).unwrap_or(serde_json::Value::Null);
+            let mut spec = i.spec.clone().unwrap_or_default();
+            let (mut facts, mut number) = (i.facts.as_str(), revision::number(i));
+            if let Some(new) = b.revision {
+                spec = revision::merged(&spec, &new.spec.clone().unwrap_or_default());
+                (facts, number) = (&new.facts, new.no);
+                out.push(Body::Revised(journal::Revised { revision: Some(new.clone()) }));
+            }
+            let facts = serde_json::from_str(facts).unwrap_or(serde_json::Value::Null);
+            let have = Have::of(i, number);
             let empty = || Plan { target: spec.target.clone(), version: 1, nodes: vec![] };
             // what never served has nobody in flight to wait for
             let plan = match self.target(i) {
                 Ok(t) if kind != RunKind::Teardown || served => {
-                    t.plan(kind, &calls::owner(self, i), &spec, &facts)
+                    t.plan(kind, &calls::owner(self, i, number), &spec, &facts, &have)
                 }
                 _ => empty(),
             };
@@ -199,7 +210,7 @@ impl Inner {
                 plan: Some(plan),
                 deadline_ms,
                 request_id: b.request_id.into(),
-                cause: None,
+                cause: b.cause.cloned(),
                 verb: b.verb.into(),
                 grace_ms: b.grace_ms,
             }));

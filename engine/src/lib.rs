@@ -30,6 +30,7 @@ mod keys;
 pub mod ops;
 pub mod plan;
 pub mod reconcile;
+pub mod revision;
 pub mod scheduler;
 pub mod series;
 pub mod step;

@@ -7,9 +7,10 @@ use crate::{
     graph::{self, Graph, RunKind, State, Trigger},
     id::OperationId,
     inner::Beginning,
+    plan, revision,
 };
 use std::sync::Arc;
-use syp_proto::journal::{self, Edited, Instance, ledger_row, node, record::Body};
+use syp_proto::journal::{self, Edited, Instance, Revision, node, record::Body};
 
 /// What `TransitionInstance` may say besides the state.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +83,12 @@ impl Engine {
         if o.validate_only {
             return Ok(Accepted::Operation(op));
         }
-        let b = Beginning { request_id: &who.request_id, verb: &o.verb, grace_ms: o.grace_ms };
+        let b = Beginning {
+            request_id: &who.request_id,
+            verb: &o.verb,
+            grace_ms: o.grace_ms,
+            ..Default::default()
+        };
         let bodies = self.inner.begin(&i, on, &b);
         self.append_locked(cell, bodies, who, Some(op)).await?;
         self.kick(cell);
@@ -135,11 +141,47 @@ impl Engine {
             (from, _) => return Err(not_allowed(&i, from, "there is nothing to try again")),
         };
         let next = OperationId { instance: cell.id, run: i.runs + 1 };
-        let b = Beginning { request_id: &who.request_id, verb: "retry", grace_ms: None };
+        let b = Beginning { request_id: &who.request_id, verb: "retry", ..Default::default() };
         let bodies = self.inner.begin(&i, on, &b);
         self.append_locked(&cell, bodies, who, Some(next)).await?;
         self.kick(&cell);
         Ok(next)
+    }
+
+    /// Makes another revision serve. A repair that is under way is left off: the update does what it would have done.
+    ///
+    /// # Errors
+    /// [`Error::InProgress`] beside another operation, [`Error::NotAllowed`] where nothing serves.
+    pub async fn update(
+        &self,
+        cell: &Arc<Cell>,
+        new: &Revision,
+        edited: Option<Edited>,
+        verb: &str,
+        expect: &str,
+        who: &Caller,
+    ) -> Result<OperationId, Error> {
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        readable(cell)?;
+        check_etag(&i, expect)?;
+        updatable(&i)?;
+        if new.no != revision::next_number(&i) {
+            // somebody else's update came between the preflight and here
+            return Err(Error::InProgress(current(&i, i.runs)));
+        }
+        let op = OperationId { instance: cell.id, run: i.runs + 1 };
+        let b = Beginning { request_id: &who.request_id, verb, revision: Some(new), ..Default::default() };
+        let mut bodies: Vec<_> = edited.map(Body::Edited).into_iter().collect();
+        bodies.extend(self.inner.begin(&i, Trigger::Update, &b));
+        for body in &bodies {
+            if let Body::RunCreated(journal::RunCreated { plan: Some(p), .. }) = body {
+                plan::validate(p).map_err(|x| Error::Internal(x.to_string()))?;
+            }
+        }
+        self.append_locked(cell, bodies, who, Some(op)).await?;
+        self.kick(cell);
+        Ok(op)
     }
 
     /// Starts a repair when something differs; `findings` say what.
@@ -210,6 +252,20 @@ impl Engine {
     }
 }
 
+/// Can it get another revision now?
+///
+/// # Errors
+/// [`Error::InProgress`], [`Error::NotAllowed`].
+pub fn updatable(i: &Instance) -> Result<(), Error> {
+    if let Some(run) = i.run.as_ref().filter(|r| r.kind() != RunKind::Repair) {
+        return Err(Error::InProgress(current(i, run.no)));
+    }
+    if i.state() == State::Serving {
+        return Ok(());
+    }
+    Err(not_allowed(i, State::Serving, "only what serves can be changed to another revision"))
+}
+
 fn readable(cell: &Cell) -> Result<(), Error> {
     cell.blocked().map_or(Ok(()), |why| Err(Error::Corrupt(why.to_owned())))
 }
@@ -249,9 +305,7 @@ fn trigger(i: &Instance, to: State) -> Result<Trigger, Error> {
 
 /// Once its teardown has begun there is no way back: what is being removed can't be relied on (I8).
 fn can_resume(i: &Instance) -> bool {
-    let removed =
-        |r: &journal::LedgerRow| matches!(r.state(), ledger_row::State::Gone | ledger_row::State::Deleting);
-    i.run.as_ref().is_none_or(|r| r.kind() != RunKind::Teardown) && !i.ledger.iter().any(removed)
+    i.run.as_ref().is_none_or(|r| r.kind() != RunKind::Teardown)
 }
 
 fn not_allowed(i: &Instance, to: State, why: &str) -> Error {

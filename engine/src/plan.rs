@@ -18,6 +18,9 @@ pub enum Error {
     /// An effect whose doubt can't be resolved.
     #[error("node {0} has an effect but no way to resolve a doubt about it")]
     NoDoubtClass(String),
+    /// It makes and removes, or lets serve what it removes.
+    #[error("node {0} retires a row and does something else too")]
+    NotOnlyRetires(String),
     /// Two nodes claim one effect.
     #[error("nodes share the effect key {0}")]
     SharedKey(String),
@@ -33,6 +36,9 @@ pub fn validate(plan: &Plan) -> Result<(), Error> {
     for n in &plan.nodes {
         if !ids.insert(n.id.as_str()) {
             return Err(Error::Twice(n.id.clone()));
+        }
+        if n.retires.is_some() && (n.effect.is_some() || n.activates || !n.routes.is_empty()) {
+            return Err(Error::NotOnlyRetires(n.id.clone()));
         }
         if let Some(e) = &n.effect {
             if !keys.insert((&e.provider, &e.key, n.kind.split('@').next())) {
@@ -70,7 +76,8 @@ pub fn effect_deps(plan: &Plan, node: &str) -> BTreeSet<String> {
         let Some(n) = plan.nodes.iter().find(|n| n.id == id) else { continue };
         if n.effect.is_some() {
             out.insert(id.to_owned());
-        } else {
+        } else if n.retires.is_none() && n.routes.is_empty() {
+            // what was retired or routed before is an order of time: nothing rests on it
             todo.extend(n.after.iter().map(String::as_str));
         }
     }
@@ -86,7 +93,7 @@ mod tests {
             id: id.into(),
             kind: format!("t.{id}@1"),
             after: after.iter().map(|s| (*s).into()).collect(),
-            effect: effect.then(|| Effect { provider: "t".into(), key: id.into(), billed: false }),
+            effect: effect.then(|| Effect { provider: "t".into(), key: id.into(), ..Default::default() }),
             policy: Some(Policy { in_doubt: InDoubt::Ensure as i32, ..Default::default() }),
             ..Default::default()
         }

@@ -5,7 +5,7 @@ use crate::{
     clock::Millis,
     cost,
     failure::{Class, failure},
-    fold::over,
+    fold::{is_done, over},
     graph::{self, State, Trigger},
 };
 use std::collections::BTreeMap;
@@ -76,7 +76,10 @@ pub fn decide(i: &Instance, now: Millis) -> Decision {
     }
     expiry(i, now, &mut d);
     push(i, now, &mut d);
-    let Some(run) = &i.run else { return d };
+    let Some(run) = &i.run else {
+        revert(i, now, &mut d);
+        return d;
+    };
     match (state, run.kind()) {
         (State::Pending, RunKind::Provision) => {
             if run.cancel_requested {
@@ -109,9 +112,21 @@ fn expiry(i: &Instance, now: Millis, d: &mut Decision) {
     }
 }
 
+/// An update that did not come to its end left things behind: bring back what serves, remove the rest.
+fn revert(i: &Instance, now: Millis, d: &mut Decision) {
+    if i.revert_ms == 0 || i.state() != State::Serving {
+        return;
+    }
+    if i.revert_ms > now {
+        d.wake(i.revert_ms);
+    } else {
+        d.trigger = Some(Trigger::Drift);
+    }
+}
+
 fn push(i: &Instance, now: Millis, d: &mut Decision) {
     let resting = i.run.is_none() && i.state() == State::Draining;
-    if i.gate_pushed >= i.gate_generation || !(i.state() == State::Serving || resting) {
+    if i.gate_pushed >= i.gate_generation || !(i.state() == State::Serving || resting) || is_routing(i) {
         return;
     }
     if i.gate_retry_ms > now {
@@ -119,6 +134,13 @@ fn push(i: &Instance, now: Millis, d: &mut Decision) {
     } else {
         d.calls.push(Call::Push { generation: i.gate_generation, attempt: i.gate_attempt });
     }
+}
+
+/// Does a step of the open run tell the gate already?
+fn is_routing(i: &Instance) -> bool {
+    let Some(run) = &i.run else { return false };
+    let open = |id: &str| run.nodes.iter().any(|n| n.id == id && n.state() == node::State::Intent);
+    run.plan.iter().flat_map(|p| &p.nodes).any(|n| !n.routes.is_empty() && open(&n.id))
 }
 
 /// Provision, update, repair and drain: steps in the order of the plan.
@@ -131,18 +153,30 @@ fn forward(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
         return;
     }
     let failed = run.nodes.iter().find(|n| n.state() == node::State::Terminal);
-    let late = run.deadline_ms != 0 && run.deadline_ms <= now;
+    // once the new revision serves, an update only cleans up: that takes as long as it takes
+    let limited = run.deadline_ms != 0 && !(run.kind() == RunKind::Update && i.wanted.is_none());
+    let late = limited && run.deadline_ms <= now;
     if failed.is_some() || late {
         let why = failed.map_or_else(|| deadline(run), of_node);
         if run.kind() == RunKind::Provision {
             return end_provision(i, run, Trigger::RunFailed, Some(why), d);
         }
         d.records.push(ended(run, Some(why.clone()), false));
-        d.records.push(condition("Ready", Status::False, &why));
+        // after an update that failed, what served before serves on
+        let what = if run.kind() == RunKind::Update { "Updated" } else { "Ready" };
+        d.records.push(condition(what, Status::False, &why));
         return;
     }
-    if run.nodes.iter().all(|n| n.state() == node::State::Ok) {
+    if run.nodes.iter().all(|n| is_done(&i.ledger, run, &n.id)) {
         d.records.push(ended(run, None, false));
+        if run.kind() == RunKind::Update {
+            let why = Failure {
+                reason: "REVISION_SERVES".into(),
+                message: i.revision.clone(),
+                ..Default::default()
+            };
+            d.records.push(condition("Updated", Status::True, &why));
+        }
         if run.kind() == RunKind::Provision {
             d.records.extend(transition(i, Trigger::RunSucceeded).map(|b| with_endpoint(b, run)));
         }
@@ -152,22 +186,34 @@ fn forward(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
         }
         return;
     }
-    if run.deadline_ms != 0 {
+    if limited {
         d.wake(run.deadline_ms);
     }
-    steps(run, now, d);
+    steps(i, run, now, d);
 }
 
-fn steps(run: &Run, now: Millis, d: &mut Decision) {
+fn steps(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
     let Some(plan) = &run.plan else { return };
-    let mut open = run.nodes.iter().filter(|n| n.state() == node::State::Intent).count();
+    let retires = |id: &str| plan.nodes.iter().find(|x| x.id == id).and_then(|x| x.retires);
+    let makes = |n: &&journal::Node| n.state() == node::State::Intent && retires(&n.id).is_none();
+    let mut open = run.nodes.iter().filter(makes).count();
     for n in &run.nodes {
+        let ready = || {
+            let def = plan.nodes.iter().find(|x| x.id == n.id);
+            def.is_some_and(|x| x.after.iter().all(|a| is_done(&i.ledger, run, a)))
+        };
+        if let Some(row) = retires(&n.id).and_then(|e| i.ledger.get(e as usize)) {
+            if !over(row) && ready() {
+                undo(row, now, &mut open, d);
+            }
+            continue;
+        }
         match n.state() {
             node::State::Intent => {
                 d.calls.push(Call::Apply { run: run.no, node: n.id.clone(), attempt: n.attempt })
             }
             node::State::Retry if n.retry_at_ms > now => d.wake(n.retry_at_ms),
-            node::State::Waiting | node::State::Retry if open < PARALLEL && is_ready(plan, run, &n.id) => {
+            node::State::Waiting | node::State::Retry if open < PARALLEL && ready() => {
                 open += 1;
                 d.records.push(Body::StepIntent(journal::StepIntent {
                     run: run.no,
@@ -180,16 +226,32 @@ fn steps(run: &Run, now: Millis, d: &mut Decision) {
     }
 }
 
-fn is_ready(plan: &Plan, run: &Run, id: &str) -> bool {
-    let done = |a: &String| run.nodes.iter().any(|n| n.id == *a && n.state() == node::State::Ok);
-    plan.nodes.iter().find(|n| n.id == id).is_some_and(|n| n.after.iter().all(done))
+/// Removes what a row stands for, as soon as that is sure to find it.
+fn undo(row: &journal::LedgerRow, now: Millis, open: &mut usize, d: &mut Decision) {
+    if row.undo_open {
+        *open += 1;
+        d.calls.push(Call::Undo { entry: row.ordinal, attempt: row.undo_attempt });
+        return;
+    }
+    // what is in doubt may still land: removing it before that would find nothing and leave it
+    let settled = if row.in_doubt { row.attempt_ms + row.settle_ms } else { 0 };
+    let not_before = row.retry_at_ms.max(settled);
+    if not_before > now {
+        d.wake(not_before);
+    } else if *open < PARALLEL {
+        *open += 1;
+        d.records.push(Body::UndoIntent(journal::UndoIntent {
+            entry: row.ordinal,
+            attempt: row.undo_attempt + 1,
+        }));
+    }
 }
 
 /// Drain, then undo the ledger from its leaves, then list until the provider is clean.
 fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
     let draining = run.nodes.iter().any(|n| !matches!(n.state(), node::State::Ok | node::State::Terminal));
     if draining && (run.deadline_ms == 0 || now < run.deadline_ms) {
-        steps(run, now, d);
+        steps(i, run, now, d);
         if run.deadline_ms != 0 {
             d.wake(run.deadline_ms);
         }
@@ -202,23 +264,7 @@ fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
         if i.ledger.iter().any(|x| x.deps.contains(&row.ordinal) && !over(x)) {
             continue;
         }
-        if row.undo_open {
-            open += 1;
-            d.calls.push(Call::Undo { entry: row.ordinal, attempt: row.undo_attempt });
-            continue;
-        }
-        // what is in doubt may still land: removing it before that would find nothing and leave it
-        let settled = if row.in_doubt { row.attempt_ms + row.settle_ms } else { 0 };
-        let not_before = row.retry_at_ms.max(settled);
-        if not_before > now {
-            d.wake(not_before);
-        } else if open < PARALLEL {
-            open += 1;
-            d.records.push(Body::UndoIntent(journal::UndoIntent {
-                entry: row.ordinal,
-                attempt: row.undo_attempt + 1,
-            }));
-        }
+        undo(row, now, &mut open, d);
     }
     stuck(i, d);
     if left {

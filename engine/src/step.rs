@@ -71,6 +71,49 @@ pub struct StepCx {
     pub waiting: Waiting,
     /// Time the run has for draining.
     pub grace: Duration,
+    /// Where the gate shall send requests from now on, in the target's own words (`PlanNode.routes`).
+    pub routes: Value,
+    /// Nodes whose effects may exist now: replicas of more than one revision while an update is under way.
+    pub live: Arc<Vec<String>>,
+}
+
+/// What is there already when a plan is made: the ledger rows that are not over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Have<'a> {
+    /// All rows of the instance's ledger.
+    pub ledger: &'a [LedgerRow],
+    /// Number of the revision that is planned; 1 is the first.
+    pub revision: u32,
+    /// Where the gate sends requests now (`PlanNode.routes`); empty: nobody has said.
+    pub routes: &'a str,
+    /// What serves now.
+    pub serving: Option<&'a v1::InstanceSpec>,
+}
+
+/// The revision that serves, for the preflight of the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// What preflight found out about it.
+    pub facts: &'a Value,
+    /// What exists.
+    pub have: Have<'a>,
+}
+
+impl<'a> Have<'a> {
+    /// Of an instance, for a plan of its revision `number`.
+    pub fn of(i: &'a syp_proto::journal::Instance, number: u32) -> Self {
+        Self { ledger: &i.ledger, revision: number, routes: &i.routes, serving: i.spec.as_ref() }
+    }
+
+    /// Nothing is there yet.
+    pub fn nothing() -> Self {
+        Self { revision: 1, ..Self::default() }
+    }
+
+    /// Rows of which something may be there.
+    pub fn live(&self) -> impl Iterator<Item = &'a LedgerRow> + use<'a> {
+        self.ledger.iter().filter(|r| !crate::fold::over(r))
+    }
 }
 
 /// What an effect looks like at the provider.
@@ -198,9 +241,23 @@ pub trait Target: Send + Sync {
     /// Every kind this target can plan (the fault matrix walks them).
     fn kinds(&self) -> Vec<&'static str>;
     /// Pure: what has to be done, in which order. A teardown's plan is only what comes before the destruction (drain).
-    fn plan(&self, kind: RunKind, owner: &Owner, spec: &v1::InstanceSpec, facts: &Value) -> Plan;
-    /// Everything that can be refused before anything is made.
-    async fn preflight(&self, owner: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure>;
+    /// An update makes what the new revision needs, proves it, lets it serve (`activates`), then retires what it replaced; a
+    /// repair brings everything to the given revision, whatever an update left behind.
+    fn plan(
+        &self,
+        kind: RunKind,
+        owner: &Owner,
+        spec: &v1::InstanceSpec,
+        facts: &Value,
+        have: &Have<'_>,
+    ) -> Plan;
+    /// Everything that can be refused before anything is made. `held`: of an instance that serves, whose new revision it is.
+    async fn preflight(
+        &self,
+        owner: &Owner,
+        spec: &v1::InstanceSpec,
+        held: Option<&Held<'_>>,
+    ) -> Result<Preflight, Failure>;
     /// An independent listing at the provider: everything with the labels of this store, and of `uid` if given.
     async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure>;
     /// Removes what a listing found (sweep).

@@ -8,7 +8,7 @@ use crate::{
     cell::Cell,
     fault::Point,
     fold::fold,
-    graph::State,
+    graph::{State, Trigger},
     inner::{Beginning, Inner},
     scheduler::{Call, Decision, decide},
     store,
@@ -110,7 +110,10 @@ impl Work {
         let decision = loop {
             let d = decide(&next, now);
             if let Some(on) = d.trigger {
-                for body in e.begin(&next, on, &Beginning { verb: "expired", ..Default::default() }) {
+                let last = next.past.last().and_then(|r| r.failure.clone());
+                let cause = last.as_ref().filter(|_| on == Trigger::Drift);
+                let b = Beginning { verb: verb(&next, on), cause, ..Default::default() };
+                for body in e.begin(&next, on, &b) {
                     push(&mut next, body)?;
                 }
                 continue;
@@ -193,6 +196,15 @@ impl Work {
     }
 }
 
+/// What the engine calls a run that it begins by itself.
+fn verb(i: &Instance, on: Trigger) -> &'static str {
+    match on {
+        Trigger::Drift if i.past.last().is_some_and(|r| r.failure.is_some()) => "roll back",
+        Trigger::Drift => "clean up",
+        _ => "expired",
+    }
+}
+
 /// Whose outcome it is still waited for (I10).
 fn is_current(i: &Instance, body: &Body) -> bool {
     let run = |no: u32| i.run.as_ref().filter(|r| r.no == no);
@@ -223,7 +235,8 @@ fn renumbered(i: &Instance, mut body: Body) -> Body {
     body
 }
 
-/// Was there an intent before this round whose effect is not known? Of an earlier process, or of an attempt that failed.
+/// May the effect be there already? From an intent of an earlier process, an attempt that failed, or an earlier run: a listing
+/// that lags may not show yet what a run before this one has made.
 fn is_in_doubt(base: &Instance, call: &Call) -> bool {
     let Call::Apply { run, node, attempt } = call else { return false };
     let open = base.run.as_ref().is_some_and(|r| {
@@ -232,7 +245,7 @@ fn is_in_doubt(base: &Instance, call: &Call) -> bool {
                 .iter()
                 .any(|n| n.id == *node && n.attempt == *attempt && n.state() == node::State::Intent)
     });
-    open || base.ledger.iter().any(|r| r.node == *node && r.in_doubt && !crate::fold::over(r))
+    open || base.ledger.iter().any(|r| r.node == *node && !crate::fold::over(r))
 }
 
 fn label(i: &Instance, call: &Call) -> String {

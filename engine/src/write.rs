@@ -8,7 +8,8 @@ use crate::{
     graph::{self, RunKind},
     id::OperationId,
     inner::UP_DEADLINE_MS,
-    plan,
+    plan, revision,
+    step::Have,
 };
 use std::{collections::hash_map::Entry, sync::Arc};
 use syp_proto::journal::{self, Answer, Instance, Record, record::Body};
@@ -40,8 +41,9 @@ impl Engine {
         let mut i = Instance { uid: n.uid.to_string(), ..Default::default() };
         let cell = Cell::new(n.uid, i.clone());
         i.name.clone_from(&n.name);
-        i.revision = format!("{}-1", n.name);
-        let plan = target.plan(RunKind::Provision, &calls::owner(e, &i), &n.spec, &n.facts);
+        i.revision = revision::name(&n.name, 1);
+        let have = Have::nothing();
+        let plan = target.plan(RunKind::Provision, &calls::owner(e, &i, 1), &n.spec, &n.facts, &have);
         plan::validate(&plan).map_err(|x| Error::Internal(x.to_string()))?;
         let now = e.clock.now();
         let bodies = vec![

@@ -18,8 +18,9 @@ use crate::conn::Conn;
 use crate::headers::{self, Bad};
 use crate::open::Open;
 use crate::record::Record;
-use crate::replica::{Channel, Replica, as_http1, as_http2, pick};
+use crate::replica::{Channel, Replica, as_http1, as_http2};
 use crate::reply::{Failure, health, is_grpc, refuse, refuse_denied};
+use crate::route;
 use crate::state::Active;
 use crate::tunnel;
 
@@ -120,12 +121,11 @@ async fn forward(
     let mut request = Request::from_parts(parts, upload);
     if let Some(upgraded) = upgraded {
         // boxed: few requests are tunnels, and all would be as large
-        return Box::pin(tunnel::open(record, active, &host, request, upgraded)).await;
+        return Box::pin(tunnel::open(record, &host, request, upgraded)).await;
     }
     let mut tried: Vec<Arc<Replica>> = Vec::new();
     while tried.len() < ATTEMPTS {
-        let turn = active.turn.fetch_add(1, Relaxed);
-        let Some(replica) = pick(&active.replicas, turn, &tried).cloned() else { break };
+        let Some(replica) = route::next(&conn.state, &tried).await else { break };
         record.goes_to(&replica);
         let sent = match record.unless_denied(pin!(send(&replica, conn.worker, request, &host))).await {
             Ok(sent) => sent,

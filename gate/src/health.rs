@@ -28,7 +28,10 @@ pub async fn watch(replica: Weak<Replica>) {
             Err(_) if replica.ready.load(Relaxed) => Duration::from_millis(10),
             Err(_) => (pause * 3 / 2).min(period).min(Duration::from_millis(250)),
         };
-        replica.ready.store(found.is_ok(), Relaxed);
+        let was = replica.ready.swap(found.is_ok(), Relaxed);
+        if found.is_ok() && !was {
+            replica.came.notify_waiters();
+        }
         *replica.detail.lock() = found.err().unwrap_or_default();
         replica.tidy();
         ask_holder(&replica).await;

@@ -31,6 +31,7 @@ pub mod open;
 pub mod record;
 pub mod replica;
 pub mod reply;
+pub mod route;
 pub mod serve;
 pub mod state;
 pub mod tls;

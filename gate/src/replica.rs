@@ -38,6 +38,8 @@ pub struct Replica {
     pub ready: AtomicBool,
     /// Wakes its prober.
     pub kick: Notify,
+    /// Told when it becomes ready.
+    pub came: Arc<Notify>,
     /// Why it is not ready.
     pub detail: Mutex<String>,
     /// What its holder said last.
@@ -74,7 +76,13 @@ pub enum Channel {
 impl Replica {
     /// A replica of which nothing is known yet.
     #[must_use]
-    pub fn new(upstream: &Upstream, probe: &Probe, wanted: Protocol, workers: usize) -> Self {
+    pub fn new(
+        upstream: &Upstream,
+        probe: &Probe,
+        wanted: Protocol,
+        workers: usize,
+        came: Arc<Notify>,
+    ) -> Self {
         let spoken = AtomicU8::new(match wanted {
             Protocol::Auto => 0,
             Protocol::Http1 => 1,
@@ -92,6 +100,7 @@ impl Replica {
             in_flight,
             ready,
             kick,
+            came,
             detail,
             held,
             wanted,
@@ -137,7 +146,9 @@ impl Replica {
         let (id, ready, protocol) = (self.id.clone(), self.ready.load(Relaxed), self.protocol());
         let detail = self.detail.lock().clone();
         let listeners = held.as_ref().map(|h| h.listeners.clone()).unwrap_or_default();
-        UpstreamStatus { id, ready, protocol, detail, sealed: held.as_ref().map(|h| h.sealed), listeners }
+        let in_flight = self.in_flight.load(Relaxed) as u64;
+        let sealed = held.as_ref().map(|h| h.sealed);
+        UpstreamStatus { id, ready, protocol, detail, sealed, listeners, in_flight }
     }
 
     /// Opens a TCP connection.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use syp_auth::door::{self, GateConfig, GateStatus, Mode};
 use syp_auth::jwks::{self, Issuers};
 use syp_auth::{Verifier, VerifierOptions};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
@@ -26,6 +26,8 @@ pub struct Active {
     pub told_keys: Vec<String>,
     /// Its replicas.
     pub replicas: Vec<Arc<Replica>>,
+    /// Those of them that get new requests.
+    pub open: Vec<Arc<Replica>>,
     /// Whether a rule looks at the method: then headers that change it are stripped.
     pub by_method: bool,
     /// Whether a rule looks at the request: else a decision holds for all requests of a caller.
@@ -54,6 +56,10 @@ pub struct State {
     pub log: AccessLog,
     /// Serve or drain; it also ticks at each new configuration.
     pub phase: watch::Sender<Phase>,
+    /// A replica became ready, or there is another configuration.
+    pub came: Arc<Notify>,
+    /// Requests that wait for that.
+    pub waiting: AtomicUsize,
     issuers: Issuers,
     /// How long keys of [`Active::told_keys`] are good without a word from the engine.
     max_age: Duration,
@@ -99,9 +105,23 @@ impl State {
         outlives: Duration,
     ) -> Self {
         let (active, metrics) = (ArcSwapOption::empty(), Metrics::new(workers));
-        let (heard, applying, stopping) = Default::default();
+        let (heard, applying, stopping, came, waiting) = Default::default();
         let (phase, started) = (watch::channel(Phase::Serve).0, Instant::now());
-        Self { active, metrics, log, phase, issuers, max_age, outlives, started, heard, applying, stopping }
+        Self {
+            active,
+            metrics,
+            log,
+            phase,
+            came,
+            waiting,
+            issuers,
+            max_age,
+            outlives,
+            started,
+            heard,
+            applying,
+            stopping,
+        }
     }
 
     /// The engine was in touch. Whoever calls here is the engine: it knows which keys are good and takes away those that became
@@ -163,14 +183,21 @@ impl State {
         let verifier = Verifier::new(issuers, config.audiences.clone(), VerifierOptions::default());
         let old = held.as_ref().map(|h| h.replicas.as_slice()).unwrap_or_default();
         let mut replicas = Vec::with_capacity(config.upstreams.len());
+        let mut open = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            let kept = old.iter().find(|r| r.is(upstream, &config.probe, config.protocol)).cloned();
-            replicas.push(kept.unwrap_or_else(|| {
-                let workers = self.metrics.workers.len();
-                let replica = Arc::new(Replica::new(upstream, &config.probe, config.protocol, workers));
+            let probe = upstream.probe.as_ref().unwrap_or(&config.probe);
+            let protocol = upstream.protocol.unwrap_or(config.protocol);
+            let kept = old.iter().find(|r| r.is(upstream, probe, protocol)).cloned();
+            let replica = kept.unwrap_or_else(|| {
+                let (workers, came) = (self.metrics.workers.len(), self.came.clone());
+                let replica = Arc::new(Replica::new(upstream, probe, protocol, workers, came));
                 tokio::spawn(crate::health::watch(Arc::downgrade(&replica)));
                 replica
-            }));
+            });
+            if !upstream.closed {
+                open.push(replica.clone());
+            }
+            replicas.push(replica);
         }
         let (mode, deadline) = (config.mode, Duration::from_millis(config.drain_deadline_ms));
         let (by_request, serial) =
@@ -181,11 +208,13 @@ impl State {
             verifier,
             told_keys,
             replicas,
+            open,
             by_method,
             by_request,
             serial,
             turn: AtomicUsize::new(0),
         })));
+        self.came.notify_waiters();
         if !self.stopping.load(Relaxed) {
             self.phase.send_modify(|phase| {
                 *phase = match (mode, *phase) {
@@ -227,7 +256,7 @@ impl State {
     /// Whether `/_syp/health` says 200: configured, not draining, a replica ready.
     #[must_use]
     pub fn healthy(&self) -> bool {
-        let ready = |a: &Arc<Active>| a.replicas.iter().any(|r| r.ready.load(Relaxed));
+        let ready = |a: &Arc<Active>| a.open.iter().any(|r| r.ready.load(Relaxed));
         !self.draining() && self.active.load().as_ref().is_some_and(ready)
     }
 

@@ -15,14 +15,14 @@ use crate::body::{Download, Upload};
 use crate::handle::pass_on;
 use crate::headers;
 use crate::record::Record;
-use crate::replica::{as_http1, pick};
+use crate::replica::as_http1;
 use crate::reply::{Failure, refuse, refuse_denied};
-use crate::state::{Active, overdue};
+use crate::route;
+use crate::state::overdue;
 
 /// Sends the upgrade to a replica, on a connection of its own.
 pub async fn open(
     mut record: Record,
-    active: &Arc<Active>,
     host: &HeaderValue,
     mut request: Request<Upload>,
     client: OnUpgrade,
@@ -32,7 +32,7 @@ pub async fn open(
     request.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let mut tried: Vec<Arc<crate::replica::Replica>> = Vec::new();
     let mut sender = loop {
-        let Some(replica) = pick(&active.replicas, active.turn.fetch_add(1, Relaxed), &tried).cloned() else {
+        let Some(replica) = route::next(&record.conn().state, &tried).await else {
             return refuse(record, Failure::Unavailable, "NO_REPLICA_READY", false, false);
         };
         record.goes_to(&replica);

@@ -177,7 +177,14 @@ async fn new_replicas_get_the_next_request_and_the_old_ones_finish_theirs() -> R
     under_way.send(get("/slow", &token)).await?;
     until("it is under way", async || Ok(slow.requests() == 2)).await?;
     let since = Instant::now();
-    let upstream = Upstream { id: "new".to_owned(), address: new.address, holder: None };
+    let upstream = Upstream {
+        id: "new".to_owned(),
+        address: new.address,
+        holder: None,
+        closed: false,
+        protocol: None,
+        probe: None,
+    };
     gate.push(&next(&first, |c| c.upstreams = vec![upstream])).await?;
     until("the new one answers", async || Ok(kept.ask(get("/", &token)).await?.text() == "new")).await?;
     ensure!(since.elapsed() < EFFECTIVE, "effective after {:?}", since.elapsed());

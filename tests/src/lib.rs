@@ -3,6 +3,7 @@ pub mod api;
 pub mod certificate;
 pub mod conformance;
 pub mod disk;
+pub mod load;
 pub mod oidc;
 pub mod product;
 pub mod sim;

@@ -11,18 +11,21 @@ use std::{
     time::Duration,
 };
 use syp_engine::{
+    cell::Cell,
     clock::Clock,
     door::Door,
     engine::{Caller, Engine, NewInstance, Options},
     error::Error,
     fault::{Faults, Point},
-    graph::State,
+    fold::fold,
+    graph::{RunKind, State},
     id::InstanceId,
     ops::TransitionOptions,
+    revision,
     store::{MemKv, open_inline},
 };
 use syp_proto::{
-    journal::{Edited, Instance, Record, record::Body},
+    journal::{Edited, Instance, LedgerRow, Record, Revision, ledger_row, record::Body},
     v1,
 };
 use syp_steps::fake::{Behaviour, FakeCloud, Fault};
@@ -38,6 +41,8 @@ pub struct Scenario {
     pub crashes: Vec<usize>,
     /// Faults of the provider.
     pub faults: Vec<(&'static str, Fault)>,
+    /// Revisions to bring once it serves, one after another.
+    pub updates: i64,
     /// Ask for these in turn, each once the journal has so many records.
     pub at_record: Vec<(u64, Ask)>,
 }
@@ -57,6 +62,8 @@ pub enum Ask {
     Repair,
     /// Let its time be over.
     Expire,
+    /// Another revision.
+    Update,
 }
 
 /// What a run was like.
@@ -116,7 +123,19 @@ pub fn behaviour(landing_ms: u64, lag_ms: u64) -> Behaviour {
 impl Scenario {
     /// No crash, no fault.
     pub fn plain(landing_ms: u64, lag_ms: u64) -> Self {
-        Self { behaviour: behaviour(landing_ms, lag_ms), crashes: vec![], faults: vec![], at_record: vec![] }
+        Self {
+            behaviour: behaviour(landing_ms, lag_ms),
+            crashes: vec![],
+            faults: vec![],
+            updates: 0,
+            at_record: vec![],
+        }
+    }
+
+    /// With so many updates before the end.
+    pub fn updates(mut self, n: i64) -> Self {
+        self.updates = n;
+        self
     }
 
     /// With crashes at hits.
@@ -238,10 +257,16 @@ impl Life<'_> {
             };
             let i = cell.get();
             self.ask(e, &i).await?;
+            // what was asked for has changed it
+            let i = cell.get();
             if i.state() == State::Serving && i.run.is_none() {
                 self.served = true;
                 self.count();
-                self.down(e).await?;
+                if i.generation <= self.s.updates {
+                    self.update(e, &cell).await?;
+                } else if i.revert_ms == 0 {
+                    self.down(e).await?;
+                }
             }
             if i.state() == State::Draining && i.run.is_none() {
                 self.down(e).await?;
@@ -258,6 +283,19 @@ impl Life<'_> {
             *by_key.entry(o.key).or_default() += 1;
         }
         self.most_alive = self.most_alive.max(by_key.values().copied().max().unwrap_or(0));
+    }
+
+    async fn update(&self, e: &Engine, cell: &Arc<Cell>) -> Result<(), Error> {
+        let i = cell.get();
+        let new = Revision {
+            no: revision::next_number(&i),
+            spec: i.spec.as_ref().map(revision::part),
+            facts: "{}".into(),
+            hourly_rate: i.hourly_rate.clone(),
+            ..Default::default()
+        };
+        let who = Caller { actor: "t".into(), ..Default::default() };
+        e.update(cell, &new, None, "set", "", &who).await.map(drop)
     }
 
     async fn down(&self, e: &Engine) -> Result<()> {
@@ -286,6 +324,7 @@ impl Life<'_> {
             (Ask::Delete, _) => e.transition(&cell, State::Destroyed, &verb, &who).await.map(drop),
             (Ask::Resume, _) => e.transition(&cell, State::Serving, &verb, &who).await.map(drop),
             (Ask::Repair, _) => e.drift(&cell, vec!["broken on purpose".into()]).await,
+            (Ask::Update, _) => self.update(e, &cell).await,
             (Ask::Expire, _) => {
                 let edit = Edited { set_expire: true, expire_ms: e.clock().now(), ..Default::default() };
                 e.edit(&cell, edit, "", &who).await.map(drop)
@@ -293,7 +332,7 @@ impl Life<'_> {
         };
         match r {
             // a state in which it can't be asked for is a right answer
-            Ok(()) | Err(Error::NotAllowed { .. }) => Ok(()),
+            Ok(()) | Err(Error::NotAllowed { .. } | Error::InProgress(_)) => Ok(()),
             Err(other) => Err(other.into()),
         }
     }
@@ -312,12 +351,28 @@ impl Life<'_> {
         ensure!(records == i.head_seq && bad.is_empty(), "fsck: {records} records, {bad:?}");
         // what is being removed never serves again (I8)
         let mut removing = false;
+        let mut at = Instance { uid: self.uid.to_string(), ..Default::default() };
         let records = store.events(self.uid, 0, usize::MAX).await?;
         for r in &records {
-            removing |= matches!(r.body, Some(Body::UndoIntent(_)));
+            fold(&mut at, r)?;
+            serves_what_exists(&at)?;
+            let tearing = at.run.as_ref().is_some_and(|r| r.kind() == RunKind::Teardown);
+            removing |= tearing && matches!(r.body, Some(Body::UndoIntent(_)));
             let serves = matches!(&r.body, Some(Body::Transition(t)) if t.to == State::Serving as i32);
             ensure!(!(removing && serves), "record {}: back to serving while it is being removed", r.seq);
         }
         Ok(records)
     }
+}
+
+/// Whatever serves is there, also in the middle of an update and of one that fails.
+fn serves_what_exists(i: &Instance) -> Result<()> {
+    if i.state() != State::Serving {
+        return Ok(());
+    }
+    let number = revision::number(i);
+    let node = if number < 2 { "d".to_owned() } else { format!("d{number}") };
+    let there = |r: &LedgerRow| r.node == node && r.state() == ledger_row::State::Exists;
+    ensure!(i.ledger.iter().any(there), "record {}: {node} serves and is not there", i.head_seq);
+    Ok(())
 }

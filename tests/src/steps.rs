@@ -11,7 +11,7 @@ use syp_engine::{
     door::Door,
     graph::RunKind,
     id::{InstanceId, StoreId},
-    step::{Done, Observed, Owner, Step, StepCx, Target, Waiting},
+    step::{Done, Have, Observed, Owner, Step, StepCx, Target, Waiting},
 };
 use syp_proto::{
     journal::{Failure, Instance, LedgerRow, PlanNode},
@@ -26,6 +26,8 @@ struct Walk<'a> {
     facts: Value,
     door: Door,
     outputs: BTreeMap<String, Value>,
+    routes: String,
+    generation: u64,
     kinds: BTreeSet<String>,
 }
 
@@ -40,7 +42,7 @@ pub async fn twice(target: &dyn Target, spec: v1::InstanceSpec) -> Result<BTreeS
         name: "twice".into(),
         revision: "twice-1".into(),
     };
-    let ready = target.preflight(&owner, &spec).await.map_err(said("preflight"))?;
+    let ready = target.preflight(&owner, &spec, None).await.map_err(said("preflight"))?;
     let dir = tempfile::tempdir()?;
     let issuer = LocalIssuer::open(dir.path().join("key"), owner.store.as_str())?;
     let door = Door::new(None);
@@ -52,12 +54,17 @@ pub async fn twice(target: &dyn Target, spec: v1::InstanceSpec) -> Result<BTreeS
         facts: ready.facts,
         door,
         outputs: BTreeMap::new(),
+        routes: String::new(),
+        generation: 1,
         kinds: BTreeSet::new(),
     };
-    let made = w.forth(RunKind::Provision).await;
+    let nodes = target.plan(RunKind::Provision, &w.owner, &w.spec, &w.facts, &Have::nothing()).nodes;
+    let made = match w.forth(RunKind::Provision).await {
+        Ok(()) => w.fewer(&nodes).await,
+        failed => failed,
+    };
     // whatever happened, nothing of the test stays
     let drained = if made.is_ok() { w.forth(RunKind::Teardown).await.map(drop) } else { Ok(()) };
-    let nodes = target.plan(RunKind::Provision, &w.owner, &w.spec, &w.facts).nodes;
     let gone = w.back(&nodes).await;
     made?;
     drained?;
@@ -82,7 +89,7 @@ impl Walk<'_> {
             uid: self.owner.uid.to_string(),
             name: self.owner.name.clone(),
             spec: Some((*self.spec).clone()),
-            gate_generation: 1,
+            gate_generation: self.generation,
             ..Default::default()
         };
         StepCx {
@@ -95,6 +102,8 @@ impl Walk<'_> {
             gate: self.door.config(&projection, Mode::Serve, 1_000),
             cancel: CancellationToken::new(),
             waiting: Waiting::default(),
+            routes: serde_json::from_str(&self.routes).unwrap_or(Value::Null),
+            live: Arc::new(self.outputs.keys().cloned().collect()),
             grace: Duration::from_secs(1),
         }
     }
@@ -111,7 +120,40 @@ impl Walk<'_> {
     }
 
     async fn forth(&mut self, kind: RunKind) -> Result<()> {
-        for node in self.target.plan(kind, &self.owner, &self.spec, &self.facts).nodes {
+        let nodes = self.target.plan(kind, &self.owner, &self.spec, &self.facts, &Have::nothing()).nodes;
+        self.walk(nodes).await
+    }
+
+    /// To one replica: what only an update does, without what it makes.
+    async fn fewer(&mut self, made: &[PlanNode]) -> Result<()> {
+        let effects = made.iter().filter(|n| n.effect.is_some());
+        let rows: Vec<_> = effects
+            .enumerate()
+            .map(|(at, n)| LedgerRow {
+                ordinal: u32::try_from(at).unwrap_or(0),
+                outputs: self.outputs.get(&n.id).map_or_else(String::new, Value::to_string),
+                ..self.row(n, "")
+            })
+            .collect();
+        let one = Some(v1::Scaling { min: 1, max: 1, ..Default::default() });
+        let spec = v1::InstanceSpec { scaling: one, ..(*self.spec).clone() };
+        let have = Have {
+            ledger: &rows,
+            revision: 2,
+            routes: &self.routes.clone(),
+            serving: Some(&self.spec.clone()),
+        };
+        let mut nodes = self.target.plan(RunKind::Update, &self.owner, &spec, &self.facts, &have).nodes;
+        nodes.retain(|n| n.effect.is_none() && n.retires.is_none());
+        self.walk(nodes).await
+    }
+
+    async fn walk(&mut self, nodes: Vec<PlanNode>) -> Result<()> {
+        for node in nodes {
+            if !node.routes.is_empty() {
+                self.routes.clone_from(&node.routes);
+                self.generation += 1;
+            }
             self.node(&node).await.with_context(|| format!("{} ({})", node.id, node.kind))?;
             self.kinds.insert(node.kind.clone());
         }

@@ -148,12 +148,19 @@ async fn masks_keep_what_they_name_and_change_nothing_else() -> Result<()> {
     ensure!(after.labels.get("team").is_some_and(|t| t == "a"), "the label is there");
     ensure!(after.state() == State::Serving && after.spec == before.spec, "what is not named stays");
     ensure!(after.etag != before.etag, "another etag");
-    let image = UpdateInstanceRequest {
-        instance: Some(new),
-        update_mask: mask(&["spec.image"]),
-        ..Default::default()
-    };
-    ensure!(refusal(i.update_instance(image).await).1 == "UPDATE_NOT_SUPPORTED", "said, not ignored");
+    // what an instance stands on can't be changed, and what is not there is said
+    for (field, reason) in [
+        ("spec.target", "IMMUTABLE_FIELD"),
+        ("spec.publish", "IMMUTABLE_FIELD"),
+        ("spec.nope", "INVALID_ARGUMENT"),
+    ] {
+        let ask = UpdateInstanceRequest {
+            instance: Some(new.clone()),
+            update_mask: mask(&[field]),
+            ..Default::default()
+        };
+        ensure!(refusal(i.update_instance(ask).await).1 == reason, "{field}");
+    }
     Ok(())
 }
 

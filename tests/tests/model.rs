@@ -253,7 +253,7 @@ fn begin() -> Vec<Body> {
         id: (*id).into(),
         kind: "model.thing@1".into(),
         after: after.iter().map(|a| (*a).to_owned()).collect(),
-        effect: Some(Effect { provider: "model".into(), key: (*id).into(), billed: false }),
+        effect: Some(Effect { provider: "model".into(), key: (*id).into(), ..Default::default() }),
         policy: Some(Policy {
             in_doubt: *class as i32,
             settle_ms: SETTLE,

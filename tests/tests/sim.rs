@@ -164,12 +164,84 @@ async fn f8_one_who_changes_his_mind_at_every_record_gets_no_half_removed_instan
     Ok(())
 }
 
+/// Two updates: the second retires what the first has made.
+#[tokio::test(start_paused = true)]
+async fn f1_an_update_survives_a_crash_at_every_point_and_always_serves_what_is_there() -> Result<()> {
+    for (landing, lag) in CLOUDS {
+        let base = Scenario::plain(landing, lag).updates(2);
+        let o = ok(&base).await?;
+        assert_eq!((o.instance.revision_no, o.instance.history.len()), (3, 3));
+        for (what, point) in
+            [("undo d", Point::Called), ("undo d2", Point::Answered), ("switch", Point::Called)]
+        {
+            assert!(o.seen.contains(&(point, what.into())), "{what} was never at {point:?}");
+        }
+        every_single_crash(&base).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f2_pairs_of_crashes_in_an_update_leak_nothing() -> Result<()> {
+    let before = ok(&Scenario::plain(50, 200)).await?.hits / 3;
+    let base = Scenario::plain(50, 200).updates(1);
+    let n = ok(&base).await?.hits;
+    for a in before..=n {
+        for b in (a + 1..=n + 3).step_by(5) {
+            ok(&base.clone().crash_at(&[a, b])).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_an_update_that_fails_goes_back_by_itself_and_says_why() -> Result<()> {
+    for (call, node) in [("apply d2", "d2"), ("apply p", "p"), ("apply switch", "switch")] {
+        for fault in [Fault::Terminal, Fault::HalfDone, Fault::Panic] {
+            let s = Scenario::plain(50, 200).updates(1).fault(call, fault);
+            let o = ok(&s).await?;
+            assert!(o.served && o.instance.revision_no < 2, "{call}: the old one serves");
+            let lost = o.instance.history.iter().find(|r| r.no == 2).context("it is in the history")?;
+            assert_eq!(lost.failure.as_ref().map(|f| f.node.as_str()), Some(node), "{call}");
+            assert_eq!(o.most_alive, 1);
+            every_single_crash(&s).await?;
+        }
+        // a repair that fails too is tried again, and ends well
+        let s = Scenario::plain(0, 0).updates(1).fault(call, Fault::Terminal);
+        let s = s.fault("apply a", Fault::Terminal).fault("apply a", Fault::Terminal);
+        let _ = run(&s).await;
+        let s = Scenario::plain(50, 200).updates(1).fault(call, Fault::ExecutedTimeout);
+        assert_eq!(ok(&s).await?.instance.revision_no, 2, "a timeout is not a failure");
+        every_single_crash(&s).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn f8_an_update_at_whichever_record_and_whatever_is_asked_in_it_ends_clean() -> Result<()> {
+    let records = ok(&Scenario::plain(50, 200).updates(1)).await?.instance.head_seq;
+    let asks = [Ask::Cancel, Ask::Drain, Ask::Delete, Ask::Repair, Ask::Expire, Ask::Update];
+    for ask in asks {
+        for n in 10..=records {
+            let s = Scenario::plain(50, 200).updates(1).ask(n, ask);
+            let hits = ok(&s).await?.hits;
+            for hit in (1..=hits).step_by(9) {
+                ok(&s.clone().crash_at(&[hit])).await?;
+            }
+            for then in [Ask::Resume, Ask::Update, Ask::Delete] {
+                ok(&s.clone().ask(n + 2, then)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn every_registered_fake_kind_is_in_the_plan_that_the_matrix_walks() {
     use syp_engine::{
         graph::RunKind,
         id::{InstanceId, StoreId},
-        step::{Owner, Target},
+        step::{Have, Owner, Target},
     };
     let cloud = syp_steps::fake::FakeCloud::new(syp_tests::sim::behaviour(0, 0));
     let owner = Owner {
@@ -182,7 +254,7 @@ fn every_registered_fake_kind_is_in_the_plan_that_the_matrix_walks() {
     for kind in [RunKind::Provision, RunKind::Drain] {
         planned.extend(
             cloud
-                .plan(kind, &owner, &Default::default(), &serde_json::json!({}))
+                .plan(kind, &owner, &Default::default(), &serde_json::json!({}), &Have::nothing())
                 .nodes
                 .into_iter()
                 .map(|n| n.kind),

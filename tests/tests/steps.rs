@@ -11,7 +11,9 @@ use syp_steps::{
 use syp_tests::{product::binary, steps::twice};
 
 fn spec(target: &str, image: &str) -> v1::InstanceSpec {
-    v1::InstanceSpec { target: target.into(), image: image.into(), port: 8080, ..Default::default() }
+    // two replicas, so that one can go
+    let scaling = Some(v1::Scaling { min: 2, max: 2, ..Default::default() });
+    v1::InstanceSpec { target: target.into(), image: image.into(), port: 8080, scaling, ..Default::default() }
 }
 
 fn all(target: &dyn Target) -> BTreeSet<String> {

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 pub mod access;
+pub mod apply;
 pub mod completion;
 pub mod cost;
 pub mod curl;
@@ -17,7 +18,11 @@ pub mod metrics;
 pub mod op;
 pub mod open;
 pub mod receipt;
+pub mod revisions;
+pub mod rollback;
+pub mod scale;
 pub mod server;
+pub mod set;
 pub mod show;
 pub mod sweep;
 pub mod token;
@@ -85,6 +90,11 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
     let ctx = Ctx { global: &cli.global, out };
     match cli.command {
         Command::Up(a) => Box::pin(up::run(&ctx, *a)).await,
+        Command::Apply(a) => Box::pin(apply::run(&ctx, a)).await,
+        Command::Set(a) => Box::pin(set::run(&ctx, *a)).await,
+        Command::Scale(a) => Box::pin(scale::run(&ctx, a)).await,
+        Command::Rollback(a) => Box::pin(rollback::run(&ctx, a)).await,
+        Command::Revisions(a) => revisions::run(&ctx, a).await,
         Command::Ls(a) => ls::run(&ctx, a).await,
         Command::Show(a) => show::run(&ctx, a).await,
         Command::Events(a) => events::run(&ctx, a).await,

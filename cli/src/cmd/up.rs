@@ -54,7 +54,7 @@ Examples:
   sypctl up api --image my/api --port 8080 --replicas 2 --cpu .5 --memory 256Mi --env LEVEL=debug --ttl 8h -l team=ml
   sypctl up job --image my/job --port 9000 --protocol h2c --egress none -- --listen :9000
 
-The same spec on a name that exists attaches to it; another spec is a conflict (exit code 7).")]
+The same spec on a name that exists attaches to it; another spec is a conflict (exit code 7): 'sypctl set' changes what serves.")]
 pub struct Args {
     /// Name of the instance
     #[arg(value_parser = parse::name)]
@@ -242,22 +242,39 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         protect: a.protect,
         entrypoint: a.entrypoint.clone(),
         args: a.args.clone(),
-        protocol: match a.protocol {
-            Protocol::Auto => instance_spec::Protocol::Auto,
-            Protocol::Http1 => instance_spec::Protocol::Http1,
-            Protocol::H2c => instance_spec::Protocol::H2c,
-        } as i32,
-        egress: if a.egress == Egress::None { instance_spec::Egress::Off } else { instance_spec::Egress::On }
-            as i32,
-        isolation: match a.isolation {
-            Isolation::Enforced => instance_spec::Isolation::Enforced,
-            Isolation::None => instance_spec::Isolation::NotEnforced,
-        } as i32,
+        protocol: protocol(a.protocol) as i32,
+        egress: egress(a.egress) as i32,
+        isolation: isolation(a.isolation) as i32,
         publish: published(a)?,
         forward_token: a.forward_token,
         ..Default::default()
     };
     Ok(Instance { labels: a.labels.iter().cloned().collect(), spec: Some(spec), ..Default::default() })
+}
+
+/// As the API has it.
+pub fn protocol(p: Protocol) -> instance_spec::Protocol {
+    match p {
+        Protocol::Auto => instance_spec::Protocol::Auto,
+        Protocol::Http1 => instance_spec::Protocol::Http1,
+        Protocol::H2c => instance_spec::Protocol::H2c,
+    }
+}
+
+/// As the API has it.
+pub fn egress(e: Egress) -> instance_spec::Egress {
+    match e {
+        Egress::On => instance_spec::Egress::On,
+        Egress::None => instance_spec::Egress::Off,
+    }
+}
+
+/// As the API has it.
+pub fn isolation(i: Isolation) -> instance_spec::Isolation {
+    match i {
+        Isolation::Enforced => instance_spec::Isolation::Enforced,
+        Isolation::None => instance_spec::Isolation::NotEnforced,
+    }
 }
 
 fn published(a: &Args) -> Result<Option<Publish>, Failure> {

@@ -147,7 +147,7 @@ impl Access for Api {
     }
 }
 
-fn lockout() -> Status {
+pub(super) fn lockout() -> Status {
     refuse(
         Code::FailedPrecondition,
         "SELF_LOCKOUT",

@@ -31,7 +31,7 @@ impl Costs for Api {
                 name: "estimate".into(),
                 revision: String::new(),
             };
-            match target.preflight(&owner, &spec).await {
+            match target.preflight(&owner, &spec, None).await {
                 Ok(p) => out.offers.push(v1::Offer {
                     target: name,
                     hourly: Some(cost::money(p.hourly, &self.currency)),

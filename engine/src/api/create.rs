@@ -32,6 +32,18 @@ const UNDER_WAY: Duration = Duration::from_secs(5);
 
 /// Defaults that every target shares; what is not said is denied.
 pub(super) fn with_defaults(s: &mut v1::InstanceSpec, a: &Authz) {
+    normalised(s);
+    if s.access.as_ref().is_none_or(|p| p.rules.is_empty()) {
+        // private by default: whoever made it may use it
+        s.access = Some(only(&a.identity, v1::Role::User));
+    }
+    if s.operators.as_ref().is_none_or(|p| p.rules.is_empty()) {
+        s.operators = Some(only(&a.identity, v1::Role::Operator));
+    }
+}
+
+/// Defaults that do not depend on who asks.
+pub(super) fn normalised(s: &mut v1::InstanceSpec) {
     s.target = s.target.trim_start_matches("providers/").to_owned();
     if s.scaling.is_none() {
         s.scaling = Some(v1::Scaling { min: 1, max: 1, ..Default::default() });
@@ -48,13 +60,6 @@ pub(super) fn with_defaults(s: &mut v1::InstanceSpec, a: &Authz) {
     }
     if s.isolation() == instance_spec::Isolation::Unspecified {
         s.set_isolation(instance_spec::Isolation::Enforced);
-    }
-    if s.access.as_ref().is_none_or(|p| p.rules.is_empty()) {
-        // private by default: whoever made it may use it
-        s.access = Some(only(&a.identity, v1::Role::User));
-    }
-    if s.operators.as_ref().is_none_or(|p| p.rules.is_empty()) {
-        s.operators = Some(only(&a.identity, v1::Role::Operator));
     }
 }
 
@@ -121,9 +126,9 @@ impl Api {
             store: self.engine.store().store_id().clone(),
             uid,
             name: r.instance_id.clone(),
-            revision: format!("{}-1", r.instance_id),
+            revision: crate::revision::name(&r.instance_id, 1),
         };
-        let p = target.preflight(&owner, &spec).await.map_err(|f| of_failure(&f))?;
+        let p = target.preflight(&owner, &spec, None).await.map_err(|f| of_failure(&f))?;
         let ttl = p.spec.ttl.as_ref().map_or(0, duration_millis);
         Ok(NewInstance {
             project: project.into(),
@@ -202,7 +207,8 @@ impl Api {
             if other.is_empty() {
                 return Ok(newest_operation(i, self.engine.clock().now()));
             }
-            let hint = "choose another name, or take it down first: 'sypctl down'; who may use it is changed with 'sypctl access'";
+            let hint =
+                "change it with 'sypctl set' (or 'sypctl access' for who may use it), or choose another name";
             (format!("differs in: {}", other.join(", ")), hint)
         };
         Err(refuse(Code::AlreadyExists, "NAME_IN_USE", format!("'{}' exists and {why}", i.name), hint))
@@ -221,16 +227,9 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
         wanted.port = have.port;
     }
     let mut out = different_fields(&revision_part(wanted), &revision_part(have.clone()));
-    let another = |given: &Option<v1::AccessPolicy>, have: &Option<v1::AccessPolicy>| {
-        let rules = |p: &Option<v1::AccessPolicy>| -> Vec<_> {
-            let all = p.iter().flat_map(|p| &p.rules).cloned();
-            all.map(|r| v1::access_policy::Rule { id: String::new(), ..r }).collect()
-        };
-        given.as_ref().is_some_and(|p| !p.rules.is_empty()) && rules(given) != rules(have)
-    };
     let beside = [
-        ("access", another(&given.access, &have.access)),
-        ("operators", another(&given.operators, &have.operators)),
+        ("access", other_rules(&given.access, &have.access)),
+        ("operators", other_rules(&given.operators, &have.operators)),
         ("ttl", given.ttl.is_some() && given.ttl != have.ttl),
         ("protect", given.protect && !have.protect),
         ("labels", !asked.labels.is_empty() && asked.labels != i.labels),
@@ -239,8 +238,17 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
     out
 }
 
+/// Are rules given, and others than those that hold? Their ids do not matter.
+pub(super) fn other_rules(given: &Option<v1::AccessPolicy>, have: &Option<v1::AccessPolicy>) -> bool {
+    let rules = |p: &Option<v1::AccessPolicy>| -> Vec<_> {
+        let all = p.iter().flat_map(|p| &p.rules).cloned();
+        all.map(|r| v1::access_policy::Rule { id: String::new(), ..r }).collect()
+    };
+    given.as_ref().is_some_and(|p| !p.rules.is_empty()) && rules(given) != rules(have)
+}
+
 /// Names of the fields in which two specs differ.
-fn different_fields(a: &v1::InstanceSpec, b: &v1::InstanceSpec) -> Vec<String> {
+pub(super) fn different_fields(a: &v1::InstanceSpec, b: &v1::InstanceSpec) -> Vec<String> {
     let descriptor = syp_proto::pool().and_then(|p| p.get_message_by_name(&v1::InstanceSpec::full_name()));
     let read =
         |m: &v1::InstanceSpec| DynamicMessage::decode(descriptor.clone()?, m.encode_to_vec().as_slice()).ok();

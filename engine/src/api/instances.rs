@@ -42,7 +42,7 @@ impl Instances for Api {
         &self,
         r: Request<v1::UpdateInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
-        self.update(r).await
+        Box::pin(self.update(r)).await
     }
 
     async fn transition_instance(
@@ -54,9 +54,9 @@ impl Instances for Api {
 
     async fn rollback_instance(
         &self,
-        _: Request<v1::RollbackInstanceRequest>,
+        r: Request<v1::RollbackInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
-        Err(unsupported("rolling back"))
+        Box::pin(self.rollback(r)).await
     }
 
     async fn delete_instance(&self, _: Request<v1::DeleteInstanceRequest>) -> Result<Response<()>, Status> {
@@ -69,9 +69,9 @@ impl Instances for Api {
 
     async fn list_instance_revisions(
         &self,
-        _: Request<v1::ListInstanceRevisionsRequest>,
+        r: Request<v1::ListInstanceRevisionsRequest>,
     ) -> Result<Response<v1::ListInstanceRevisionsResponse>, Status> {
-        Err(unsupported("listing revisions"))
+        self.revisions(r).await
     }
 
     async fn list_resources(

@@ -21,6 +21,7 @@ mod scrape;
 mod series;
 mod server;
 pub mod status;
+mod update;
 pub mod validate;
 mod watch;
 

@@ -1,13 +1,28 @@
-//! What an operation would do, before anything is done.
+//! What an operation would do, before anything is done: resources, fields, cost before and after, who gains and who loses access.
 use super::{
     Api,
     authz::Authz,
-    status::{of_failure, refuse},
+    create::different_fields,
+    status::{invalid, of_failure},
+    update::Change,
 };
-use crate::{cost, engine::Caller, graph::State, ops::TransitionOptions, step::Owner};
+use crate::{
+    cost,
+    engine::Caller,
+    fold::over,
+    graph::{RunKind, State},
+    ops::TransitionOptions,
+    revision,
+    step::{Have, Owner},
+};
+use rust_decimal::Decimal;
 use syp_auth::policy::Role;
-use syp_proto::v1::{self, plan};
-use tonic::{Code, Request, Response, Status};
+use syp_proto::{
+    google::r#type::Money,
+    journal,
+    v1::{self, InstanceSpec, plan, plan_instance_request::Action},
+};
+use tonic::{Request, Response, Status};
 
 impl Api {
     pub(super) async fn plan_of(
@@ -15,73 +30,116 @@ impl Api {
         request: Request<v1::PlanInstanceRequest>,
     ) -> Result<Response<v1::Plan>, Status> {
         let a = Authz::of(&request)?;
-        let r = request.into_inner();
-        let now = self.engine.clock().now();
-        match r.action {
-            Some(v1::plan_instance_request::Action::Create(c)) => {
-                let n = self.prepare(&a, &c).await?;
-                let target = self.engine.target(&n.spec.target).map_err(|f| of_failure(&f))?;
-                let owner = Owner {
-                    store: self.engine.store().store_id().clone(),
-                    uid: n.uid,
-                    name: n.name.clone(),
-                    revision: String::new(),
-                };
-                let p = target.plan(crate::graph::RunKind::Provision, &owner, &n.spec, &n.facts);
-                let resources = p.nodes.iter().filter_map(|node| {
-                    let e = node.effect.as_ref()?;
-                    Some(planned(
-                        &node.kind,
-                        &e.key,
-                        plan::Change::Create,
-                        e.billed.then(|| n.hourly.clone()),
-                    ))
-                });
-                let month = cost::decimal(&n.hourly) * rust_decimal::Decimal::from(730);
-                Ok(Response::new(v1::Plan {
-                    resources: resources.collect(),
-                    hourly_before: Some(cost::money(rust_decimal::Decimal::ZERO, &self.currency)),
-                    hourly_after: Some(n.hourly.clone()),
-                    monthly_after: Some(cost::money(month, &self.currency)),
-                    ..Default::default()
-                }))
+        let action = request.into_inner().action;
+        let out = match action {
+            Some(Action::Create(c)) => self.plan_create(&a, &c).await?,
+            Some(Action::Update(u)) => {
+                let name = u.instance.as_ref().map(|i| i.name.clone()).unwrap_or_default();
+                let i = self.live(&a, &name, Role::Operator).await?.get();
+                let change = self.change(&a, &u, &i).await?;
+                self.plan_change(&i, &change)?
             }
-            Some(v1::plan_instance_request::Action::Transition(t)) => {
-                let cell = self.live(&a, &t.name, Role::Viewer).await?;
-                let i = cell.get();
-                let o = TransitionOptions { validate_only: true, force: true, ..Default::default() };
-                self.engine.transition(&cell, t.to(), &o, &Caller::default()).await?;
-                let gone = t.to() == State::Destroyed;
-                let change = if gone { plan::Change::Delete } else { plan::Change::Keep };
-                let rows = i.ledger.iter().filter(|x| !crate::fold::over(x));
-                let before = cost::summary(&i, now).rate_per_hour;
-                Ok(Response::new(v1::Plan {
-                    resources: rows.map(|x| planned(&x.kind, &x.key, change, None)).collect(),
-                    hourly_after: if gone {
-                        Some(cost::money(rust_decimal::Decimal::ZERO, &self.currency))
-                    } else {
-                        before.clone()
-                    },
-                    hourly_before: before,
-                    ..Default::default()
-                }))
+            Some(Action::Rollback(b)) => {
+                let i = self.live(&a, &b.name, Role::Operator).await?.get();
+                let change = self.back(&i, &b.revision_id).await?;
+                self.plan_change(&i, &change)?
             }
-            _ => Err(refuse(
-                Code::Unimplemented,
-                "PLAN_NOT_SUPPORTED",
-                "this version plans create and transition",
-                "",
-            )),
+            Some(Action::Transition(t)) => self.plan_transition(&a, &t).await?,
+            None => return Err(invalid("action", "one of create, update, rollback, transition")),
+        };
+        Ok(Response::new(out))
+    }
+
+    async fn plan_create(&self, a: &Authz, c: &v1::CreateInstanceRequest) -> Result<v1::Plan, Status> {
+        let n = self.prepare(a, c).await?;
+        let target = self.engine.target(&n.spec.target).map_err(|f| of_failure(&f))?;
+        let owner = Owner {
+            store: self.engine.store().store_id().clone(),
+            uid: n.uid,
+            name: n.name.clone(),
+            revision: revision::name(&n.name, 1),
+        };
+        let have = Have::nothing();
+        let p = target.plan(RunKind::Provision, &owner, &n.spec, &n.facts, &have);
+        let nobody = InstanceSpec::default();
+        Ok(v1::Plan {
+            resources: p.nodes.iter().filter_map(made).collect(),
+            access_changes: access_changes(&nobody, &n.spec),
+            ..self.priced(Decimal::ZERO, cost::decimal(&n.hourly))
+        })
+    }
+
+    fn plan_change(&self, i: &journal::Instance, change: &Change) -> Result<v1::Plan, Status> {
+        let held = i.spec.clone().unwrap_or_default();
+        let before = cost::rate(i);
+        let mut after_spec = change.spec.clone();
+        if let Some(e) = &change.edited {
+            after_spec.access = e.access.clone().or(after_spec.access);
+            after_spec.operators = e.operators.clone().or(after_spec.operators);
+        }
+        let mut out = v1::Plan {
+            changes: words(&held, &after_spec),
+            access_changes: access_changes(&held, &after_spec),
+            no_change: change.edited.is_none() && change.revision.is_none(),
+            ..self.priced(before, before)
+        };
+        let Some(new) = &change.revision else { return Ok(out) };
+        let target = self.engine.target(&held.target).map_err(|f| of_failure(&f))?;
+        let owner = Owner {
+            store: self.engine.store().store_id().clone(),
+            uid: crate::id::InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?,
+            name: i.name.clone(),
+            revision: revision::name(&i.name, new.no),
+        };
+        let facts = serde_json::from_str(&new.facts).unwrap_or_default();
+        let have = Have::of(i, new.no);
+        let p = target.plan(RunKind::Update, &owner, &change.spec, &facts, &have);
+        let gone = |n: &journal::PlanNode| {
+            let row = i.ledger.get(n.retires? as usize)?;
+            Some(planned(&row.kind, &row.key, plan::Change::Delete, row.hourly.clone()))
+        };
+        out.resources = p.nodes.iter().filter_map(|n| made(n).or_else(|| gone(n))).collect();
+        let after = new.hourly_rate.as_ref().map_or(Decimal::ZERO, cost::decimal);
+        let price = self.priced(before, after);
+        (out.hourly_after, out.monthly_after) = (price.hourly_after, price.monthly_after);
+        Ok(out)
+    }
+
+    async fn plan_transition(
+        &self,
+        a: &Authz,
+        t: &v1::TransitionInstanceRequest,
+    ) -> Result<v1::Plan, Status> {
+        let cell = self.live(a, &t.name, Role::Viewer).await?;
+        let i = cell.get();
+        let o = TransitionOptions { validate_only: true, force: true, ..Default::default() };
+        self.engine.transition(&cell, t.to(), &o, &Caller::default()).await?;
+        let gone = t.to() == State::Destroyed;
+        let change = if gone { plan::Change::Delete } else { plan::Change::Keep };
+        let rows = i.ledger.iter().filter(|x| !over(x));
+        let before = cost::rate(&i);
+        Ok(v1::Plan {
+            resources: rows.map(|x| planned(&x.kind, &x.key, change, x.hourly.clone())).collect(),
+            ..self.priced(before, if gone { Decimal::ZERO } else { before })
+        })
+    }
+
+    fn priced(&self, before: Decimal, after: Decimal) -> v1::Plan {
+        v1::Plan {
+            hourly_before: Some(cost::money(before, &self.currency)),
+            hourly_after: Some(cost::money(after, &self.currency)),
+            monthly_after: Some(cost::money(after * Decimal::from(730), &self.currency)),
+            ..Default::default()
         }
     }
 }
 
-fn planned(
-    kind: &str,
-    id: &str,
-    change: plan::Change,
-    rate: Option<syp_proto::google::r#type::Money>,
-) -> plan::PlannedResource {
+fn made(n: &journal::PlanNode) -> Option<plan::PlannedResource> {
+    let e = n.effect.as_ref()?;
+    Some(planned(&n.kind, &e.key, plan::Change::Create, e.hourly.clone()))
+}
+
+fn planned(kind: &str, id: &str, change: plan::Change, rate: Option<Money>) -> plan::PlannedResource {
     plan::PlannedResource {
         kind: kind.split('@').next().unwrap_or_default().into(),
         id: id.into(),
@@ -89,4 +147,67 @@ fn planned(
         hourly_rate: rate,
         ..Default::default()
     }
+}
+
+/// What changes, a line a field. Environment values are not shown: people put passwords there all the same.
+fn words(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
+    let mut out = Vec::new();
+    for field in different_fields(before, after) {
+        match field.as_str() {
+            "image" => out.push(format!("image: {} -> {}", before.image, after.image)),
+            "port" => out.push(format!("port: {} -> {}", before.port, after.port)),
+            "scaling" => {
+                let n = |s: &InstanceSpec| s.scaling.map_or(1, |s| s.min.max(1));
+                out.push(format!("replicas: {} -> {}", n(before), n(after)));
+            }
+            "env" => {
+                let keys =
+                    before.env.keys().chain(after.env.keys()).collect::<std::collections::BTreeSet<_>>();
+                for k in keys {
+                    match (before.env.get(k), after.env.get(k)) {
+                        (None, Some(_)) => out.push(format!("env {k}: added")),
+                        (Some(_), None) => out.push(format!("env {k}: removed")),
+                        (Some(x), Some(y)) if x != y => out.push(format!("env {k}: another value")),
+                        _ => {}
+                    }
+                }
+            }
+            other => out.push(format!("{other}: another value")),
+        }
+    }
+    out
+}
+
+/// Who gains and who loses, rule by rule: `+` and `-` before the rule in words.
+fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
+    let mut out = Vec::new();
+    for (plane, b, a) in
+        [("use", &before.access, &after.access), ("operate", &before.operators, &after.operators)]
+    {
+        let rules = |p: &Option<v1::AccessPolicy>| -> Vec<String> {
+            p.iter().flat_map(|p| &p.rules).map(rule_words).collect()
+        };
+        let (b, a) = (rules(b), rules(a));
+        out.extend(a.iter().filter(|r| !b.contains(r)).map(|r| format!("+ {plane}: {r}")));
+        out.extend(b.iter().filter(|r| !a.contains(r)).map(|r| format!("- {plane}: {r}")));
+    }
+    out
+}
+
+fn rule_words(r: &v1::access_policy::Rule) -> String {
+    let effect = if r.effect() == v1::access_policy::Effect::Deny { "deny" } else { "allow" };
+    let mut out = format!("{effect} {}", r.members.join(" "));
+    for (k, v) in &r.claims {
+        out.push_str(&format!(" claim:{k}={v}"));
+    }
+    if !r.issuer.is_empty() {
+        out.push_str(&format!(" of {}", r.issuer));
+    }
+    for p in &r.path_prefixes {
+        out.push_str(&format!(" under {p}"));
+    }
+    for m in &r.methods {
+        out.push_str(&format!(" {m}"));
+    }
+    out
 }

@@ -1,12 +1,5 @@
 //! What the calls on instances that are there do: reading, driving and changing. `instances.rs` is the service.
-use super::{
-    Api,
-    authz::Authz,
-    create::newest_operation,
-    mask, page,
-    status::{invalid, refuse},
-    validate,
-};
+use super::{Api, authz::Authz, create::newest_operation, mask, page, status::invalid, validate};
 use crate::{
     engine::Caller,
     graph::State,
@@ -15,7 +8,7 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 use syp_auth::policy::Role;
-use syp_proto::{google::longrunning::Operation, journal::Edited, v1};
+use syp_proto::{google::longrunning::Operation, v1};
 use tonic::{Code, Request, Response, Status};
 
 /// Who asks, with the request in a hash, so that one request id means one request.
@@ -138,67 +131,5 @@ impl Api {
                 Ok(Response::new(newest_operation(&cell.get(), self.engine.clock().now())))
             }
         }
-    }
-
-    /// Labels, time to live, protection, access and operators; a new image or size is a revision, which this version can't roll out yet.
-    pub(super) async fn update(
-        &self,
-        request: Request<v1::UpdateInstanceRequest>,
-    ) -> Result<Response<Operation>, Status> {
-        let a = Authz::of(&request)?;
-        let r = request.into_inner();
-        let who = caller(&a, &r.request_id, &r)?;
-        let new = r.instance.clone().ok_or_else(|| invalid("instance", "required"))?;
-        let cell = self.live(&a, &new.name, Role::Operator).await?;
-        let paths = r.update_mask.clone().unwrap_or_default().paths;
-        if paths.is_empty() {
-            return Err(invalid(
-                "update_mask",
-                "say which fields: labels, spec.ttl, spec.protect, spec.access, spec.operators",
-            ));
-        }
-        let spec = new.spec.clone().unwrap_or_default();
-        let mut e = Edited { request_id: r.request_id.clone(), ..Default::default() };
-        for p in &paths {
-            match p.as_str() {
-                "labels" => {
-                    validate::labels(&new.labels)?;
-                    (e.labels, e.set_labels) = (new.labels.clone(), true);
-                }
-                "spec.ttl" => {
-                    let ttl = validate::ttl(spec.ttl.as_ref())?.unwrap_or(0);
-                    (e.expire_ms, e.set_expire) =
-                        (if ttl > 0 { self.engine.clock().now() + ttl } else { 0 }, true);
-                }
-                "spec.protect" => (e.protect, e.set_protect) = (spec.protect, true),
-                "spec.access" => e.access = Some(spec.access.clone().unwrap_or_default()),
-                "spec.operators" => e.operators = Some(spec.operators.clone().unwrap_or_default()),
-                other => {
-                    return Err(refuse(
-                        Code::Unimplemented,
-                        "UPDATE_NOT_SUPPORTED",
-                        format!("'{other}' can't be changed on a serving instance in this version"),
-                        "take it down and up again with the new value",
-                    ));
-                }
-            }
-        }
-        let held = cell.get().spec.clone().unwrap_or_default();
-        for (new, held) in [(&e.access, held.access), (&e.operators, held.operators)] {
-            if let Some(p) = new {
-                validate::access("spec", p)?;
-                self.usable("spec", p, &held.unwrap_or_default())?;
-            }
-        }
-        // a repeated request is answered with what it has become
-        if !r.validate_only && self.engine.answered(&who).await?.is_none() {
-            self.engine.edit(&cell, e, &new.etag, &who).await?;
-        }
-        let i = cell.get();
-        let now = self.engine.clock().now();
-        let response = view::instance(&cell, &cell.get(), now);
-        let result = syp_proto::google::longrunning::operation::Result::Response(view::any(&response));
-        let name = view::operation_id(&i, i.runs).map_or_else(String::new, |o| o.to_string());
-        Ok(Response::new(Operation { name, done: true, result: Some(result), metadata: None }))
     }
 }

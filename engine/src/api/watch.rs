@@ -311,6 +311,11 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             ("condition", c.r#type, c.reason, word, 0)
         }
         Some(Body::Edited(_)) => ("edited", String::new(), String::new(), "changed".into(), 0),
+        Some(Body::Revised(x)) => {
+            let new = x.revision.clone().unwrap_or_default();
+            let image = new.spec.map_or_else(String::new, |s| s.image);
+            ("revised", String::new(), String::new(), format!("revision {} is wanted: {image}", new.no), 0)
+        }
         Some(Body::Drift(d)) => ("drift", String::new(), "DRIFT".into(), d.findings.join("; "), 0),
         Some(Body::GatePushed(p)) => {
             let f = fail(&p.failure);

@@ -3,6 +3,9 @@ use super::{Counters, EVERY_MS, Point};
 use crate::{clock::Millis, step::Stats};
 use std::collections::BTreeMap;
 
+/// Replicas that are remembered when they do not answer: revisions come and go.
+const MOST: usize = 256;
+
 /// What was last seen of an instance, and how far its points have come.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Head {
@@ -75,6 +78,9 @@ impl Head {
                 p.restarts += u32::from(anew);
                 p.memory_sum = p.memory_sum.saturating_add(r.memory_bytes);
                 self.replicas.insert(r.id.clone(), (r.started_ms, r.cpu_us));
+            }
+            if self.replicas.len() > MOST {
+                self.replicas.retain(|id, _| s.replicas.iter().any(|r| r.id == *id));
             }
             p.memory_max = p.memory_sum;
             p.replica_samples = 1;

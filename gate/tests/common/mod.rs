@@ -216,8 +216,14 @@ impl Gate {
 
 /// A configuration that lets alice in, generation 1.
 pub fn config(issuer: &Issuer, apps: &[&App]) -> Result<GateConfig> {
-    let upstream =
-        |(n, app): (usize, &&App)| Upstream { id: n.to_string(), address: app.address, holder: None };
+    let upstream = |(n, app): (usize, &&App)| Upstream {
+        id: n.to_string(),
+        address: app.address,
+        holder: None,
+        closed: false,
+        protocol: None,
+        probe: None,
+    };
     Ok(GateConfig {
         generation: 1,
         instance_uid: "uid-1".to_owned(),
@@ -231,6 +237,7 @@ pub fn config(issuer: &Issuer, apps: &[&App]) -> Result<GateConfig> {
         protocol: Protocol::Auto,
         probe: Probe { path: None, period_ms: 200, timeout_ms: 1_000 },
         forward_token: false,
+        hold_ms: 0,
         revision: "r1".to_owned(),
     })
 }

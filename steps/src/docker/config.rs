@@ -1,9 +1,5 @@
 //! Brings policy, keys and upstreams to the gate. It changes what the gate's row owns, so it has no row of its own.
-use super::{
-    Shared, admin,
-    gate::subnet,
-    names::{ADMIN, HOLDER},
-};
+use super::{Shared, admin, gate::subnet, names::ADMIN, routes::Routes};
 use async_trait::async_trait;
 use serde_json::json;
 use std::{
@@ -11,7 +7,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use syp_auth::door::{GateConfig, Upstream};
+use syp_auth::door::GateConfig;
 use syp_engine::{
     fold::GATE_GENERATION,
     step::{Done, Observed, Owner, Step, StepCx},
@@ -30,20 +26,10 @@ pub(super) fn admin_address(cx: &StepCx) -> Result<SocketAddr, Failure> {
 
 /// The configuration with the replicas in it.
 pub(super) fn complete(cx: &StepCx) -> Result<GateConfig, Failure> {
-    let subnet = subnet(cx)?;
-    let replicas = u32::try_from(cx.spec.scaling.as_ref().map_or(1, |s| s.min.max(1))).unwrap_or(1);
-    let port = u16::try_from(cx.spec.port).unwrap_or(0);
+    let routes = Routes::read(&cx.routes, Some(&cx.spec));
     let mut config = cx.gate.clone();
-    config.upstreams = (0..replicas)
-        .map(|n| {
-            let ip = IpAddr::V4(subnet.address(n + 3));
-            Upstream {
-                id: n.to_string(),
-                address: SocketAddr::new(ip, port),
-                holder: Some(SocketAddr::new(ip, HOLDER)),
-            }
-        })
-        .collect();
+    config.upstreams = routes.upstreams(subnet(cx)?);
+    config.hold_ms = routes.hold_ms;
     Ok(config)
 }
 

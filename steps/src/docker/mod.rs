@@ -17,6 +17,9 @@ mod observe;
 mod plan;
 mod preflight;
 mod probe;
+mod rollout;
+mod routes;
+mod settle;
 mod tls;
 mod volume;
 
@@ -39,7 +42,7 @@ use syp_engine::{
     graph::RunKind,
     id::{InstanceId, StoreId},
     plan::Plan,
-    step::{LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{Have, Held, LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
 };
 use syp_proto::{
     journal::{Failure, Found},
@@ -133,6 +136,7 @@ impl DockerTarget {
             Arc::new(isolation::Isolation),
             Arc::new(network::Network(s())),
             Arc::new(probe::Probe(s())),
+            Arc::new(settle::Settle(s())),
             Arc::new(volume::Volume(s())),
         ];
         let steps = all.into_iter().map(|s| (s.kind(), s)).collect();
@@ -154,12 +158,24 @@ impl Target for DockerTarget {
         self.steps.keys().copied().collect()
     }
 
-    fn plan(&self, kind: RunKind, owner: &Owner, spec: &v1::InstanceSpec, facts: &Value) -> Plan {
-        plan::plan(kind, owner, spec, facts)
+    fn plan(
+        &self,
+        kind: RunKind,
+        owner: &Owner,
+        spec: &v1::InstanceSpec,
+        facts: &Value,
+        have: &Have<'_>,
+    ) -> Plan {
+        plan::plan(kind, owner, spec, facts, have)
     }
 
-    async fn preflight(&self, owner: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
-        preflight::check(&self.shared, owner, spec).await
+    async fn preflight(
+        &self,
+        _: &Owner,
+        spec: &v1::InstanceSpec,
+        held: Option<&Held<'_>>,
+    ) -> Result<Preflight, Failure> {
+        preflight::check(&self.shared, spec, held).await
     }
 
     async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure> {

@@ -52,9 +52,15 @@ impl Subnet {
         u32::from(a) & mask(self.prefix) == self.base
     }
 
-    /// Smallest subnet for so many replicas: host, gate, network and broadcast address, and two to spare.
+    /// Smallest subnet for so many replicas and, beside them, as many of their next revision: and host, gate, network and
+    /// broadcast address.
     pub fn prefix_for(replicas: u32) -> u8 {
-        (0..=28).rev().find(|p| (1u64 << (32 - p)) >= u64::from(replicas) + 6).unwrap_or(16)
+        (0..=28).rev().find(|p| (1u64 << (32 - p)) >= 2 * u64::from(replicas) + 4).unwrap_or(16)
+    }
+
+    /// How many replicas it has addresses for.
+    pub fn replicas(self) -> u32 {
+        (!mask(self.prefix)).saturating_sub(3)
     }
 }
 
@@ -98,9 +104,10 @@ mod tests {
         assert!(!a.overlaps(Subnet::parse("10.213.1.32/28").unwrap()));
         assert_eq!(a.address(2).to_string(), "10.213.1.18");
         assert_eq!(Subnet::prefix_for(1), 28);
-        assert_eq!(Subnet::prefix_for(10), 28);
-        assert_eq!(Subnet::prefix_for(11), 27);
-        assert_eq!(Subnet::prefix_for(64), 25);
+        assert_eq!(Subnet::prefix_for(6), 28);
+        assert_eq!(Subnet::prefix_for(7), 27);
+        assert_eq!(Subnet::prefix_for(64), 24);
+        assert_eq!(a.replicas(), 12);
     }
 
     #[test]

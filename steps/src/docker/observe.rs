@@ -1,8 +1,9 @@
 //! Figures, logs and news of instances.
 use super::{
     Shared, admin,
-    client::{INSTANCE, STORE, failed, inspect, key, running, started_at},
+    client::{INSTANCE, REVISION, STORE, failed, inspect, key, labels_of, running, started_at},
     config::admin_address,
+    routes::slot,
 };
 use bollard::{
     container::LogOutput,
@@ -21,8 +22,11 @@ use syp_engine::{
 };
 use syp_proto::journal::Failure;
 
-fn replicas(cx: &StepCx) -> i32 {
-    cx.spec.scaling.as_ref().map_or(1, |s| s.min.max(1))
+/// Slots of the replicas that may be there, those of two revisions during an update.
+fn replicas(cx: &StepCx) -> Vec<u32> {
+    let mut slots: Vec<_> = cx.live.iter().filter_map(|n| slot(n, "app")).collect();
+    slots.sort_unstable();
+    slots
 }
 
 /// CPU and memory of the replicas, counters of the gate. What does not answer is left out, not made up.
@@ -31,7 +35,7 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     let (to, token) = (admin_address(cx)?, s.admin_token(&cx.owner));
     // it first: it may be about to go
     out.gate = admin::read(to, &token, "/metrics.json").await.ok();
-    for n in 0..replicas(cx) {
+    for n in replicas(cx) {
         let how = StatsOptions { stream: false, one_shot: true };
         let name = key(&cx.owner, &format!("app-{n}"));
         // of one that does not run Docker says zeros
@@ -45,7 +49,9 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
             let memory_bytes = x.memory_stats.and_then(|m| m.usage).unwrap_or(0);
             out.memory_bytes += memory_bytes;
             let started_ms = started_at(&c).parse::<prost_types::Timestamp>().map_or(0, |t| millis(&t));
-            let id = format!("app-{n}");
+            // a replica of another revision is another one, also where it has the place of an earlier one
+            let revision = labels_of(&c).and_then(|l| l.get(REVISION)).map_or("", String::as_str);
+            let id = format!("app-{n} {revision}");
             out.replicas.push(ReplicaStats { id, started_ms, cpu_us: ns / 1_000, memory_bytes });
         }
     }
@@ -60,7 +66,7 @@ pub(super) async fn logs(
     q: LogQuery,
 ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
     let mut names: Vec<(String, String)> =
-        (0..replicas(cx)).map(|n| (n.to_string(), key(&cx.owner, &format!("app-{n}")))).collect();
+        replicas(cx).into_iter().map(|n| (n.to_string(), key(&cx.owner, &format!("app-{n}")))).collect();
     names.push(("gate".into(), key(&cx.owner, "gate")));
     // the gate's access log is asked for by name
     names.retain(|(id, _)| if q.replica.is_empty() { id != "gate" } else { *id == q.replica });

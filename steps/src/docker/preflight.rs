@@ -12,15 +12,22 @@ use std::net::SocketAddr;
 use syp_engine::{
     api::validate,
     failure::{Class, failure},
-    step::{Owner, Preflight},
+    step::{Held, Preflight},
 };
 use syp_proto::{journal::Failure, v1};
 use tokio::net::TcpListener;
 
 /// Looks at the engine, the image and the port.
-pub(super) async fn check(s: &Shared, _owner: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
+pub(super) async fn check(
+    s: &Shared,
+    spec: &v1::InstanceSpec,
+    held: Option<&Held<'_>>,
+) -> Result<Preflight, Failure> {
     let mut spec = spec.clone();
-    tls::files(spec.publish.as_ref()).await?;
+    match held {
+        Some(held) => room(&spec, held)?,
+        None => tls::files(spec.publish.as_ref()).await.map(drop)?,
+    }
     let host = s.docker.version().await.map_err(|e| failed(&e))?;
     if spec.resources.is_some() {
         // it takes the daemon a while: asked only when there is something to compare
@@ -38,9 +45,27 @@ pub(super) async fn check(s: &Shared, _owner: &Owner, spec: &v1::InstanceSpec) -
     if spec.port == 0 {
         spec.port = only_port(&facts)?;
     }
-    facts["port"] = json!(free_port(&spec).await?);
+    facts["port"] = match held {
+        // the published port is kept for the life of the instance
+        Some(held) => held.facts["port"].clone(),
+        None => json!(free_port(&spec).await?),
+    };
     let (hourly, lines) = s.tariff.hourly(&spec);
+    let of_one = hourly / rust_decimal::Decimal::from(super::routes::wanted(&spec));
+    (facts["replica_hourly"], facts["currency"]) = (json!(of_one.to_string()), json!(s.tariff.currency));
     Ok(Preflight { facts, spec, hourly, lines })
+}
+
+/// The network of an instance is made once: more replicas than it has addresses for can't come later.
+fn room(spec: &v1::InstanceSpec, held: &Held<'_>) -> Result<(), Failure> {
+    let wanted = super::routes::wanted(spec);
+    let Some(room) = super::plan::room(&held.have).filter(|room| *room < wanted) else { return Ok(()) };
+    Err(failure(
+        Class::Terminal,
+        "NETWORK_FULL",
+        format!("{wanted} replicas are wanted, and the network of this instance has addresses for {room}"),
+        format!("scale to at most {room}, or make another instance that begins with {wanted}"),
+    ))
 }
 
 /// A replica can't have more than its host. A host that does not say what it has is not asked.

@@ -33,8 +33,8 @@ const LOG_LINES: u32 = 20;
 // === impl Probe ===
 
 impl Probe {
-    async fn crashed(&self, cx: &StepCx, replicas: i64) -> Result<Option<Failure>, Failure> {
-        for n in 0..replicas {
+    async fn crashed(&self, cx: &StepCx, slots: &[u32]) -> Result<Option<Failure>, Failure> {
+        for n in slots {
             let name = key(&cx.owner, &format!("app-{n}"));
             let Some(c) = inspect(&self.0.docker, &name).await? else { continue };
             if running(&c) {
@@ -53,8 +53,8 @@ impl Probe {
         Ok(None)
     }
 
-    async fn restart_ended(&self, cx: &StepCx, replicas: i64) -> Result<(), Failure> {
-        for n in 0..replicas {
+    async fn restart_ended(&self, cx: &StepCx, slots: &[u32]) -> Result<(), Failure> {
+        for n in slots {
             let name = key(&cx.owner, &format!("app-{n}"));
             if inspect(&self.0.docker, &name).await?.is_some_and(|c| !running(&c)) {
                 client::start(&self.0.docker, &name).await?;
@@ -63,7 +63,7 @@ impl Probe {
         Ok(())
     }
 
-    async fn ready(&self, cx: &StepCx, replicas: i64) -> Result<(), Failure> {
+    async fn ready(&self, cx: &StepCx, slots: &[u32]) -> Result<(), Failure> {
         let to = admin_address(cx)?;
         let token = self.0.admin_token(&cx.owner);
         let limit = cx.spec.probe.as_ref().and_then(|p| p.initial_delay.as_ref()).map_or(START, |d| {
@@ -74,8 +74,10 @@ impl Probe {
         let mut looked = Instant::now();
         loop {
             let status: GateStatus = admin::read(to, &token, "/status").await?;
-            let waiting: Vec<_> = status.upstreams.iter().filter(|u| !u.ready).collect();
-            if waiting.is_empty() && i64::try_from(status.upstreams.len()).unwrap_or(0) == replicas {
+            let mine = |u: &&UpstreamStatus| slots.iter().any(|n| n.to_string() == u.id);
+            let (ready, waiting): (Vec<_>, Vec<_>) =
+                status.upstreams.iter().filter(mine).partition(|u| u.ready);
+            if ready.len() == slots.len() {
                 return Ok(());
             }
             if cx.cancel.is_cancelled() {
@@ -83,7 +85,7 @@ impl Probe {
             }
             if looked.elapsed() >= Duration::from_millis(150) {
                 looked = Instant::now();
-                if let Some(f) = self.crashed(cx, replicas).await? {
+                if let Some(f) = self.crashed(cx, slots).await? {
                     return Err(f);
                 }
             }
@@ -107,6 +109,15 @@ impl Probe {
             tokio::time::sleep(wait).await;
             wait = (wait * 5 / 4).min(Duration::from_millis(100));
         }
+    }
+}
+
+/// Which replicas; a plan of a former version says how many.
+fn slots(params: &serde_json::Value) -> Vec<u32> {
+    let number = |v: &serde_json::Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    match params["slots"].as_array() {
+        Some(slots) => slots.iter().filter_map(number).collect(),
+        None => (0..number(&params["replicas"]).unwrap_or(1)).collect(),
     }
 }
 
@@ -168,9 +179,9 @@ impl Step for Probe {
     }
 
     async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
-        let replicas = cx.params["replicas"].as_i64().unwrap_or(1);
-        self.restart_ended(cx, replicas).await?;
-        self.ready(cx, replicas).await?;
+        let slots = slots(&cx.params);
+        self.restart_ended(cx, &slots).await?;
+        self.ready(cx, &slots).await?;
         let gate = SocketAddr::new(IpAddr::V4(super::gate::subnet(cx)?.address(2)), TRAFFIC);
         let status = admin::anonymous(gate, super::gate::has_tls(cx)).await?;
         if status == 401 {

@@ -16,10 +16,10 @@ use syp_engine::{
     graph::RunKind,
     id::{InstanceId, StoreId},
     plan::{Effect, InDoubt, Plan, PlanNode, Policy},
-    step::{LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{Have, Held, LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
 };
 use syp_proto::{
-    journal::{Failure, Found},
+    journal::{Failure, Found, LedgerRow},
     v1,
 };
 
@@ -47,8 +47,9 @@ impl Target for FakeCloud {
         KINDS.to_vec()
     }
 
-    /// a (ensure) -> b (token), c (lookup) -> n (note) -> d (ensure)
-    fn plan(&self, kind: RunKind, owner: &Owner, _: &v1::InstanceSpec, _: &Value) -> Plan {
+    /// a (ensure) -> b (token), c (lookup) -> n (note) -> d (ensure). A later revision has another d (d2, d3, ...): it is made,
+    /// tried (p), it serves (switch), and what was before it is retired.
+    fn plan(&self, kind: RunKind, owner: &Owner, _: &v1::InstanceSpec, _: &Value, have: &Have<'_>) -> Plan {
         let settle = self.settle_ms();
         let node = |id: &str, kind: &str, after: &[&str], doubt: InDoubt| PlanNode {
             id: id.into(),
@@ -58,7 +59,8 @@ impl Target for FakeCloud {
             effect: matches!(kind, "fake.ensure@1" | "fake.token@1" | "fake.lookup@1").then(|| Effect {
                 provider: "fake".into(),
                 key: key(owner, id),
-                billed: id == "d",
+                billed: id.starts_with('d'),
+                hourly: None,
             }),
             policy: Some(Policy {
                 in_doubt: doubt as i32,
@@ -67,21 +69,54 @@ impl Target for FakeCloud {
                 settle_ms: settle,
                 total_timeout_ms: 0,
             }),
+            ..Default::default()
+        };
+        let d = if have.revision < 2 { "d".to_owned() } else { format!("d{}", have.revision) };
+        let retired = |after: &str| {
+            let others = have.live().filter(|r| r.node.starts_with('d') && r.node != d);
+            let retire = |r: &LedgerRow| PlanNode {
+                retires: Some(r.ordinal),
+                effect: None,
+                ..node(&format!("retire {}", r.node), &r.kind, &[after], InDoubt::Ensure)
+            };
+            others.map(retire).collect::<Vec<_>>()
         };
         let nodes = match kind {
             RunKind::Drain | RunKind::Teardown => vec![node("drain", "fake.drain@1", &[], InDoubt::Ensure)],
-            _ => vec![
-                node("a", "fake.ensure@1", &[], InDoubt::Ensure),
-                node("b", "fake.token@1", &["a"], InDoubt::Token),
-                node("c", "fake.lookup@1", &["a"], InDoubt::Lookup),
-                node("n", "fake.note@1", &["b", "c"], InDoubt::Ensure),
-                node("d", "fake.ensure@1", &["n"], InDoubt::Ensure),
-            ],
+            RunKind::Update => {
+                let mut nodes = vec![
+                    node(&d, "fake.ensure@1", &[], InDoubt::Ensure),
+                    node("p", "fake.note@1", &[&d], InDoubt::Ensure),
+                    PlanNode {
+                        activates: true,
+                        routes: format!("\"{d}\""),
+                        ..node("switch", "fake.note@1", &["p"], InDoubt::Ensure)
+                    },
+                ];
+                nodes.extend(retired("switch"));
+                nodes
+            }
+            _ => [
+                vec![
+                    node("a", "fake.ensure@1", &[], InDoubt::Ensure),
+                    node("b", "fake.token@1", &["a"], InDoubt::Token),
+                    node("c", "fake.lookup@1", &["a"], InDoubt::Lookup),
+                    node("n", "fake.note@1", &["b", "c"], InDoubt::Ensure),
+                    node(&d, "fake.ensure@1", &["n"], InDoubt::Ensure),
+                ],
+                retired(&d),
+            ]
+            .concat(),
         };
         Plan { target: "fake".into(), version: 1, nodes }
     }
 
-    async fn preflight(&self, _: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
+    async fn preflight(
+        &self,
+        _: &Owner,
+        spec: &v1::InstanceSpec,
+        _: Option<&Held<'_>>,
+    ) -> Result<Preflight, Failure> {
         if spec.image == "missing" {
             return Err(failure(
                 Class::Terminal,

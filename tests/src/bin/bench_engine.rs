@@ -24,7 +24,7 @@ use syp_engine::{
     graph::{RunKind, State},
     id::{InstanceId, StoreId},
     plan::{Plan, PlanNode, Policy},
-    step::{Done, LogLine, LogQuery, Observed, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{Done, Have, Held, LogLine, LogQuery, Observed, Owner, Preflight, Stats, Step, StepCx, Target},
     store::{SledKv, open},
 };
 use syp_proto::{
@@ -126,7 +126,14 @@ impl Target for BenchTarget {
         vec!["bench.step@1"]
     }
 
-    fn plan(&self, _: RunKind, _: &Owner, spec: &v1::InstanceSpec, _: &serde_json::Value) -> Plan {
+    fn plan(
+        &self,
+        _: RunKind,
+        _: &Owner,
+        spec: &v1::InstanceSpec,
+        _: &serde_json::Value,
+        _: &Have<'_>,
+    ) -> Plan {
         let steps = if spec.image == "park" { 1 } else { STEPS };
         let nodes = (0..steps).map(|n| PlanNode {
             id: format!("s{n}"),
@@ -138,7 +145,12 @@ impl Target for BenchTarget {
         Plan { target: "bench".into(), version: 1, nodes: nodes.collect() }
     }
 
-    async fn preflight(&self, _: &Owner, spec: &v1::InstanceSpec) -> Result<Preflight, Failure> {
+    async fn preflight(
+        &self,
+        _: &Owner,
+        spec: &v1::InstanceSpec,
+        _: Option<&Held<'_>>,
+    ) -> Result<Preflight, Failure> {
         Ok(Preflight { spec: spec.clone(), ..Default::default() })
     }
 

@@ -19,7 +19,7 @@ use syp_engine::{
     door::{Door, instance_audience},
     graph::RunKind,
     id::{InstanceId, StoreId},
-    step::{Owner, StepCx, Target, Waiting},
+    step::{Have, Owner, StepCx, Target, Waiting},
 };
 use syp_proto::{
     journal::{Failure, Instance, LedgerRow, PlanNode},
@@ -128,8 +128,9 @@ impl Bare {
             claims: serde_json::Map::new(),
         })?;
         let begin = Instant::now();
-        let ready = self.target.preflight(&owner, &spec).await.map_err(said)?;
-        let nodes = self.target.plan(RunKind::Provision, &owner, &ready.spec, &ready.facts).nodes;
+        let ready = self.target.preflight(&owner, &spec, None).await.map_err(said)?;
+        let (kind, have) = (RunKind::Provision, Have::nothing());
+        let nodes = self.target.plan(kind, &owner, &ready.spec, &ready.facts, &have).nodes;
         let made = self.make(&owner, &ready.spec, &ready.facts, &nodes).await;
         let served = match &made {
             Ok(url) => first_200(url, secrecy::ExposeSecret::expose_secret(&token)),
@@ -186,6 +187,8 @@ impl Bare {
                     gate: self.door.config(&i, Mode::Serve, 1_000),
                     cancel: CancellationToken::new(),
                     waiting: Waiting::default(),
+                    routes: serde_json::from_str(&n.routes).unwrap_or(Value::Null),
+                    live: Arc::default(),
                     grace: Duration::from_secs(1),
                 };
                 open.push(async move { (n.id.clone(), step.apply(&cx, key(n)).await) });

@@ -1,0 +1,194 @@
+//! `syp.yaml`: instances as files say. The spec has the field names of the API's JSON; what is not known is refused by name.
+use crate::{failure::Failure, parse};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+use syp_proto::{
+    from_json,
+    v1::{self, AccessPolicy, InstanceSpec, access_policy::Effect},
+};
+
+/// One instance that is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its spec, access and operators in it.
+    pub spec: InstanceSpec,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    api_version: String,
+    kind: String,
+    name: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Short for `spec.access`: members, as `--allow` takes them.
+    #[serde(default)]
+    allow: Vec<String>,
+    /// Short for `spec.operators`.
+    #[serde(default)]
+    operators: Vec<String>,
+    spec: Value,
+}
+
+/// Reads all files, folders and standard input (`-`); in the order given, a folder's files by name.
+///
+/// # Errors
+/// What is wrong, with file and document.
+pub fn read(from: &[PathBuf]) -> Result<Vec<Manifest>, Failure> {
+    let mut out = Vec::new();
+    let mut names = BTreeSet::new();
+    for path in from {
+        for (origin, text) in texts(path)? {
+            let all = documents(&text).map_err(|e| Failure::usage(format!("{origin}: {e}")))?;
+            if all.is_empty() {
+                return Err(Failure::usage(format!("{origin} holds no instance")));
+            }
+            for m in all {
+                if !names.insert(m.name.clone()) {
+                    return Err(Failure::usage(format!("{origin}: '{}' is there twice", m.name)));
+                }
+                out.push(m);
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn texts(path: &Path) -> Result<Vec<(String, String)>, Failure> {
+    let failed = |p: &Path, e: std::io::Error| Failure::usage(format!("{}: {e}", p.display()));
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|e| failed(path, e))?;
+        return Ok(vec![("standard input".into(), text)]);
+    }
+    let mut files = vec![path.to_path_buf()];
+    if path.is_dir() {
+        let wanted = |p: &PathBuf| {
+            let ending = p.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            p.is_file() && ["yaml", "yml", "json"].contains(&ending)
+        };
+        let entries = std::fs::read_dir(path).map_err(|e| failed(path, e))?;
+        files = entries.filter_map(|e| Some(e.ok()?.path())).filter(wanted).collect();
+        files.sort();
+        if files.is_empty() {
+            let words = format!("{} has no .yaml, .yml or .json file", path.display());
+            return Err(Failure::usage(words));
+        }
+    }
+    let one = |p: PathBuf| match std::fs::read_to_string(&p) {
+        Ok(text) => Ok((p.display().to_string(), text)),
+        Err(e) => Err(failed(&p, e)),
+    };
+    files.into_iter().map(one).collect()
+}
+
+fn documents(text: &str) -> Result<Vec<Manifest>, String> {
+    let mut out = Vec::new();
+    for (n, d) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+        let at = |e: &dyn std::fmt::Display| format!("document {}: {e}", n + 1);
+        let value = Value::deserialize(d).map_err(|e| at(&e))?;
+        if value.is_null() {
+            continue;
+        }
+        let d: Document = serde_json::from_value(value).map_err(|e| at(&e))?;
+        out.push(manifest(d).map_err(|e| at(&e))?);
+    }
+    Ok(out)
+}
+
+fn manifest(d: Document) -> Result<Manifest, String> {
+    if (d.api_version.as_str(), d.kind.as_str()) != ("syp.v1", "Instance") {
+        return Err(format!(
+            "'{}' of '{}' is not known; this version reads kind Instance of apiVersion syp.v1",
+            d.kind, d.api_version
+        ));
+    }
+    parse::name(&d.name).map_err(|e| format!("name '{}': {e}", d.name))?;
+    if d.name.contains(['@', '/']) {
+        return Err(format!("name '{}': the name alone, without project and uid", d.name));
+    }
+    let mut spec: InstanceSpec = from_json(d.spec).map_err(|e| format!("spec: {e}"))?;
+    if spec.target.is_empty() {
+        spec.target = "docker".into();
+    }
+    if let Some(s) = spec.scaling.as_mut().filter(|s| s.max == 0) {
+        s.max = s.min;
+    }
+    for (field, members, policy, role) in [
+        ("allow", &d.allow, &mut spec.access, v1::Role::User),
+        ("operators", &d.operators, &mut spec.operators, v1::Role::Operator),
+    ] {
+        if members.is_empty() {
+            continue;
+        }
+        if policy.is_some() {
+            return Err(format!("'{field}' and its long form in spec: choose one"));
+        }
+        let members: Result<Vec<_>, _> = members.iter().map(|m| parse::member(m)).collect();
+        let members = members.map_err(|e| format!("{field}: {e}"))?;
+        let rules = parse::rules(&members, Effect::Allow, role, &[]);
+        *policy = Some(AccessPolicy { rules, etag: String::new() });
+    }
+    Ok(Manifest { name: d.name, labels: d.labels, spec })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOP: &str = "apiVersion: syp.v1\nkind: Instance\nname: shop\nallow: [a@x.org]\nspec: {image: nginx, port: 80, scaling: {min: 2}, env: {A: '1'}}\n";
+
+    #[test]
+    fn a_file_is_one_instance_or_several() {
+        let two = format!("{SHOP}---\n{}---\n", SHOP.replace("shop", "other"));
+        let all = documents(&two).unwrap();
+        assert_eq!(all.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["shop", "other"]);
+        let s = &all[0].spec;
+        assert_eq!((s.image.as_str(), s.port, s.target.as_str()), ("nginx", 80, "docker"));
+        assert_eq!((s.scaling.unwrap().max, s.env["A"].as_str()), (2, "1"));
+        assert_eq!(s.access.as_ref().unwrap().rules[0].members, ["user:a@x.org"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = |from: &str, to: &str| documents(&SHOP.replace(from, to)).unwrap_err();
+        for (from, to, says) in [
+            ("image:", "imgae:", "imgae"),
+            ("port: 80", "port: x", "port"),
+            ("name: shop", "name: Shop", "lower-case"),
+            ("name: shop", "nmae: shop", "nmae"),
+            ("syp.v1", "syp.v9", "syp.v9"),
+            ("kind: Instance", "kind: Pod", "Pod"),
+            ("a@x.org", "alice", "user:ADDRESS"),
+            ("spec: {", "spec: {access: {}, ", "choose one"),
+            ("spec: {image", "spec: [image", "document 1"),
+        ] {
+            let said = wrong(from, to);
+            assert!(said.contains(says), "{to}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_by_name_and_a_name_twice_is_refused() {
+        let d = tempfile::tempdir().unwrap();
+        assert!(read(&[d.path().into()]).unwrap_err().message().contains("no .yaml"));
+        std::fs::write(d.path().join("b.yaml"), SHOP).unwrap();
+        std::fs::write(d.path().join("a.yml"), SHOP.replace("shop", "other")).unwrap();
+        std::fs::write(d.path().join("note.txt"), "x").unwrap();
+        let names: Vec<_> = read(&[d.path().into()]).unwrap().into_iter().map(|m| m.name).collect();
+        assert_eq!(names, ["other", "shop"]);
+        std::fs::write(d.path().join("c.yaml"), SHOP).unwrap();
+        assert!(read(&[d.path().into()]).unwrap_err().message().contains("twice"));
+        assert!(read(&["/nowhere".into()]).unwrap_err().message().contains("/nowhere"));
+    }
+}

@@ -1,0 +1,370 @@
+//! Changing what serves: fields beside revisions at once, a new revision by an operation; going back to an earlier one.
+use super::{
+    Api,
+    access::lockout,
+    authz::{self, Authz},
+    create::{newest_operation, normalised, other_rules},
+    mask, page,
+    requests::caller,
+    status::{invalid, of_failure, refuse},
+    validate,
+};
+use crate::{
+    cell::Cell,
+    clock::timestamp,
+    cost, door,
+    engine::Caller,
+    ops,
+    revision::{self, merged},
+    step::{Have, Held, Owner},
+    view,
+};
+use std::sync::Arc;
+use syp_auth::policy::Role;
+use syp_proto::{
+    google::longrunning::Operation,
+    journal::{Edited, Instance, Revision},
+    v1::{self, InstanceSpec},
+};
+use tonic::{Code, Request, Response, Status};
+
+/// Fields of a revision.
+const REVISION: [&str; 12] = [
+    "image",
+    "port",
+    "resources",
+    "scaling",
+    "probe",
+    "env",
+    "secrets",
+    "entrypoint",
+    "args",
+    "protocol",
+    "egress",
+    "isolation",
+];
+
+/// What an update comes to, checked.
+pub(super) struct Change {
+    /// Beside revisions.
+    pub edited: Option<Edited>,
+    /// The spec with the change in it.
+    pub spec: InstanceSpec,
+    /// A revision, unless what serves is one like it.
+    pub revision: Option<Revision>,
+}
+
+impl Api {
+    /// What an update asks for, against the instance as it is.
+    pub(super) async fn change(
+        &self,
+        a: &Authz,
+        r: &v1::UpdateInstanceRequest,
+        i: &Instance,
+    ) -> Result<Change, Status> {
+        let new = r.instance.clone().ok_or_else(|| invalid("instance", "required"))?;
+        let asked = new.spec.clone().unwrap_or_default();
+        let held = i.spec.clone().unwrap_or_default();
+        let paths = paths(r.update_mask.as_ref().map_or(&[], |m| &m.paths), &new, i)?;
+        let mut e = Edited { request_id: r.request_id.clone(), ..Default::default() };
+        let mut fields = Vec::new();
+        let labels: Vec<_> =
+            paths.iter().map(String::as_str).filter(|p| p.split('.').next() == Some("labels")).collect();
+        if !labels.is_empty() {
+            let held = v1::Instance { labels: i.labels.clone(), ..Default::default() };
+            let given = v1::Instance { labels: new.labels.clone(), ..Default::default() };
+            let after = mask::apply(&held, &given, &labels)?.labels;
+            validate::labels(&after)?;
+            (e.labels, e.set_labels) = (after, true);
+        }
+        for p in paths.iter().filter(|p| !labels.contains(&p.as_str())) {
+            match p.as_str() {
+                "spec.ttl" => {
+                    let ttl = validate::ttl(asked.ttl.as_ref())?.unwrap_or(0);
+                    (e.expire_ms, e.set_expire) =
+                        (if ttl > 0 { self.engine.clock().now() + ttl } else { 0 }, true);
+                }
+                "spec.protect" => (e.protect, e.set_protect) = (asked.protect, true),
+                "spec.access" => e.access = Some(asked.access.clone().unwrap_or_default()),
+                "spec.operators" => e.operators = Some(asked.operators.clone().unwrap_or_default()),
+                other => fields.push(revision_field(other)?),
+            }
+        }
+        self.policies(a, &e, &held)?;
+        let mut spec = mask::apply(&held, &asked, &fields)?;
+        normalised(&mut spec);
+        let beside = Edited { request_id: String::new(), ..e.clone() } != Edited::default();
+        let revision = if fields.is_empty() { None } else { self.revision(i, &spec, None).await? };
+        Ok(Change { edited: beside.then_some(e), spec, revision })
+    }
+
+    /// Policies are checked as those who set them alone are.
+    fn policies(&self, a: &Authz, e: &Edited, held: &InstanceSpec) -> Result<(), Status> {
+        for (new, held) in [(&e.access, &held.access), (&e.operators, &held.operators)] {
+            if let Some(p) = new {
+                validate::access("spec", p)?;
+                self.usable("spec", p, &held.clone().unwrap_or_default())?;
+            }
+        }
+        if let Some(p) = &e.operators
+            && authz::decide(&door::policy(p), &a.identity).max(a.role).is_none_or(|x| x < Role::Operator)
+        {
+            return Err(lockout());
+        }
+        Ok(())
+    }
+
+    /// A revision for this spec, with everything checked that can be before anything is made; `None` when it serves already.
+    /// `image`: the very image that an earlier revision had, whatever its name stands for today.
+    async fn revision(
+        &self,
+        i: &Instance,
+        spec: &InstanceSpec,
+        image: Option<&str>,
+    ) -> Result<Option<Revision>, Status> {
+        ops::updatable(i)?;
+        validate::spec(spec)?;
+        let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
+        let facts = serde_json::from_str(&i.facts).unwrap_or_default();
+        let no = revision::next_number(i);
+        let owner = Owner {
+            store: self.engine.store().store_id().clone(),
+            uid: crate::id::InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?,
+            name: i.name.clone(),
+            revision: revision::name(&i.name, no),
+        };
+        let mut tried = spec.clone();
+        if let Some(image) = image {
+            image.clone_into(&mut tried.image);
+        }
+        let held = Held { facts: &facts, have: Have::of(i, no) };
+        let mut p = target.preflight(&owner, &tried, Some(&held)).await.map_err(|f| of_failure(&f))?;
+        p.spec.image.clone_from(&spec.image);
+        let serving = i.spec.clone().unwrap_or_default();
+        let same = revision::part(&p.spec) == revision::part(&serving)
+            && revision::template(&p.spec, &p.facts) == revision::template(&serving, &facts);
+        Ok((!same).then(|| Revision {
+            no,
+            spec: Some(revision::part(&p.spec)),
+            facts: p.facts.to_string(),
+            hourly_rate: Some(cost::money(p.hourly, &self.currency)),
+            ..Default::default()
+        }))
+    }
+
+    pub(super) async fn update(
+        &self,
+        request: Request<v1::UpdateInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        let who = caller(&a, &r.request_id, &r)?;
+        let name = r.instance.as_ref().map(|i| i.name.clone()).unwrap_or_default();
+        let cell = self.live(&a, &name, Role::Operator).await?;
+        if let Some(there) = self.repeated(&cell, &who).await? {
+            return Ok(Response::new(there));
+        }
+        let change = self.change(&a, &r, &cell.get()).await?;
+        if r.validate_only {
+            return Ok(Response::new(Operation::default()));
+        }
+        let etag = r.instance.map(|i| i.etag).unwrap_or_default();
+        self.make(&cell, change, "set", &etag, &who).await.map(Response::new)
+    }
+
+    pub(super) async fn rollback(
+        &self,
+        request: Request<v1::RollbackInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        let who = caller(&a, &r.request_id, &r)?;
+        let cell = self.live(&a, &r.name, Role::Operator).await?;
+        if let Some(there) = self.repeated(&cell, &who).await? {
+            return Ok(Response::new(there));
+        }
+        let change = self.back(&cell.get(), &r.revision_id).await?;
+        if r.validate_only {
+            return Ok(Response::new(Operation::default()));
+        }
+        self.make(&cell, change, "rollback", &r.etag, &who).await.map(Response::new)
+    }
+
+    /// Going back is making a new revision like an old one, with that one's very image.
+    pub(super) async fn back(&self, i: &Instance, to: &str) -> Result<Change, Status> {
+        let to = earlier(i, to)?;
+        let held = i.spec.clone().unwrap_or_default();
+        let spec = merged(&held, &to.spec.clone().unwrap_or_default());
+        let facts: serde_json::Value = serde_json::from_str(&to.facts).unwrap_or_default();
+        let mut revision = self.revision(i, &spec, facts["image"].as_str()).await?;
+        if let Some(new) = &mut revision {
+            new.note = format!("back to {}", revision::name(&i.name, to.no));
+        }
+        Ok(Change { edited: None, spec, revision })
+    }
+
+    async fn make(
+        &self,
+        cell: &Arc<Cell>,
+        change: Change,
+        verb: &str,
+        etag: &str,
+        who: &Caller,
+    ) -> Result<Operation, Status> {
+        match change {
+            Change { edited, revision: Some(mut new), .. } => {
+                if new.note.is_empty() {
+                    verb.clone_into(&mut new.note);
+                }
+                let op = self.engine.update(cell, &new, edited, verb, etag, who).await?;
+                self.operation(&op.to_string()).await
+            }
+            Change { edited: Some(e), .. } => {
+                self.engine.edit(cell, e, etag, who).await?;
+                Ok(self.as_it_is(cell))
+            }
+            // it is so already
+            _ => Ok(self.as_it_is(cell)),
+        }
+    }
+
+    /// A request that was answered before is answered with what it has become.
+    async fn repeated(&self, cell: &Arc<Cell>, who: &Caller) -> Result<Option<Operation>, Status> {
+        Ok(match self.engine.answered(who).await? {
+            None => None,
+            Some(a) if a.operation.is_empty() => Some(self.as_it_is(cell)),
+            Some(a) => Some(self.operation(&a.operation).await?),
+        })
+    }
+
+    fn as_it_is(&self, cell: &Cell) -> Operation {
+        let (i, now) = (cell.get(), self.engine.clock().now());
+        let result = view::any(&view::instance(cell, &i, now));
+        Operation {
+            name: newest_operation(&i, now).name,
+            done: true,
+            result: Some(syp_proto::google::longrunning::operation::Result::Response(result)),
+            metadata: None,
+        }
+    }
+
+    pub(super) async fn revisions(
+        &self,
+        request: Request<v1::ListInstanceRevisionsRequest>,
+    ) -> Result<Response<v1::ListInstanceRevisionsResponse>, Status> {
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        let i = self.any(&a, &r.parent, Role::Viewer).await?;
+        let all: Vec<_> = revision::all(&i).iter().rev().map(|x| shown(&i, x)).collect();
+        // the newest first: numbers count down
+        let key = |x: &v1::InstanceRevision| {
+            let no: u32 = x.name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            format!("{:0>10}", u32::MAX - no)
+        };
+        let (instance_revisions, next_page_token) =
+            page::cut(all, r.page_size, &r.page_token, &r.parent, key)?;
+        Ok(Response::new(v1::ListInstanceRevisionsResponse { instance_revisions, next_page_token }))
+    }
+}
+
+/// The fields to change. `*` is what `apply` sends: everything that the given spec says, and the whole revision.
+fn paths(mask: &[String], new: &v1::Instance, i: &Instance) -> Result<Vec<String>, Status> {
+    if mask.is_empty() {
+        return Err(invalid(
+            "update_mask",
+            "say which fields, such as spec.image; '*' for all that is given",
+        ));
+    }
+    if !mask.iter().any(|p| p == "*") {
+        return Ok(mask.to_vec());
+    }
+    let (asked, held) = (new.spec.clone().unwrap_or_default(), i.spec.clone().unwrap_or_default());
+    let target = asked.target.trim_start_matches("providers/");
+    if !target.is_empty() && target != held.target {
+        return Err(immutable("spec.target"));
+    }
+    if asked.publish.is_some() && asked.publish != held.publish {
+        return Err(immutable("spec.publish"));
+    }
+    let mut out: Vec<_> = REVISION.iter().map(|f| format!("spec.{f}")).collect();
+    let given = [
+        ("labels", new.labels != i.labels),
+        ("spec.ttl", asked.ttl.is_some() && asked.ttl != held.ttl),
+        ("spec.protect", asked.protect != held.protect),
+        ("spec.access", other_rules(&asked.access, &held.access)),
+        ("spec.operators", other_rules(&asked.operators, &held.operators)),
+    ];
+    out.extend(given.into_iter().filter(|(_, given)| *given).map(|(f, _)| f.to_owned()));
+    Ok(out)
+}
+
+/// `spec.env.A` as a path inside the spec, if it belongs to a revision.
+fn revision_field(path: &str) -> Result<&str, Status> {
+    let inside = path.strip_prefix("spec.").unwrap_or_default();
+    let first = inside.split('.').next().unwrap_or_default();
+    if REVISION.contains(&first) {
+        return Ok(inside);
+    }
+    if matches!(first, "target" | "publish") {
+        return Err(immutable(path));
+    }
+    Err(invalid(
+        "update_mask",
+        &format!(
+            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.protect, spec.{}",
+            REVISION.join(", spec.")
+        ),
+    ))
+}
+
+fn immutable(field: &str) -> Status {
+    refuse(
+        Code::FailedPrecondition,
+        "IMMUTABLE_FIELD",
+        format!("'{field}' is fixed for the life of an instance: its address rests on it"),
+        "make another instance with the new value, then take this one down",
+    )
+}
+
+/// The revision that is meant: by name or number, else the newest before this one that served.
+fn earlier(i: &Instance, to: &str) -> Result<Revision, Status> {
+    let serving = revision::number(i);
+    let all = revision::all(i);
+    let number = to.rsplit(['-', '/']).next().and_then(|n| n.parse::<u32>().ok());
+    let found = match (to, number) {
+        ("", _) => all.into_iter().rev().find(|r| r.no < serving && r.serving_ms != 0),
+        (_, Some(n)) => all.into_iter().find(|r| r.no == n),
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        let words = if to.is_empty() {
+            format!("'{}' has no earlier revision that served", i.name)
+        } else {
+            format!("'{}' has no revision '{to}'", i.name)
+        };
+        refuse(Code::NotFound, "REVISION_NOT_FOUND", words, "'sypctl revisions' lists those that are kept")
+    })
+}
+
+/// A revision as the API shows it.
+fn shown(i: &Instance, r: &Revision) -> v1::InstanceRevision {
+    let facts: serde_json::Value = serde_json::from_str(&r.facts).unwrap_or_default();
+    let name = revision::name(&i.name, r.no);
+    v1::InstanceRevision {
+        name: format!("{}/revisions/{name}", view::full_name(i)),
+        snapshot: Some(v1::Instance {
+            name: view::full_name(i),
+            uid: i.uid.clone(),
+            spec: r.spec.clone(),
+            ..Default::default()
+        }),
+        create_time: timestamp(r.create_ms),
+        creator: r.creator.clone(),
+        traffic_percent: if r.no == revision::number(i) { 100 } else { 0 },
+        image_digest: facts["digest"].as_str().unwrap_or_default().into(),
+        failure: r.failure.as_ref().map(view::status),
+        serving_time: timestamp(r.serving_ms),
+        note: r.note.clone(),
+        hourly_rate: r.hourly_rate.clone(),
+    }
+}
