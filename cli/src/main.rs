@@ -21,6 +21,7 @@ mod reasons;
 mod render;
 mod server;
 mod spark;
+mod traces;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -130,6 +130,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     engine.watch_targets();
     engine.follow_issuers(&issuers);
     engine.follow_figures();
+    crate::traces::follow(&engine)?;
     let shutdown = CancellationToken::new();
     let socket = socket_path(&o.data_dir);
     socket.parent().map_or(Ok(()), private_dir)?;

@@ -17,6 +17,7 @@ pub mod changes;
 pub mod clock;
 pub mod cost;
 pub mod door;
+mod ended;
 pub mod engine;
 pub mod error;
 pub mod failure;
