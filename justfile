@@ -12,7 +12,7 @@ fmt:
 # clippy without a warning, and the shell scripts
 lint:
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    shellcheck -x -S warning quickstart test .ci/run tests/testbed/*.sh examples/*/*.sh
+    shellcheck -x -S warning quickstart test .ci/run tests/examples.sh tests/testbed/*.sh examples/*/*.sh examples/clients/*/run
 
 # licences, advisories, sources (cargo install cargo-deny)
 deny:
@@ -21,6 +21,10 @@ deny:
 # all tests with all they need; `just test --fast` leaves Docker out
 test *ARGS:
     ./test {{ARGS}}
+
+# the examples alone: the wrapper's own tests, the clients, the instance files (after ./quickstart)
+examples:
+    tests/examples.sh
 
 # the API documentation, without a warning
 doc:

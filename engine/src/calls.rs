@@ -3,7 +3,7 @@ use crate::{
     cell::Cell,
     failure::{Class, backoff_ms, failure},
     fault::Point,
-    fold::over,
+    fold::{next_ordinal, over, row_at},
     graph::State,
     id::InstanceId,
     inner::Inner,
@@ -190,7 +190,7 @@ fn outcome(e: &Inner, i: &Instance, run: u32, node: &str, attempt: u32, result: 
 }
 
 async fn undo(e: &Inner, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
-    let Some(row) = i.ledger.get(entry as usize) else { return vec![] };
+    let Some(row) = row_at(&i.ledger, entry) else { return vec![] };
     let what = format!("undo {}", row.node);
     let result = async {
         let step = e.step(i, &row.kind)?;
@@ -236,7 +236,7 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
             listed.found = found.into_iter().filter(|f| !kept(&f.handle)).collect();
             listed.retry_at_ms = now + settle_ms(i);
             for (n, f) in listed.found.iter().enumerate() {
-                let entry = u32::try_from(i.ledger.len() + n).unwrap_or(u32::MAX);
+                let entry = next_ordinal(&i.ledger) + u32::try_from(n).unwrap_or(0);
                 out.push(Body::Adopted(journal::Adopted {
                     entry,
                     handle: f.handle.clone(),

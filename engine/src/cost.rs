@@ -39,10 +39,18 @@ pub fn accrued(i: &Instance, now: Millis) -> Decimal {
         let until = if r.gone_ms != 0 { r.gone_ms } else { now };
         Some(decimal(r.hourly.as_ref()?) * Decimal::from((until - r.intent_ms).max(0)))
     });
+    let let_go = i.spent.iter().filter_map(|s| s.rate_ms.parse::<Decimal>().ok());
+    let own = own.chain(let_go);
     let shared = union_ms(i.ledger.iter().filter(|r| r.billed && r.hourly.is_none()), now);
     let of_all = i.hourly_rate.as_ref().map_or(Decimal::ZERO, decimal) * Decimal::from(shared);
     // divided once, at the end: thirds of an hour have no end in decimal
     (own.sum::<Decimal>() + of_all) / Decimal::from(3_600_000)
+}
+
+/// Rate times milliseconds of a row of which nothing is left, for when the row is let go.
+pub(crate) fn rate_ms(i: &Instance, r: &LedgerRow) -> Decimal {
+    let rate = r.hourly.as_ref().or(i.hourly_rate.as_ref()).map_or(Decimal::ZERO, decimal);
+    rate * Decimal::from((r.gone_ms - r.intent_ms).max(0))
 }
 
 /// What it costs per hour right now: of everything that exists, replicas of two revisions during an update among it.
@@ -126,8 +134,8 @@ pub fn receipt(i: &Instance, now: Millis) -> v1::TeardownReceipt {
     v1::TeardownReceipt {
         name: format!("projects/{}/instances/{}@{}", i.project, i.name, i.uid),
         instance_uid: i.uid.clone(),
-        created_count: count(rows.len()),
-        verified_gone_count: count(gone),
+        created_count: count(rows.len() + i.let_go as usize),
+        verified_gone_count: count(gone + i.let_go as usize),
         residual_monthly_cost: Some(money(Decimal::ZERO, currency)),
         resources: rows,
         residuals,

@@ -222,7 +222,7 @@ fn step_intent(i: &mut Instance, r: &Record, s: &journal::StepIntent) -> Result<
     let deps = i.ledger.iter().filter(|x| !over(x) && deps.contains(&x.node)).map(|x| x.ordinal).collect();
     let policy = def.policy.unwrap_or_default();
     i.ledger.push(LedgerRow {
-        ordinal: u32::try_from(i.ledger.len()).unwrap_or(u32::MAX),
+        ordinal: next_ordinal(&i.ledger),
         node: def.id,
         kind: def.kind,
         provider: effect.provider,
@@ -337,7 +337,7 @@ fn undo_outcome(i: &mut Instance, r: &Record, u: &journal::UndoOutcome) -> Resul
 }
 
 fn adopted(i: &mut Instance, r: &Record, a: &journal::Adopted) -> Result<(), &'static str> {
-    let next = u32::try_from(i.ledger.len()).unwrap_or(u32::MAX);
+    let next = next_ordinal(&i.ledger);
     if a.entry == next {
         let f = a.found.as_ref().ok_or("adoption of nothing")?;
         i.ledger.push(LedgerRow {
@@ -440,6 +440,16 @@ fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
     }
 }
 
+/// The row of a number; one that was let go is not there any more.
+pub fn row_at(ledger: &[LedgerRow], ordinal: u32) -> Option<&LedgerRow> {
+    ledger.get(ledger.binary_search_by_key(&ordinal, |r| r.ordinal).ok()?)
+}
+
+/// The number of the next row.
+pub fn next_ordinal(ledger: &[LedgerRow]) -> u32 {
+    ledger.last().map_or(0, |r| r.ordinal + 1)
+}
+
 /// Nothing of it is left, or an operator chose to keep it.
 pub fn over(row: &LedgerRow) -> bool {
     matches!(row.state(), ledger_row::State::Gone | ledger_row::State::Retained)
@@ -455,7 +465,8 @@ fn open_run(i: &mut Instance, no: u32) -> Result<&mut Run, &'static str> {
 }
 
 fn row(i: &mut Instance, ordinal: u32) -> Result<&mut LedgerRow, &'static str> {
-    i.ledger.get_mut(ordinal as usize).ok_or("no such ledger row")
+    let at = i.ledger.binary_search_by_key(&ordinal, |r| r.ordinal).map_err(|_| "no such ledger row")?;
+    i.ledger.get_mut(at).ok_or("no such ledger row")
 }
 
 fn row_of_node(i: &Instance, node: &str) -> Option<usize> {

@@ -3,7 +3,7 @@ use crate::{
     cell::Cell,
     engine::{Caller, Engine},
     error::Error,
-    fold::over,
+    fold::{over, row_at},
     graph::{self, Graph, RunKind, State, Trigger},
     id::OperationId,
     inner::Beginning,
@@ -242,7 +242,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let _guard = cell.writer.lock().await;
         let i = cell.get();
-        if i.ledger.get(entry as usize).is_none_or(over) {
+        if row_at(&i.ledger, entry).is_none_or(over) {
             return Err(Error::NotFound(format!("resource {entry}")));
         }
         let body = Body::Retained(journal::Retained { entry, reason: reason.into() });

@@ -5,7 +5,7 @@ use crate::{
     clock::Millis,
     cost,
     failure::{Class, failure},
-    fold::{is_done, over},
+    fold::{is_done, over, row_at},
     graph::{self, State, Trigger},
 };
 use std::collections::BTreeMap;
@@ -202,7 +202,7 @@ fn steps(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
             let def = plan.nodes.iter().find(|x| x.id == n.id);
             def.is_some_and(|x| x.after.iter().all(|a| is_done(&i.ledger, run, a)))
         };
-        if let Some(row) = retires(&n.id).and_then(|e| i.ledger.get(e as usize)) {
+        if let Some(row) = retires(&n.id).and_then(|e| row_at(&i.ledger, e)) {
             if !over(row) && ready() {
                 undo(row, now, &mut open, d);
             }
@@ -270,7 +270,7 @@ fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
     if left {
         return;
     }
-    let needed = if i.ledger.iter().any(|r| r.ever_in_doubt) { 2 } else { 1 };
+    let needed = if i.let_go_in_doubt || i.ledger.iter().any(|r| r.ever_in_doubt) { 2 } else { 1 };
     if run.clean_listings >= needed {
         d.records.push(ended(run, None, false));
         if let Some(Body::Transition(mut t)) = transition(i, Trigger::RunSucceeded) {

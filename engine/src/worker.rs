@@ -7,7 +7,7 @@ use crate::{
     calls,
     cell::Cell,
     fault::Point,
-    fold::fold,
+    fold::{fold, next_ordinal, row_at},
     graph::{State, Trigger},
     inner::{Beginning, Inner},
     scheduler::{Call, Decision, decide},
@@ -170,7 +170,7 @@ impl Work {
     fn is_held(&self, cell: &Cell, call: &Call) -> bool {
         let Call::Undo { entry, .. } = call else { return false };
         let i = cell.get();
-        let Some(row) = i.ledger.get(*entry as usize) else { return false };
+        let Some(row) = row_at(&i.ledger, *entry) else { return false };
         self.open.keys().any(|c| matches!(c, Call::Apply { node, .. } if *node == row.node))
     }
 
@@ -215,11 +215,11 @@ fn is_current(i: &Instance, body: &Body) -> bool {
                 .any(|n| n.id == o.node && n.attempt == o.attempt && n.state() == node::State::Intent)
         }),
         Body::UndoOutcome(o) => {
-            i.ledger.get(o.entry as usize).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
+            row_at(&i.ledger, o.entry).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
         }
         Body::Listed(l) => run(l.run).is_some(),
         Body::Adopted(a) => {
-            a.found.is_some() || i.ledger.get(a.entry as usize).is_some_and(|r| !crate::fold::over(r))
+            a.found.is_some() || row_at(&i.ledger, a.entry).is_some_and(|r| !crate::fold::over(r))
         }
         _ => true,
     }
@@ -230,7 +230,7 @@ fn renumbered(i: &Instance, mut body: Body) -> Body {
     if let Body::Adopted(a) = &mut body
         && a.found.is_some()
     {
-        a.entry = u32::try_from(i.ledger.len()).unwrap_or(u32::MAX);
+        a.entry = next_ordinal(&i.ledger);
     }
     body
 }
@@ -252,7 +252,7 @@ fn label(i: &Instance, call: &Call) -> String {
     match call {
         Call::Apply { node, .. } => node.clone(),
         Call::Undo { entry, .. } => {
-            format!("undo {}", i.ledger.get(*entry as usize).map_or("", |r| r.node.as_str()))
+            format!("undo {}", row_at(&i.ledger, *entry).map_or("", |r| r.node.as_str()))
         }
         Call::List { .. } => "list".into(),
         Call::Push { .. } => "push".into(),

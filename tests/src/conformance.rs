@@ -1,5 +1,8 @@
 //! What every target must do, as a function of the target: a later target gets in by one line.
-use crate::product::{Engine, get, left_of, pause, sh};
+use crate::{
+    load::Load,
+    product::{Engine, get, left_of, pause, sh},
+};
 use anyhow::{Context, Result, ensure};
 use std::{
     path::Path,
@@ -12,6 +15,8 @@ pub trait Bed {
     fn on(&self) -> &'static str;
     /// An image that answers on 8080.
     fn image(&self) -> &'static str;
+    /// An image that ends at once.
+    fn broken(&self) -> &'static str;
     /// Arguments of `up` besides the image.
     fn args(&self) -> Vec<&'static str> {
         vec!["--port", "8080"]
@@ -68,6 +73,7 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
     let tried = a.json(&["show", "shop"])?["conditions"].to_string();
     ensure!(tried.contains("Isolated") && tried.contains("AuthEnforced"), "what was tried is shown: {tried}");
     figures(&a, "shop")?;
+    changes(&a, "shop", bed)?;
     // another spec is a conflict
     let other =
         a.run(&["up", "shop", "--image", bed.image(), "--on", bed.on(), "--port", "8081", "--yes"])?;
@@ -151,6 +157,35 @@ fn figures(e: &Engine, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Another revision, one that does not work, back again, more and fewer; callers notice nothing of it.
+fn changes(e: &Engine, name: &str, bed: &dyn Bed) -> Result<()> {
+    let revision = |e: &Engine| -> Result<String> {
+        Ok(e.json(&["show", name])?["activeRevision"].as_str().unwrap_or_default().to_owned())
+    };
+    let alice = e.token(name, Some("user:alice@example.com"))?;
+    let load = Load::start(&e.endpoint(name)?, "/", &alice, 2)?;
+    e.ok(&["set", name, "--env", "LEVEL=debug", "--yes"])?;
+    ensure!(revision(e)? == format!("{name}-2"), "set makes a revision");
+    let failed = e.run(&["set", name, "--image", bed.broken(), "--yes"])?;
+    ensure!(failed.code == 1 && failed.err.contains("CRASH_LOOP"), "what does not work: {}", failed.err);
+    ensure!(revision(e)? == format!("{name}-2"), "the old one serves on");
+    let env = |e: &Engine| Ok::<_, anyhow::Error>(e.json(&["show", name])?["spec"]["env"].to_string());
+    ensure!(env(e)?.contains("LEVEL"), "with its own environment");
+    e.ok(&["rollback", name, "--yes"])?;
+    ensure!(!env(e)?.contains("LEVEL"), "a roll-back brings the environment back");
+    e.ok(&["scale", name, "--replicas", "2", "--yes"])?;
+    let ready = e.json(&["metrics", name])?["replicasReady"].as_i64();
+    ensure!(ready == Some(2), "two are ready: {ready:?}");
+    e.ok(&["scale", name, "--replicas", "1", "--yes"])?;
+    load.end()?.nothing_lost()?;
+    let all = e.ok(&["revisions", name])?;
+    ensure!(
+        all.contains("failed: ") && all.contains("serves") && all.contains("back to"),
+        "revisions: {all}"
+    );
+    Ok(())
+}
+
 fn drain_and_resume(e: &Engine, name: &str) -> Result<()> {
     let url = e.endpoint(name)?;
     let alice = e.token(name, Some("user:alice@example.com"))?;
@@ -202,6 +237,10 @@ impl Bed for Docker {
 
     fn image(&self) -> &'static str {
         "syp-test/hello"
+    }
+
+    fn broken(&self) -> &'static str {
+        "syp-test/crash"
     }
 
     fn left(&self, store: &str) -> Result<Vec<String>> {

