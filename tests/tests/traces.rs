@@ -8,8 +8,11 @@ use std::{
 };
 use syp_tests::product::{Engine, binary};
 
-/// A collector: path and body of what it is sent.
-fn collector() -> Result<(String, mpsc::Receiver<(String, Vec<u8>)>)> {
+/// First line and body of a request.
+type Sent = (String, Vec<u8>);
+
+/// A collector: its address, and what it is sent.
+fn collector() -> Result<(String, mpsc::Receiver<Sent>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
     let (to, got) = mpsc::channel();
