@@ -114,6 +114,22 @@ impl Life {
         Ok(())
     }
 
+    /// Takes it down, to the end.
+    async fn down(&self) -> Result<()> {
+        let cell = self.engine.cell(self.id).context("no cell")?;
+        let who = Caller { actor: "t".into(), ..Default::default() };
+        let down = TransitionOptions { verb: "down".into(), ..Default::default() };
+        self.engine.transition(&cell, State::Destroyed, &down, &who).await?;
+        for _ in 0..10_000 {
+            if self.engine.cell(self.id).is_none() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        ensure!(self.engine.cell(self.id).is_none(), "it is not taken down");
+        Ok(())
+    }
+
     fn all(&self) -> u64 {
         self.asked.values().sum()
     }
@@ -225,17 +241,7 @@ async fn an_engine_that_was_away_leaves_a_gap_and_an_end_leaves_what_was_seen() 
     ensure!(last.is_spanning() && last.counted_ms == 70_000 && last.at >= from + 60_000, "{last:?}");
     // away for two hours, and it is taken down before anybody looks again
     l.crash(720).await?;
-    let cell = l.engine.cell(l.id).context("no cell")?;
-    let who = Caller { actor: "t".into(), ..Default::default() };
-    let down = TransitionOptions { verb: "down".into(), ..Default::default() };
-    l.engine.transition(&cell, State::Destroyed, &down, &who).await?;
-    for _ in 0..10_000 {
-        if l.engine.cell(l.id).is_none() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    ensure!(l.engine.cell(l.id).is_none(), "it is not taken down");
+    l.down().await?;
     l.sampler.look().await;
     ensure!(l.rows(b"h|")? == 0, "one that is over has no head");
     // what was on disk is told in every resolution; up to a minute before the crash, and all that came after it, is not
@@ -248,5 +254,27 @@ async fn an_engine_that_was_away_leaves_a_gap_and_an_end_leaves_what_was_seen() 
     tokio::time::advance(Duration::from_secs(33 * 24 * 3_600)).await;
     while l.engine.store().trim(l.clock.now()).await? > 0 {}
     ensure!(l.rows(b"g|")? == 0, "points outlive their time");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_just_before_the_end_is_told_too() -> Result<()> {
+    let mut l = Life::new().await?;
+    l.engine.follow_figures();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    for _ in 0..20 {
+        l.pass().await?;
+    }
+    ensure!(l.all() > 0, "nobody asked");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // in the middle between two looks
+    l.gate.requests_by_class[2] += 500;
+    let gate = Some(l.gate.clone());
+    l.cloud.tell("shop", Some(Stats { gate, ..Default::default() }));
+    l.down().await?;
+    l.cloud.tell("shop", None);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let told = requests(&l.read(HOUR, MINUTE).await?);
+    ensure!(told == l.all() + 500, "{told} of {} are told", l.all() + 500);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The one task that looks at all instances: every 10 s, so many at a time, and nobody waits for it.
 use super::{EVERY_MS, Head, Live, Row, Tier, gather::gather, head_of, tier::floor, to_head};
-use crate::{calls, clock::Millis, engine::Engine, graph::State, id::InstanceId, store::Commit};
+use crate::{calls, clock::Millis, cost, engine::Engine, graph::State, id::InstanceId, store::Commit};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -161,7 +161,6 @@ impl Sampler {
     async fn begin(&self, id: InstanceId, i: &Instance) {
         let (store, now) = (self.engine.store(), self.engine.clock().now());
         let mut live = Live { project: i.project.clone(), name: i.name.clone(), ..Default::default() };
-        live.hourly.clone_from(&i.hourly_rate);
         // not all at the same moment
         live.flushed = now - Millis::from(id.as_bytes()[15]) * FLUSH_MS / 256;
         if let Ok(Some(head)) = store.series_head(id).await {
@@ -272,7 +271,7 @@ async fn sample(e: &Engine, id: InstanceId) {
     match tokio::time::timeout(PATIENCE, target.stats(&cx)).await {
         Ok(Ok(s)) => {
             let mut l = live.lock();
-            l.hourly.clone_from(&i.hourly_rate);
+            l.hourly = i.hourly_rate.as_ref().map(|m| cost::money(cost::rate(&i), &m.currency_code));
             l.see(&s, e.clock().now());
         }
         Ok(Err(f)) => tracing::debug!(instance = %id, reason = f.reason, "no figures"),
