@@ -19,6 +19,7 @@ mod plan;
 mod progress;
 mod reasons;
 mod render;
+mod secrets;
 mod server;
 mod spark;
 mod traces;

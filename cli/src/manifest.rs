@@ -37,7 +37,21 @@ struct Document {
     /// Short for `spec.operators`.
     #[serde(default)]
     operators: Vec<String>,
+    /// Values come from files beside the manifest, never from it.
+    #[serde(default)]
+    secrets: Vec<Secret>,
     spec: Value,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Secret {
+    #[serde(default)]
+    env: String,
+    #[serde(default)]
+    file: String,
+    /// The file with the value, relative to the manifest.
+    from: PathBuf,
 }
 
 /// Reads all files, folders and standard input (`-`); in the order given, a folder's files by name.
@@ -49,7 +63,8 @@ pub fn read(from: &[PathBuf]) -> Result<Vec<Manifest>, Failure> {
     let mut names = BTreeSet::new();
     for path in from {
         for (origin, text) in texts(path)? {
-            let all = documents(&text).map_err(|e| Failure::usage(format!("{origin}: {e}")))?;
+            let all =
+                documents(&text, &beside(path)).map_err(|e| Failure::usage(format!("{origin}: {e}")))?;
             if all.is_empty() {
                 return Err(Failure::usage(format!("{origin} holds no instance")));
             }
@@ -92,7 +107,13 @@ fn texts(path: &Path) -> Result<Vec<(String, String)>, Failure> {
     files.into_iter().map(one).collect()
 }
 
-fn documents(text: &str) -> Result<Vec<Manifest>, String> {
+/// The folder that files named in a manifest are looked for in.
+fn beside(manifest: &Path) -> PathBuf {
+    let folder = if manifest.is_dir() { Some(manifest) } else { manifest.parent() };
+    folder.unwrap_or(Path::new(".")).to_path_buf()
+}
+
+fn documents(text: &str, beside: &Path) -> Result<Vec<Manifest>, String> {
     let mut out = Vec::new();
     for (n, d) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
         let at = |e: &dyn std::fmt::Display| format!("document {}: {e}", n + 1);
@@ -101,12 +122,12 @@ fn documents(text: &str) -> Result<Vec<Manifest>, String> {
             continue;
         }
         let d: Document = serde_json::from_value(value).map_err(|e| at(&e))?;
-        out.push(manifest(d).map_err(|e| at(&e))?);
+        out.push(manifest(d, beside).map_err(|e| at(&e))?);
     }
     Ok(out)
 }
 
-fn manifest(d: Document) -> Result<Manifest, String> {
+fn manifest(d: Document, beside: &Path) -> Result<Manifest, String> {
     if (d.api_version.as_str(), d.kind.as_str()) != ("syp.v1", "Instance") {
         return Err(format!(
             "'{}' of '{}' is not known; this version reads kind Instance of apiVersion syp.v1",
@@ -118,6 +139,23 @@ fn manifest(d: Document) -> Result<Manifest, String> {
         return Err(format!("name '{}': the name alone, without project and uid", d.name));
     }
     let mut spec: InstanceSpec = from_json(d.spec).map_err(|e| format!("spec: {e}"))?;
+    if spec.secrets.iter().any(|s| !s.value.is_empty()) {
+        return Err(
+            "spec: the value of a secret does not belong into a file that is kept: use 'secrets' with 'from'"
+                .into(),
+        );
+    }
+    for s in d.secrets {
+        let from = beside.join(&s.from);
+        let mut value = std::fs::read(&from).map_err(|e| format!("secrets: {}: {e}", from.display()))?;
+        if !s.env.is_empty() && value.last() == Some(&b'\n') {
+            value.pop();
+        }
+        if value.is_empty() {
+            return Err(format!("secrets: {} is empty", from.display()));
+        }
+        spec.secrets.push(v1::SecretRef { env: s.env, file: s.file, value, ..Default::default() });
+    }
     if spec.target.is_empty() {
         spec.target = "docker".into();
     }
@@ -151,7 +189,7 @@ mod tests {
     #[test]
     fn a_file_is_one_instance_or_several() {
         let two = format!("{SHOP}---\n{}---\n", SHOP.replace("shop", "other"));
-        let all = documents(&two).unwrap();
+        let all = documents(&two, Path::new(".")).unwrap();
         assert_eq!(all.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["shop", "other"]);
         let s = &all[0].spec;
         assert_eq!((s.image.as_str(), s.port, s.target.as_str()), ("nginx", 80, "docker"));
@@ -161,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let wrong = |from: &str, to: &str| documents(&SHOP.replace(from, to)).unwrap_err();
+        let wrong = |from: &str, to: &str| documents(&SHOP.replace(from, to), Path::new(".")).unwrap_err();
         for (from, to, says) in [
             ("image:", "imgae:", "imgae"),
             ("port: 80", "port: x", "port"),
@@ -172,6 +210,8 @@ mod tests {
             ("a@x.org", "alice", "user:ADDRESS"),
             ("spec: {", "spec: {access: {}, ", "choose one"),
             ("spec: {image", "spec: [image", "document 1"),
+            ("spec: {", "secrets: [{env: A, from: ./nowhere}]\nspec: {", "nowhere"),
+            ("spec: {", "spec: {secrets: [{env: A, value: eA==}], ", "does not belong"),
         ] {
             let said = wrong(from, to);
             assert!(said.contains(says), "{to}: {said}");

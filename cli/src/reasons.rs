@@ -83,6 +83,8 @@ pub const PAGES: &[(&str, &str)] = &[
     ("REVISION_NOT_FOUND", include_str!("reasons/REVISION_NOT_FOUND.md")),
     ("REVISION_SERVES", include_str!("reasons/REVISION_SERVES.md")),
     ("RUNNING", include_str!("reasons/RUNNING.md")),
+    ("SECRET_FILES_UNSUPPORTED", include_str!("reasons/SECRET_FILES_UNSUPPORTED.md")),
+    ("SECRET_UNREADABLE", include_str!("reasons/SECRET_UNREADABLE.md")),
     ("SELF_LOCKOUT", include_str!("reasons/SELF_LOCKOUT.md")),
     ("SPEC_TOO_LARGE", include_str!("reasons/SPEC_TOO_LARGE.md")),
     ("STATE_DIFFERS", include_str!("reasons/STATE_DIFFERS.md")),

@@ -22,6 +22,7 @@ use syp_engine::{
     door::Door,
     engine::{Engine, Options},
     store::{self, SledKv},
+    vault::Vault,
 };
 use syp_proto::v1;
 use syp_steps::{
@@ -110,10 +111,12 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     // they go to the gates without keys before these are fetched: a gate keeps those it has
     let others = issuers.all().into_iter().filter(|i| !i.is_fixed()).filter_map(|i| i.for_gate()).collect();
     door.set_issuers(local_config, others);
+    let own_key = key(&o.data_dir.join("engine.key"))?;
+    let vault = Vault::new(&own_key);
     let docker = DockerTarget::new(docker::Options {
         host: std::env::var("DOCKER_HOST").unwrap_or_default(),
         gate_binary: gate_binary()?,
-        key: key(&o.data_dir.join("engine.key"))?,
+        key: own_key,
         pool: std::env::var("SYP_DOCKER_POOL").unwrap_or_else(|_| docker::DEFAULT_POOL.into()),
         tariff,
         clock: Clock::System,
@@ -125,6 +128,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         clock: Clock::System,
         faults: crash::from_environment(),
         door: Arc::clone(&door),
+        vault,
     })
     .await?;
     engine.watch_targets();

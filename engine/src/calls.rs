@@ -11,6 +11,7 @@ use crate::{
     revision,
     scheduler::{Call, settle_ms},
     step::{Observed, Owner, Step, StepCx},
+    vault::Secrets,
 };
 use futures_util::FutureExt;
 use rand::Rng;
@@ -117,7 +118,11 @@ async fn apply(
         }
         let done = limit(policy.attempt_timeout_ms, step.apply(&cx, key)).await;
         e.faults.at(Point::Called, node).await;
-        done
+        match done {
+            // the words of a failure are written down, and an app may have printed what it was given
+            Err(f) if !cx.spec.secrets.is_empty() => Err(cx.secrets.redacted(f, &cx.spec.secrets).await),
+            done => done,
+        }
     }
     .await;
     (out, result)
@@ -310,6 +315,7 @@ pub(crate) fn context(
         cancel,
         waiting: cell.waiting.clone(),
         routes: serde_json::from_str(&i.routes).unwrap_or(Value::Null),
+        secrets: Secrets::new(Arc::clone(&e.vault), Arc::clone(&e.store), cell.id),
         live: Arc::new(i.ledger.iter().filter(|r| !over(r)).map(|r| r.node.clone()).collect()),
         grace: Duration::from_millis(u64::try_from(grace).unwrap_or(0)),
     }

@@ -179,6 +179,7 @@ mod tests {
     fn rows_with_a_rate_of_their_own_count_each_for_itself() {
         let own = |from, gone, hourly: i64| LedgerRow {
             hourly: Some(money(Decimal::new(hourly, 1), "EUR")),
+            state: if gone == 0 { ledger_row::State::Exists } else { ledger_row::State::Gone } as i32,
             ..row(from, gone, true)
         };
         let i = Instance {

@@ -14,8 +14,9 @@ use crate::{
     scheduler,
     series::Series,
     step::Target,
-    store::{self, Store},
+    store::{self, SealedOp, Store},
     timer::Timer,
+    vault::Vault,
     worker,
 };
 use futures_util::FutureExt;
@@ -37,6 +38,8 @@ pub struct Options {
     pub faults: Arc<dyn Faults>,
     /// Issuers for the gates.
     pub door: Arc<Door>,
+    /// Secrets.
+    pub vault: Arc<Vault>,
 }
 
 /// The engine. Cheap to clone.
@@ -77,6 +80,8 @@ pub struct NewInstance {
     pub expire_ms: Millis,
     /// 0: the default of 10 minutes.
     pub deadline_ms: Millis,
+    /// The secrets that the spec names, sealed.
+    pub sealed: Vec<SealedOp>,
 }
 
 /// Calls at one target at a time: a start with thousands of instances to go on with must not run over its provider. Many of
@@ -103,6 +108,7 @@ impl Engine {
             clock: o.clock,
             faults: o.faults,
             door: o.door,
+            vault: o.vault,
             timer: Timer::default(),
             changes: Changes::default(),
             series: Series::default(),
@@ -251,6 +257,11 @@ impl Engine {
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.store
+    }
+
+    /// Secrets.
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.inner.vault
     }
 
     /// Time.

@@ -12,8 +12,9 @@ use crate::{
     revision, scheduler,
     series::Series,
     step::{Have, Step, Target},
-    store::{self, Commit, Store},
+    store::{self, Commit, SealedOp, Store},
     timer::Timer,
+    vault::Vault,
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub clock: Clock,
     pub faults: Arc<dyn Faults>,
     pub door: Arc<Door>,
+    pub vault: Arc<Vault>,
     pub epoch: u64,
     pub timer: Timer,
     pub changes: Changes,
@@ -76,6 +78,7 @@ impl Inner {
         next: Instance,
         records: Vec<Record>,
         answer: Option<(String, Answer)>,
+        sealed: Vec<SealedOp>,
     ) -> Result<(), store::Error> {
         let weighty = |r: &Record| {
             matches!(
@@ -98,6 +101,7 @@ impl Inner {
             records,
             checkpoint,
             answer,
+            sealed,
             ..Default::default()
         };
         if let Err(e) = self.store.commit(commit).await {

@@ -32,6 +32,8 @@ pub enum Kind {
     SeriesChunk = 5,
     /// `journal.SeriesHead`.
     SeriesHead = 6,
+    /// `journal.Sealed`.
+    Sealed = 7,
 }
 
 /// Why bytes are not a value.

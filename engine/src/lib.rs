@@ -37,6 +37,7 @@ pub mod series;
 pub mod step;
 pub mod store;
 pub mod timer;
+pub mod vault;
 pub mod view;
 mod worker;
 mod write;

@@ -8,6 +8,7 @@ use crate::{
     id::OperationId,
     inner::Beginning,
     plan, revision,
+    store::SealedOp,
 };
 use std::sync::Arc;
 use syp_proto::journal::{self, Edited, Instance, Revision, node, record::Body};
@@ -152,11 +153,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InProgress`] beside another operation, [`Error::NotAllowed`] where nothing serves.
+    // each is a different thing, and only the API calls it
+    #[allow(clippy::too_many_arguments)]
     pub async fn update(
         &self,
         cell: &Arc<Cell>,
         new: &Revision,
         edited: Option<Edited>,
+        sealed: Vec<SealedOp>,
         verb: &str,
         expect: &str,
         who: &Caller,
@@ -179,7 +183,7 @@ impl Engine {
                 plan::validate(p).map_err(|x| Error::Internal(x.to_string()))?;
             }
         }
-        self.append_locked(cell, bodies, who, Some(op)).await?;
+        self.append_sealed(cell, bodies, who, Some(op), sealed).await?;
         self.kick(cell);
         Ok(op)
     }

@@ -2,6 +2,7 @@
 use crate::{
     clock::Millis,
     id::{InstanceId, StoreId},
+    vault::Secrets,
 };
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -73,6 +74,8 @@ pub struct StepCx {
     pub grace: Duration,
     /// Where the gate shall send requests from now on, in the target's own words (`PlanNode.routes`).
     pub routes: Value,
+    /// Values of the spec's secrets.
+    pub secrets: Secrets,
     /// Nodes whose effects may exist now: replicas of more than one revision while an update is under way.
     pub live: Arc<Vec<String>>,
 }

@@ -127,7 +127,7 @@ impl Work {
         };
         if !records.is_empty() {
             e.faults.at(Point::BeforeCommit, "").await;
-            e.write(cell, &base, next, records, None).await?;
+            e.write(cell, &base, next, records, None, vec![]).await?;
             e.faults.at(Point::OutcomeSynced, "").await;
         }
         drop(guard);

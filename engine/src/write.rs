@@ -10,6 +10,7 @@ use crate::{
     inner::UP_DEADLINE_MS,
     plan, revision,
     step::Have,
+    store::SealedOp,
 };
 use std::{collections::hash_map::Entry, sync::Arc};
 use syp_proto::journal::{self, Answer, Instance, Record, record::Body};
@@ -70,30 +71,33 @@ impl Engine {
             }),
         ];
         let op = OperationId { instance: n.uid, run: 1 };
-        self.append(&cell, bodies, who, Some(op)).await?;
+        let guard = cell.writer.lock().await;
+        self.append_sealed(&cell, bodies, who, Some(op), n.sealed).await?;
+        drop(guard);
         self.adopt(Arc::clone(&cell));
         self.kick(&cell);
         Ok(op)
     }
 
-    /// Appends records that somebody outside asked for. The caller of this holds no lock; it is taken here.
-    pub(crate) async fn append(
-        &self,
-        cell: &Arc<Cell>,
-        bodies: Vec<Body>,
-        who: &Caller,
-        op: Option<OperationId>,
-    ) -> Result<(), Error> {
-        let _guard = cell.writer.lock().await;
-        self.append_locked(cell, bodies, who, op).await
-    }
-
+    /// Appends records that somebody outside asked for. The writer of the cell must be held.
     pub(crate) async fn append_locked(
         &self,
         cell: &Arc<Cell>,
         bodies: Vec<Body>,
         who: &Caller,
         op: Option<OperationId>,
+    ) -> Result<(), Error> {
+        self.append_sealed(cell, bodies, who, op, vec![]).await
+    }
+
+    /// [`Self::append_locked`], with sealed secrets in the same commit.
+    pub(crate) async fn append_sealed(
+        &self,
+        cell: &Arc<Cell>,
+        bodies: Vec<Body>,
+        who: &Caller,
+        op: Option<OperationId>,
+        sealed: Vec<SealedOp>,
     ) -> Result<(), Error> {
         let e = &self.inner;
         let base = cell.get();
@@ -112,7 +116,7 @@ impl Engine {
             records.push(r);
         }
         let answer = self.answer(who, op.map_or_else(String::new, |o| o.to_string()), cell.id.to_string());
-        e.write(cell, &base, next, records, answer).await?;
+        e.write(cell, &base, next, records, answer, sealed).await?;
         Ok(())
     }
 

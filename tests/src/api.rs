@@ -19,6 +19,7 @@ use syp_engine::{
     fault::NoFaults,
     series::Sampler,
     store::{Store, open},
+    vault::Vault,
 };
 use syp_proto::v1;
 use syp_steps::fake::{Behaviour, FakeCloud};
@@ -122,6 +123,7 @@ impl World {
             clock: Clock::System,
             faults: Arc::new(NoFaults),
             door,
+            vault: Vault::new(&vec![7; 32].into()),
         })
         .await?;
         // not by the clock: tests say when

@@ -173,6 +173,14 @@ fn changes(e: &Engine, name: &str, bed: &dyn Bed) -> Result<()> {
     ensure!(env(e)?.contains("LEVEL"), "with its own environment");
     e.ok(&["rollback", name, "--yes"])?;
     ensure!(!env(e)?.contains("LEVEL"), "a roll-back brings the environment back");
+    let (dir, value) = (tempfile::tempdir()?, format!("value-{}", uuid::Uuid::new_v4().simple()));
+    let file = dir.path().join("value");
+    std::fs::write(&file, &value)?;
+    let at = format!("@{}", file.display());
+    let (env, path) = (format!("TOKEN={at}"), format!("/run/token={at}"));
+    e.ok(&["set", name, "--secret", &env, "--secret-file", &path, "--yes"])?;
+    let shown = e.ok(&["show", name, "-o", "json"])?;
+    ensure!(shown.contains("/run/token") && !shown.contains(&value), "secrets are named, not shown");
     e.ok(&["scale", name, "--replicas", "2", "--yes"])?;
     let ready = e.json(&["metrics", name])?["replicasReady"].as_i64();
     ensure!(ready == Some(2), "two are ready: {ready:?}");

@@ -23,6 +23,7 @@ use syp_engine::{
     ops::TransitionOptions,
     revision,
     store::{MemKv, open_inline},
+    vault::Vault,
 };
 use syp_proto::{
     journal::{Edited, Instance, LedgerRow, Record, Revision, ledger_row, record::Body},
@@ -213,6 +214,7 @@ impl Life<'_> {
             clock: Clock::virtual_now(),
             faults: Arc::<SimFaults>::clone(&self.faults),
             door: Arc::new(Door::new(None)),
+            vault: Vault::new(&vec![7; 32].into()),
         };
         let engine = tokio::select! {
             biased;
@@ -246,6 +248,7 @@ impl Life<'_> {
                 hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
                 expire_ms: 0,
                 deadline_ms: 0,
+                sealed: vec![],
             };
             e.create(&Caller { actor: "t".into(), ..Default::default() }, new).await?;
         }
@@ -295,7 +298,7 @@ impl Life<'_> {
             ..Default::default()
         };
         let who = Caller { actor: "t".into(), ..Default::default() };
-        e.update(cell, &new, None, "set", "", &who).await.map(drop)
+        e.update(cell, &new, None, vec![], "set", "", &who).await.map(drop)
     }
 
     async fn down(&self, e: &Engine) -> Result<()> {

@@ -12,6 +12,8 @@ use syp_engine::{
     graph::RunKind,
     id::{InstanceId, StoreId},
     step::{Done, Have, Observed, Owner, Step, StepCx, Target, Waiting},
+    store::{Commit, MemKv, Store, open_inline},
+    vault::{Secrets, Vault},
 };
 use syp_proto::{
     journal::{Failure, Instance, LedgerRow, PlanNode},
@@ -26,6 +28,8 @@ struct Walk<'a> {
     facts: Value,
     door: Door,
     outputs: BTreeMap<String, Value>,
+    vault: Arc<Vault>,
+    store: Arc<dyn Store>,
     routes: String,
     generation: u64,
     kinds: BTreeSet<String>,
@@ -47,13 +51,20 @@ pub async fn twice(target: &dyn Target, spec: v1::InstanceSpec) -> Result<BTreeS
     let issuer = LocalIssuer::open(dir.path().join("key"), owner.store.as_str())?;
     let door = Door::new(None);
     door.set_issuers(issuer.config(), vec![]);
+    let (vault, store) = (Vault::new(&vec![7; 32].into()), open_inline(Arc::new(MemKv::default()))?);
+    let mut spec = ready.spec;
+    let kept = vault.take(owner.uid, 1, &mut spec.secrets, 0).map_err(said("seal"))?;
+    let sealed = kept.into_iter().map(Into::into).collect();
+    store.commit(Commit { sealed, ..Default::default() }).await?;
     let mut w = Walk {
         target,
         owner,
-        spec: Arc::new(ready.spec),
+        spec: Arc::new(spec),
         facts: ready.facts,
         door,
         outputs: BTreeMap::new(),
+        vault,
+        store,
         routes: String::new(),
         generation: 1,
         kinds: BTreeSet::new(),
@@ -103,6 +114,7 @@ impl Walk<'_> {
             cancel: CancellationToken::new(),
             waiting: Waiting::default(),
             routes: serde_json::from_str(&self.routes).unwrap_or(Value::Null),
+            secrets: Secrets::new(Arc::clone(&self.vault), Arc::clone(&self.store), self.owner.uid),
             live: Arc::new(self.outputs.keys().cloned().collect()),
             grace: Duration::from_secs(1),
         }

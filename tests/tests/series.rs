@@ -56,6 +56,7 @@ impl Life {
             },
             facts: serde_json::json!({}),
             hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
+            sealed: vec![],
             expire_ms: 0,
             deadline_ms: 0,
         };
@@ -151,8 +152,9 @@ async fn boot(kv: &MemKv, cloud: &FakeCloud, clock: &Clock) -> Result<Engine> {
     let store = open_inline(Arc::new(kv.clone()))?;
     let door = Arc::new(Door::new(None));
     let targets: Vec<Arc<dyn syp_engine::step::Target>> = vec![Arc::new(cloud.clone())];
-    Ok(Engine::start(Options { store, targets, clock: clock.clone(), faults: Arc::new(NoFaults), door })
-        .await?)
+    let vault = syp_engine::vault::Vault::new(&vec![7; 32].into());
+    let faults = Arc::new(NoFaults);
+    Ok(Engine::start(Options { store, targets, clock: clock.clone(), faults, door, vault }).await?)
 }
 
 fn requests(points: &[Point]) -> u64 {

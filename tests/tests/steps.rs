@@ -13,7 +13,15 @@ use syp_tests::{product::binary, steps::twice};
 fn spec(target: &str, image: &str) -> v1::InstanceSpec {
     // two replicas, so that one can go
     let scaling = Some(v1::Scaling { min: 2, max: 2, ..Default::default() });
-    v1::InstanceSpec { target: target.into(), image: image.into(), port: 8080, scaling, ..Default::default() }
+    let secrets = vec![v1::SecretRef { file: "/run/key".into(), value: b"x".into(), ..Default::default() }];
+    v1::InstanceSpec {
+        target: target.into(),
+        image: image.into(),
+        port: 8080,
+        scaling,
+        secrets,
+        ..Default::default()
+    }
 }
 
 fn all(target: &dyn Target) -> BTreeSet<String> {

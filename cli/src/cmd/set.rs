@@ -1,10 +1,10 @@
 //! `sypctl set`: another image, other settings, without a lost request.
-use super::{Ctx, request_id, up};
+use super::{Ctx, get, request_id, up};
 use crate::{
     args::Work,
     change::{self, Change},
     failure::{Done, Failure},
-    parse,
+    parse, secrets,
 };
 use prost_types::FieldMask;
 use std::{path::PathBuf, time::Duration};
@@ -17,6 +17,7 @@ Examples:
   sypctl set shop --image nginx:1.29
   sypctl set shop --env LEVEL=debug --unset-env OLD --memory 512Mi
   sypctl set shop --image my/shop:2 --plan
+  sypctl set shop --secret PASSWORD=@./new          (a new value restarts only this instance)
   sypctl set shop --ttl 8h -l team=ml
 
 A new image, port, size, environment, probe or command makes a revision: its replicas are started beside the old ones and
@@ -50,6 +51,11 @@ pub struct Args {
     /// Take a variable away
     #[arg(long, value_name = "NAME")]
     unset_env: Vec<String>,
+    #[command(flatten)]
+    secrets: secrets::Flags,
+    /// Take a secret away, by its variable or path
+    #[arg(long, value_name = "NAME")]
+    unset_secret: Vec<String>,
     /// How the gate talks to the image
     #[arg(long, value_enum)]
     protocol: Option<up::Protocol>,
@@ -109,7 +115,14 @@ fn label(text: &str) -> Result<(String, Option<String>), String> {
 /// # Errors
 /// What the engine said, or what the work failed with.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
-    let r = request(ctx, &a)?;
+    let mut r = request(ctx, &a)?;
+    if !a.secrets.is_empty() || !a.unset_secret.is_empty() {
+        let new = a.secrets.read()?;
+        let held = get(&ctx.client().await?, ctx.full(&a.name)).await?.spec.unwrap_or_default().secrets;
+        let spec = r.instance.get_or_insert_default().spec.get_or_insert_default();
+        spec.secrets = secrets::merged(&held, new, &a.unset_secret);
+        r.update_mask.get_or_insert_default().paths.push("spec.secrets".into());
+    }
     change::run(ctx, Change::Update(r), &a.name, a.plan, a.work).await
 }
 
@@ -184,7 +197,7 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
         set("protect");
     }
     paths.extend(a.labels.iter().map(|(k, _)| format!("labels.{k}")));
-    if paths.is_empty() {
+    if paths.is_empty() && a.secrets.is_empty() && a.unset_secret.is_empty() {
         return Err(Failure::usage("say what to change, such as --image; 'sypctl set --help' has all of it"));
     }
     let labels = a.labels.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?))).collect();

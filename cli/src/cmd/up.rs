@@ -5,7 +5,7 @@ use crate::{
     client::Client,
     exit,
     failure::{Done, Failure},
-    follow, parse, plan, render,
+    follow, parse, plan, render, secrets,
 };
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use syp_proto::{
@@ -52,6 +52,7 @@ pub enum Isolation {
 Examples:
   sypctl up shop --image nginx:1.27 --port 80 --on docker --allow user:alice@example.com
   sypctl up api --image my/api --port 8080 --replicas 2 --cpu .5 --memory 256Mi --env LEVEL=debug --ttl 8h -l team=ml
+  sypctl up db --image my/db --port 5432 --secret PASSWORD=@./pw --secret-file /run/tls.key=@./key
   sypctl up job --image my/job --port 9000 --protocol h2c --egress none -- --listen :9000
 
 The same spec on a name that exists attaches to it; another spec is a conflict (exit code 7): 'sypctl set' changes what serves.")]
@@ -89,6 +90,8 @@ pub struct Args {
     /// Variables from a file, NAME=VALUE a line
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
+    #[command(flatten)]
+    secrets: secrets::Flags,
     /// How the gate talks to the image
     #[arg(long, value_enum, default_value = "auto")]
     protocol: Protocol,
@@ -235,6 +238,7 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         scaling: a.replicas.map(|n| Scaling { min: n, max: n, ..Default::default() }),
         probe: a.probe.clone().map(|path| Probe { path, ..Default::default() }),
         env,
+        secrets: a.secrets.read()?,
         access: policy(&a.allow, v1::Role::User),
         operators: policy(&a.operator, v1::Role::Operator),
         ttl: a.ttl.map(parse::proto_duration),

@@ -14,6 +14,7 @@ use crate::{
     graph::State,
     id::InstanceId,
     step::Owner,
+    store::SealedOp,
     view,
 };
 use prost::{Message, Name};
@@ -45,6 +46,8 @@ pub(super) fn with_defaults(s: &mut v1::InstanceSpec, a: &Authz) {
 /// Defaults that do not depend on who asks.
 pub(super) fn normalised(s: &mut v1::InstanceSpec) {
     s.target = s.target.trim_start_matches("providers/").to_owned();
+    // their order means nothing
+    s.secrets.sort_by(|a, b| (&a.env, &a.file).cmp(&(&b.env, &b.file)));
     if s.scaling.is_none() {
         s.scaling = Some(v1::Scaling { min: 1, max: 1, ..Default::default() });
     }
@@ -128,7 +131,11 @@ impl Api {
             name: r.instance_id.clone(),
             revision: crate::revision::name(&r.instance_id, 1),
         };
-        let p = target.preflight(&owner, &spec, None).await.map_err(|f| of_failure(&f))?;
+        if let Some(r) = spec.secrets.iter().find(|r| r.value.is_empty()) {
+            return Err(invalid("spec.secrets", &format!("'{}' has no value", crate::vault::name(r))));
+        }
+        let mut p = target.preflight(&owner, &spec, None).await.map_err(|f| of_failure(&f))?;
+        let sealed = self.sealed(uid, 1, &mut p.spec)?;
         let ttl = p.spec.ttl.as_ref().map_or(0, duration_millis);
         Ok(NewInstance {
             project: project.into(),
@@ -140,6 +147,7 @@ impl Api {
             hourly: cost::money(p.hourly, &self.currency),
             expire_ms: if ttl > 0 { self.engine.clock().now() + ttl } else { 0 },
             deadline_ms: 0,
+            sealed,
         })
     }
 
@@ -149,7 +157,7 @@ impl Api {
     ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
-        let who = caller(&a, &r.request_id, &r)?;
+        let who = caller(&a, &r.request_id, &self.without_values(r.clone()))?;
         if let Some(there) = self.there(&a, &r, &who).await? {
             return Ok(Response::new(there));
         }
@@ -172,6 +180,33 @@ impl Api {
             if tokio::time::timeout_at(end, news.changed()).await.is_err() {
                 return Err(taken.into());
             }
+        }
+    }
+
+    /// The values of a spec's secrets as the store keeps them; the spec has none of them any more.
+    pub(super) fn sealed(
+        &self,
+        uid: InstanceId,
+        revision: u32,
+        spec: &mut v1::InstanceSpec,
+    ) -> Result<Vec<SealedOp>, Status> {
+        let now = self.engine.clock().now();
+        let kept = self.engine.vault().take(uid, revision, &mut spec.secrets, now);
+        Ok(kept.map_err(|f| of_failure(&f))?.into_iter().map(Into::into).collect())
+    }
+
+    /// The request with something in the place of each secret that tells it apart: requests are known by their hash, and a hash
+    /// of a short secret can be guessed.
+    fn without_values(&self, mut r: v1::CreateInstanceRequest) -> v1::CreateInstanceRequest {
+        if let Some(spec) = r.instance.as_mut().and_then(|i| i.spec.as_mut()) {
+            self.blind(spec);
+        }
+        r
+    }
+
+    pub(super) fn blind(&self, spec: &mut v1::InstanceSpec) {
+        for s in spec.secrets.iter_mut().filter(|s| !s.value.is_empty()) {
+            s.value = self.engine.vault().blinded(&s.value);
         }
     }
 
@@ -225,6 +260,12 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
     if wanted.port == 0 {
         // preflight filled it in from the image
         wanted.port = have.port;
+    }
+    // a value can't be compared with one that is sealed: the same names attach
+    let named =
+        |s: &v1::InstanceSpec| s.secrets.iter().map(|r| (r.env.clone(), r.file.clone())).collect::<Vec<_>>();
+    if named(&wanted) == named(&have) {
+        wanted.secrets.clone_from(&have.secrets);
     }
     let mut out = different_fields(&revision_part(wanted), &revision_part(have.clone()));
     let beside = [

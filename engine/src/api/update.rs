@@ -14,11 +14,15 @@ use crate::{
     clock::timestamp,
     cost, door,
     engine::Caller,
+    id::InstanceId,
     ops,
     revision::{self, merged},
     step::{Have, Held, Owner},
+    store::SealedOp,
+    vault::Secrets,
     view,
 };
+use secrecy::ExposeSecret;
 use std::sync::Arc;
 use syp_auth::policy::Role;
 use syp_proto::{
@@ -52,6 +56,8 @@ pub(super) struct Change {
     pub spec: InstanceSpec,
     /// A revision, unless what serves is one like it.
     pub revision: Option<Revision>,
+    /// Its new secrets.
+    pub sealed: Vec<SealedOp>,
 }
 
 impl Api {
@@ -93,9 +99,28 @@ impl Api {
         self.policies(a, &e, &held)?;
         let mut spec = mask::apply(&held, &asked, &fields)?;
         normalised(&mut spec);
+        validate::spec(&spec)?;
+        only_known(&spec, i)?;
+        let uid = InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?;
+        self.known_values(uid, &held.secrets, &mut spec.secrets).await;
+        let sealed = self.sealed(uid, revision::next_number(i), &mut spec)?;
         let beside = Edited { request_id: String::new(), ..e.clone() } != Edited::default();
         let revision = if fields.is_empty() { None } else { self.revision(i, &spec, None).await? };
-        Ok(Change { edited: beside.then_some(e), spec, revision })
+        Ok(Change { edited: beside.then_some(e), spec, revision, sealed })
+    }
+
+    /// A value that the serving revision has already makes no other version of it.
+    async fn known_values(&self, uid: InstanceId, held: &[v1::SecretRef], asked: &mut [v1::SecretRef]) {
+        let (vault, store) = (Arc::clone(self.engine.vault()), Arc::clone(self.engine.store()));
+        let secrets = Secrets::new(vault, store, uid);
+        for r in asked.iter_mut().filter(|r| !r.value.is_empty()) {
+            let same_name = |h: &&v1::SecretRef| h.env == r.env && h.file == r.file;
+            let Some(h) = held.iter().find(same_name) else { continue };
+            // one that can't be read is replaced: that is the way out
+            if secrets.get(h).await.is_ok_and(|value| value.expose_secret() == r.value) {
+                r.clone_from(h);
+            }
+        }
     }
 
     /// Policies are checked as those who set them alone are.
@@ -123,13 +148,12 @@ impl Api {
         image: Option<&str>,
     ) -> Result<Option<Revision>, Status> {
         ops::updatable(i)?;
-        validate::spec(spec)?;
         let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
         let facts = serde_json::from_str(&i.facts).unwrap_or_default();
         let no = revision::next_number(i);
         let owner = Owner {
             store: self.engine.store().store_id().clone(),
-            uid: crate::id::InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?,
+            uid: InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?,
             name: i.name.clone(),
             revision: revision::name(&i.name, no),
         };
@@ -158,7 +182,11 @@ impl Api {
     ) -> Result<Response<Operation>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
-        let who = caller(&a, &r.request_id, &r)?;
+        let mut known = r.clone();
+        if let Some(spec) = known.instance.as_mut().and_then(|i| i.spec.as_mut()) {
+            self.blind(spec);
+        }
+        let who = caller(&a, &r.request_id, &known)?;
         let name = r.instance.as_ref().map(|i| i.name.clone()).unwrap_or_default();
         let cell = self.live(&a, &name, Role::Operator).await?;
         if let Some(there) = self.repeated(&cell, &who).await? {
@@ -200,7 +228,7 @@ impl Api {
         if let Some(new) = &mut revision {
             new.note = format!("back to {}", revision::name(&i.name, to.no));
         }
-        Ok(Change { edited: None, spec, revision })
+        Ok(Change { edited: None, spec, revision, sealed: vec![] })
     }
 
     async fn make(
@@ -212,11 +240,11 @@ impl Api {
         who: &Caller,
     ) -> Result<Operation, Status> {
         match change {
-            Change { edited, revision: Some(mut new), .. } => {
+            Change { edited, revision: Some(mut new), sealed, .. } => {
                 if new.note.is_empty() {
                     verb.clone_into(&mut new.note);
                 }
-                let op = self.engine.update(cell, &new, edited, verb, etag, who).await?;
+                let op = self.engine.update(cell, &new, edited, sealed, verb, etag, who).await?;
                 self.operation(&op.to_string()).await
             }
             Change { edited: Some(e), .. } => {
@@ -264,6 +292,16 @@ impl Api {
         let (instance_revisions, next_page_token) =
             page::cut(all, r.page_size, &r.page_token, &r.parent, key)?;
         Ok(Response::new(v1::ListInstanceRevisionsResponse { instance_revisions, next_page_token }))
+    }
+}
+
+/// A reference without a value must be to one that this instance has.
+fn only_known(spec: &InstanceSpec, i: &Instance) -> Result<(), Status> {
+    let all = revision::all(i);
+    let has = |r: &v1::SecretRef| all.iter().any(|x| x.spec.as_ref().is_some_and(|s| s.secrets.contains(r)));
+    match spec.secrets.iter().find(|r| r.value.is_empty() && !has(r)) {
+        Some(r) => Err(invalid("spec.secrets", &format!("'{}' has no value", crate::vault::name(r)))),
+        None => Ok(()),
     }
 }
 

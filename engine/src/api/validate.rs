@@ -10,6 +10,9 @@ pub const MAX_PORT: i32 = 65_534;
 const HOLDER_PORT: i32 = 49_150;
 const MAX_REPLICAS: i32 = 64;
 const MAX_LABELS: usize = 64;
+const MAX_SECRETS: usize = 64;
+/// Bytes of one secret: keys and certificates are far smaller.
+const MAX_SECRET: usize = 64 << 10;
 /// What a replica may be given: more than any machine has; what the target's host really has is the preflight's business.
 const MAX_CPU_MILLIS: u64 = 4_096_000;
 /// Docker Engine's least share of a core.
@@ -154,9 +157,7 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     {
         return Err(invalid("spec.probe.path", "a path that begins with /"));
     }
-    if !s.secrets.is_empty() {
-        return Err(invalid("spec.secrets", "this version can't hand secrets to an instance yet; pass none"));
-    }
+    secrets(s)?;
     if s.budget.is_some() {
         return Err(invalid("spec.budget", "this version can't enforce budgets yet; use a ttl"));
     }
@@ -172,6 +173,53 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     for (field, policy) in [("spec.access", &s.access), ("spec.operators", &s.operators)] {
         if let Some(p) = policy {
             access(field, p)?;
+        }
+    }
+    Ok(())
+}
+
+/// Each has one name, a name of its own, and a value or one that is there already. Values are not in the words.
+fn secrets(s: &InstanceSpec) -> Result<(), Status> {
+    let wrong = |what: &str| Err(invalid("spec.secrets", what));
+    if s.secrets.len() > MAX_SECRETS {
+        return wrong(&format!("at most {MAX_SECRETS}"));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for r in &s.secrets {
+        let name = crate::vault::name(r);
+        if r.env.is_empty() == r.file.is_empty() {
+            return wrong("a secret is an environment variable or a file: name one of the two");
+        }
+        if !names.insert(name) {
+            return wrong(&format!("'{name}' is there twice"));
+        }
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !r.env.is_empty()
+            && (!r.env.chars().all(is_word) || r.env.starts_with(|c: char| c.is_ascii_digit()))
+        {
+            return wrong(&format!("'{}' can't be the name of a variable", r.env));
+        }
+        if s.env.contains_key(&r.env) {
+            return wrong(&format!("'{}' is a plain variable too; choose one", r.env));
+        }
+        let path = std::path::Path::new(&r.file);
+        let plain = |c| matches!(c, std::path::Component::RootDir | std::path::Component::Normal(_));
+        if !r.file.is_empty()
+            && (!path.is_absolute()
+                || !path.components().all(plain)
+                || r.file.ends_with('/')
+                || r.file.contains(['\0', ':']))
+        {
+            return wrong(&format!("'{}' can't be a file: an absolute path without '..' and ':'", r.file));
+        }
+        if r.value.len() > MAX_SECRET {
+            return wrong(&format!("'{name}' is larger than {MAX_SECRET} bytes"));
+        }
+        if r.value.is_empty() && (r.secret != crate::vault::OWN || r.version.is_empty()) {
+            return wrong(&format!("'{name}' has no value"));
+        }
+        if !r.env.is_empty() && (r.value.contains(&0) || std::str::from_utf8(&r.value).is_err()) {
+            return wrong(&format!("the value of '{name}' is no text: hand it over as a file"));
         }
     }
     Ok(())

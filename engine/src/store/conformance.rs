@@ -72,7 +72,9 @@ pub async fn run(open: impl AsyncFn() -> Result<Arc<dyn Store>, Error>) -> Resul
     store.commit(series(a)).await.map_err(|e| e.to_string())?;
     // too large is refused and nothing is written
     let mut huge = edit(a, 21);
-    huge.records[0].actor = "x".repeat(200_000);
+    // nothing that packing could make small
+    let noise = std::iter::repeat_with(|| char::from(rand::random_range(b' '..b'~')));
+    huge.records[0].actor = noise.take(200_000).collect();
     match store.commit(huge).await {
         Err(Error::TooLarge(_)) => {}
         other => return fail("an oversized record must be refused", &other),
@@ -221,8 +223,19 @@ async fn destroyed_moves_aside(store: &dyn Store, id: InstanceId) -> Result<(), 
     let loaded = store.load(id).await.map_err(|e| e.to_string())?.ok_or("gone")?;
     let mut i = loaded.instance?;
     i.set_state(State::Destroyed);
+    let other = InstanceId::random();
+    let key = |id| [crate::vault::prefix(id), b"env|A|1".to_vec()].concat();
+    let sealed = [id, other].map(|id| (key(id), b"sealed".to_vec())).to_vec();
+    store.commit(Commit { sealed, ..Default::default() }).await.map_err(|e| e.to_string())?;
+    if store.sealed(&key(id)).await.map_err(|e| e.to_string())?.as_deref() != Some(&b"sealed"[..]) {
+        return Err("a sealed secret comes back as it is".into());
+    }
     let c = Commit { checkpoint: Some(i), ..edit(id, 21) };
     store.commit(c).await.map_err(|e| e.to_string())?;
+    let there = async |id| store.sealed(&key(id)).await.map(|s| s.is_some()).map_err(|e| e.to_string());
+    if there(id).await? || !there(other).await? {
+        return Err("secrets end with their instance, and only with it".into());
+    }
     let live = store.load_live(None).await.map_err(|e| e.to_string())?;
     if live.iter().any(|l| l.id == id) {
         return Err("a destroyed instance is no longer among the live ones".into());

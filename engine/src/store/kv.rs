@@ -149,6 +149,18 @@ pub(super) fn too_large(e: codec::Error) -> Error {
     Error::TooLarge(e.to_string())
 }
 
+fn sealed_key(key: &[u8]) -> Vec<u8> {
+    [&b"k|"[..], key].concat()
+}
+
+fn sealed_range(id: InstanceId) -> (Vec<u8>, Vec<u8>) {
+    let from = sealed_key(&crate::vault::prefix(id));
+    let mut to = from.clone();
+    to.pop();
+    to.push(b'|' + 1);
+    (from, to)
+}
+
 // === impl KvStore ===
 
 impl KvStore {
@@ -163,6 +175,10 @@ impl KvStore {
             if i.state() == State::Destroyed {
                 ops.push((key(b'i', id), None));
                 ops.push((key(b't', id), Some(value)));
+                // its secrets end with it, in the same moment
+                let (from, to) = sealed_range(id);
+                let all = self.kv.scan(&from, &to, usize::MAX, false)?;
+                ops.extend(all.into_iter().map(|(k, _)| (k, None)));
             } else {
                 ops.push((key(b'i', id), Some(value)));
             }
@@ -172,6 +188,9 @@ impl KvStore {
         }
         if let Some((k, a)) = &c.answer {
             ops.push((answer_key(k), Some(codec::encode(Kind::Answer, a).map_err(too_large)?)));
+        }
+        for (k, record) in &c.sealed {
+            ops.push((sealed_key(k), Some(record.clone())));
         }
         for (name, value) in &c.settings {
             ops.push(([b"s|", name.as_bytes()].concat(), Some(value.clone())));
@@ -294,6 +313,10 @@ impl Store for KvStore {
     async fn answer(&self, k: &str) -> Result<Option<Answer>, Error> {
         let Some(v) = self.kv.get(&answer_key(k))? else { return Ok(None) };
         codec::decode(Kind::Answer, &v).map(Some).map_err(|e| Error::Corrupt(format!("answer {k}: {e}")))
+    }
+
+    async fn sealed(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.kv.get(&sealed_key(key))
     }
 
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {

@@ -11,6 +11,7 @@
 //! s|name                 settings
 //! g|tier|time BE|uid     points of one resolution, from a time on
 //! h|uid                  where the next difference of an instance's counters begins
+//! k|uid|kind|name|n      a sealed secret of an instance; they go with it
 //! ```
 mod committer;
 pub mod conformance;
@@ -51,6 +52,8 @@ pub struct Commit {
     pub settings: Vec<(String, Vec<u8>)>,
     /// Rows of time series.
     pub series: Vec<Row>,
+    /// Sealed secrets.
+    pub sealed: Vec<SealedOp>,
 }
 
 /// A checkpoint with the records after it folded in.
@@ -96,6 +99,9 @@ pub enum Error {
     Stopped,
 }
 
+/// Key (without the store's prefix) and record of a sealed secret.
+pub type SealedOp = (Vec<u8>, Vec<u8>);
+
 /// The store.
 ///
 /// # Guarantees
@@ -123,6 +129,8 @@ pub trait Store: Send + Sync + 'static {
     async fn answer(&self, key: &str) -> Result<Option<Answer>, Error>;
     /// A setting.
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// A sealed secret.
+    async fn sealed(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Audit rows, newest first.
     async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
     /// Points of one resolution from rows that touch `from..to`, in order; a row that can't be read is a gap.

@@ -2,10 +2,11 @@
 use super::{
     Shared,
     client::{self, inspect, key, labels, running, started_at},
-    container,
+    container, files,
 };
 use async_trait::async_trait;
 use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::{
@@ -27,13 +28,18 @@ impl App {
         let replica = cx.params["replica"].as_i64().unwrap_or(0);
         let r = cx.spec.resources.clone().unwrap_or_default();
         let volumes = cx.facts["volumes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let mounts = volumes.enumerate().map(|(n, path)| Mount {
+        let volumes = volumes.enumerate().map(|(n, path)| Mount {
             target: Some(path.to_owned()),
             source: Some(key(&cx.owner, &format!("volume-{replica}-{n}"))),
             typ: Some(MountType::VOLUME),
             ..Default::default()
         });
+        let mounts = volumes.chain(files::mounts(cx, replica));
         let mut env: Vec<String> = cx.spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        for r in cx.spec.secrets.iter().filter(|r| !r.env.is_empty()) {
+            let value = cx.secrets.get(r).await?;
+            env.push(format!("{}={}", r.env, String::from_utf8_lossy(value.expose_secret())));
+        }
         env.sort();
         let given = |v: &[String]| (!v.is_empty()).then(|| v.to_vec());
         Ok(ContainerCreateBody {

@@ -30,6 +30,17 @@ pub fn key(owner: &Owner, node: &str) -> String {
     format!("syp-{}-{}-{node}", owner.store, owner.uid.short())
 }
 
+/// A file of this host that can't be used.
+pub fn failed_io(path: &std::path::Path, e: &std::io::Error) -> Failure {
+    let disk = e.kind() == std::io::ErrorKind::StorageFull;
+    let (reason, hint) = if disk {
+        ("DISK_FULL", "make room, then try again")
+    } else {
+        ("PROVIDER_ERROR", "the engine tries again; its user must be allowed to use the folder")
+    };
+    failure(Class::Transient, reason, format!("{}: {e}", path.display()), hint)
+}
+
 /// Labels of everything that a node makes.
 pub fn labels(owner: &Owner, node: &str) -> HashMap<String, String> {
     [

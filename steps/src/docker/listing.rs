@@ -72,6 +72,7 @@ pub(super) async fn list(
     for v in volumes.volumes.unwrap_or_default() {
         out.push(found("docker.volume@1", v.name.clone(), v.name, &v.labels, uid));
     }
+    out.extend(super::files::list(store, uid)?);
     Ok(out)
 }
 
@@ -91,6 +92,7 @@ pub(super) async fn remove(s: &Shared, f: &Found) -> Result<(), Failure> {
         "docker.volume@1" => {
             optional(s.docker.remove_volume(&f.handle, None::<RemoveVolumeOptions>).await).map(drop)
         }
+        super::files::KIND => super::files::remove_found(f),
         _ => client::remove(&s.docker, &f.handle, None).await.map(drop),
     }
 }

@@ -5,6 +5,7 @@ pub mod client;
 mod config;
 mod container;
 mod drain;
+mod files;
 mod gate;
 mod gate_image;
 mod holder;
@@ -130,6 +131,7 @@ impl DockerTarget {
             Arc::new(app::App(s())),
             Arc::new(config::Config(s())),
             Arc::new(drain::Drain(s())),
+            Arc::new(files::Files),
             Arc::new(gate::Gate(s())),
             Arc::new(holder::Holder(s())),
             Arc::new(image::Image(s())),

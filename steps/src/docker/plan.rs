@@ -10,6 +10,7 @@
 //! ```
 use super::{
     client::key,
+    files,
     names::Subnet,
     rollout::{Rollout, rollout, rows_of},
     routes::{FIRST_PLACE, Route, Routes, wanted},
@@ -137,6 +138,11 @@ impl Builder<'_> {
             let image = if base == "network" { "image" } else { base };
             self.effect(&volume, "docker.volume@1", &[image], &json!({ "path": path }));
             after.push(volume);
+        }
+        if files::needed(self.spec) {
+            let node = format!("files-{n}");
+            self.effect(&node, files::KIND, &[base], &json!({ "template": template }));
+            after.push(node);
         }
         let after: Vec<_> = after.iter().map(String::as_str).collect();
         let params = json!({ "holder": holder, "replica": n, "template": template });

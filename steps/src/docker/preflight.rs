@@ -28,6 +28,7 @@ pub(super) async fn check(
         Some(held) => room(&spec, held)?,
         None => tls::files(spec.publish.as_ref()).await.map(drop)?,
     }
+    super::files::check(&spec)?;
     let host = s.docker.version().await.map_err(|e| failed(&e))?;
     if spec.resources.is_some() {
         // it takes the daemon a while: asked only when there is something to compare

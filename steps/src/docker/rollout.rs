@@ -22,17 +22,20 @@ pub(super) struct Rollout {
     pub retire: Vec<u32>,
 }
 
-/// The rows of one slot, the app before the holder it rests on.
+/// What a replica is made of, what rests on another before it.
+const PARTS: [&str; 3] = ["app", "files", "holder"];
+
+/// The rows of one slot, the app before what it rests on.
 pub(super) fn rows_of<'a>(have: &Have<'a>, n: u32) -> Vec<&'a LedgerRow> {
     let of = |kind: &str| have.live().find(|r| slot(&r.node, kind) == Some(n));
-    [of("app"), of("holder")].into_iter().flatten().collect()
+    PARTS.into_iter().filter_map(of).collect()
 }
 
 /// Decides. `room`: how many slots the network has.
 pub(super) fn rollout(have: &Have<'_>, template: &str, wanted: u32, room: u32, volumes: bool) -> Rollout {
     let mut slots: BTreeMap<u32, bool> = BTreeMap::new();
     for row in have.live() {
-        let Some(n) = slot(&row.node, "app").or_else(|| slot(&row.node, "holder")) else { continue };
+        let Some(n) = PARTS.iter().find_map(|part| slot(&row.node, part)) else { continue };
         *slots.entry(n).or_insert(true) &= is_of(row, template, have.revision);
     }
     let (mut same, others): (Vec<_>, Vec<_>) = slots.iter().partition(|(_, same)| **same);

@@ -26,6 +26,7 @@ use syp_engine::{
     plan::{Plan, PlanNode, Policy},
     step::{Done, Have, Held, LogLine, LogQuery, Observed, Owner, Preflight, Stats, Step, StepCx, Target},
     store::{SledKv, open},
+    vault::Vault,
 };
 use syp_proto::{
     journal::{Failure, Found, LedgerRow},
@@ -203,6 +204,7 @@ async fn start(e: &Engine, mode: &str, name: &str) -> Result<InstanceId> {
         hourly: Default::default(),
         expire_ms: 0,
         deadline_ms: 86_400_000,
+        sealed: vec![],
     };
     e.create(&Caller { actor: "bench".into(), ..Default::default() }, new).await?;
     Ok(uid)
@@ -299,6 +301,7 @@ async fn run(dir: &Path, cmd: &str, rest: &[String]) -> Result<()> {
         clock: Clock::System,
         faults: Arc::new(NoFaults),
         door: Arc::new(Door::new(None)),
+        vault: Vault::new(&vec![7; 32].into()),
     })
     .await?;
     println!("READY");

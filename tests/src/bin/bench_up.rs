@@ -20,6 +20,8 @@ use syp_engine::{
     graph::RunKind,
     id::{InstanceId, StoreId},
     step::{Have, Owner, StepCx, Target, Waiting},
+    store::{MemKv, open_inline},
+    vault::{Secrets, Vault},
 };
 use syp_proto::{
     journal::{Failure, Instance, LedgerRow, PlanNode},
@@ -163,6 +165,7 @@ impl Bare {
     ) -> Result<String> {
         let (mut outputs, mut open) = (BTreeMap::<String, Value>::new(), FuturesUnordered::new());
         let mut begun: Vec<&str> = Vec::new();
+        let (vault, store) = (Vault::new(&vec![7; 32].into()), open_inline(Arc::new(MemKv::default()))?);
         let i = Instance {
             uid: owner.uid.to_string(),
             name: owner.name.clone(),
@@ -188,6 +191,7 @@ impl Bare {
                     cancel: CancellationToken::new(),
                     waiting: Waiting::default(),
                     routes: serde_json::from_str(&n.routes).unwrap_or(Value::Null),
+                    secrets: Secrets::new(Arc::clone(&vault), Arc::clone(&store), owner.uid),
                     live: Arc::default(),
                     grace: Duration::from_secs(1),
                 };
