@@ -115,8 +115,10 @@ pub enum Command {
     Logs(cmd::logs::Args),
     /// What it costs: rate now, accrued so far
     Cost(cmd::cost::Args),
-    /// Requests, latency, CPU and memory
+    /// Requests, latency, CPU and memory, now and over time
     Metrics(cmd::metrics::Args),
+    /// All instances by what they do and cost right now
+    Top(cmd::top::Args),
     /// The state graph and the steps of the running operation
     Graph(cmd::graph::Args),
     /// Wait for a state or a condition
@@ -221,6 +223,9 @@ mod tests {
             "sypctl events shop -w",
             "sypctl logs shop -f --tail 10 --since 10m",
             "sypctl cost shop",
+            "sypctl metrics shop --since 1h --step 1m",
+            "sypctl metrics --prometheus",
+            "sypctl top --once",
             "sypctl graph shop",
             "sypctl wait shop --for state=serving --timeout 10s",
             "sypctl op ls",
@@ -264,6 +269,8 @@ mod tests {
             ("sypctl up shop --image x --memory 5x", "256Mi"),
             ("sypctl up shop --image x --env A", "NAME=VALUE"),
             ("sypctl down", "NAMES"),
+            ("sypctl metrics", "NAME"),
+            ("sypctl metrics shop --since ever", "length of time"),
             ("sypctl wait shop --for something", "state="),
             ("sypctl transition shop --to gone", "serving"),
         ] {

@@ -7,6 +7,7 @@ mod cmd;
 mod exit;
 mod failure;
 mod follow;
+mod history;
 mod http;
 mod local;
 mod login;
@@ -20,6 +21,8 @@ mod reasons;
 mod render;
 mod secrets;
 mod server;
+mod spark;
+mod traces;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -38,7 +38,9 @@ pub struct ServerOptions {
     pub data_dir: PathBuf,
     /// TCP address beside the Unix socket.
     pub listen: Option<SocketAddr>,
-    /// Certificate chain of the TCP address, PEM.
+    /// HTTP address for Prometheus.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Certificate chain of the TCP addresses, PEM.
     pub tls_cert: Option<PathBuf>,
     /// Its key, PEM.
     pub tls_key: Option<PathBuf>,
@@ -131,6 +133,8 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     .await?;
     engine.watch_targets();
     engine.follow_issuers(&issuers);
+    engine.follow_figures();
+    crate::traces::follow(&engine)?;
     let shutdown = CancellationToken::new();
     let socket = socket_path(&o.data_dir);
     socket.parent().map_or(Ok(()), private_dir)?;
@@ -145,7 +149,13 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
             started_ms: Clock::System.now(),
         }),
     };
-    let listen = Listen { socket: Some(socket.clone()), tcp: o.listen, tls: tls(&o)?, own_uid: uid };
+    let listen = Listen {
+        socket: Some(socket.clone()),
+        tcp: o.listen,
+        metrics: o.metrics_listen,
+        tls: tls(&o)?,
+        own_uid: uid,
+    };
     tracing::info!(version = syp_engine::api::VERSION, data = %o.data_dir.display(), "engine started");
     tokio::spawn(stop_signals(shutdown.clone()));
     if o.idle_exit {

@@ -12,6 +12,7 @@ use crate::{
     id::InstanceId,
     inner::Inner,
     scheduler,
+    series::Series,
     step::Target,
     store::{self, SealedOp, Store},
     timer::Timer,
@@ -110,6 +111,7 @@ impl Engine {
             vault: o.vault,
             timer: Timer::default(),
             changes: Changes::default(),
+            series: Series::default(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             cells: RwLock::default(),
@@ -270,6 +272,11 @@ impl Engine {
     /// Changes of all instances.
     pub fn changes(&self) -> &Changes {
         &self.inner.changes
+    }
+
+    /// Figures over time of all instances that are looked at.
+    pub fn series(&self) -> &Series {
+        &self.inner.series
     }
 
     /// The providers.

@@ -10,6 +10,7 @@ use crate::{
     graph::{self, RunKind, Trigger},
     id::InstanceId,
     revision, scheduler,
+    series::Series,
     step::{Have, Step, Target},
     store::{self, Commit, SealedOp, Store},
     timer::Timer,
@@ -39,6 +40,8 @@ pub(crate) struct Inner {
     pub epoch: u64,
     pub timer: Timer,
     pub changes: Changes,
+    /// Figures over time.
+    pub series: Series,
     /// No new calls; what is under way ends.
     pub stop: CancellationToken,
     /// Everything is dropped where it stands.

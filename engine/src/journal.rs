@@ -28,6 +28,10 @@ pub enum Kind {
     Answer = 3,
     /// `journal.Audit`.
     Audit = 4,
+    /// `journal.SeriesChunk`.
+    SeriesChunk = 5,
+    /// `journal.SeriesHead`.
+    SeriesHead = 6,
     /// `journal.Sealed`.
     Sealed = 7,
 }

@@ -180,6 +180,19 @@ pub struct Preflight {
     pub lines: Vec<v1::offer::Line>,
 }
 
+/// One replica that answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaStats {
+    /// Its name.
+    pub id: String,
+    /// When it began; another time means that its counters began anew.
+    pub started_ms: Millis,
+    /// Processor time since then, microseconds.
+    pub cpu_us: u64,
+    /// Resident bytes.
+    pub memory_bytes: u64,
+}
+
 /// CPU, memory and the gate's counters of one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -187,6 +200,8 @@ pub struct Stats {
     pub cpu_seconds: f64,
     /// Resident bytes of the replicas.
     pub memory_bytes: u64,
+    /// Each replica that answered.
+    pub replicas: Vec<ReplicaStats>,
     /// The gate's counters, if it answered.
     pub gate: Option<GateMetrics>,
     /// The gate's view of the replicas.

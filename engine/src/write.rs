@@ -29,7 +29,8 @@ impl Engine {
             Entry::Occupied(taken) => return Err(Error::NameInUse(*taken.get())),
             Entry::Vacant(free) => free.insert(n.uid),
         };
-        let result = self.create_reserved(who, n).await;
+        // a new instance is large, and so is what writes it
+        let result = Box::pin(self.create_reserved(who, n)).await;
         if result.is_err() {
             e.names.lock().remove(&name);
         }

@@ -17,6 +17,7 @@ use syp_engine::{
     door::Door,
     engine::{Engine, Options},
     fault::NoFaults,
+    series::Sampler,
     store::{Store, open},
     vault::Vault,
 };
@@ -39,13 +40,17 @@ pub struct World {
     pub disk: Disk,
     dir: tempfile::TempDir,
     address: std::net::SocketAddr,
+    /// Where it is scraped.
+    pub metrics: std::net::SocketAddr,
     running: Option<Running>,
 }
 
 struct Running {
     engine: Engine,
+    api: Api,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+    sampler: Sampler,
 }
 
 /// Puts a token into each call; without one there is none.
@@ -82,10 +87,11 @@ impl World {
     pub async fn of(latency: Duration) -> Result<Self> {
         syp_auth::install_crypto();
         let behaviour = Behaviour { latency, landing: Duration::ZERO, lag: Duration::ZERO };
-        // a port that was free a moment ago
-        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        // ports that were free a moment ago
+        let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
+        let (address, metrics) = (free()?, free()?);
         let (cloud, disk, dir) = (FakeCloud::new(behaviour), Disk::default(), tempfile::tempdir()?);
-        let mut w = Self { cloud, disk, dir, address, running: None };
+        let mut w = Self { cloud, disk, dir, address, metrics, running: None };
         w.start().await?;
         Ok(w)
     }
@@ -120,6 +126,8 @@ impl World {
             vault: Vault::new(&vec![7; 32].into()),
         })
         .await?;
+        // not by the clock: tests say when
+        let sampler = Sampler::new(&engine);
         let shutdown = CancellationToken::new();
         let api = Api {
             engine: engine.clone(),
@@ -128,13 +136,14 @@ impl World {
             shutdown: shutdown.clone(),
             about: Arc::new(About::default()),
         };
-        let listen = Listen { tcp: Some(self.address), ..Default::default() };
+        let listen = Listen { tcp: Some(self.address), metrics: Some(self.metrics), ..Default::default() };
+        let own = api.clone();
         let task = tokio::spawn(async move {
-            if let Err(e) = syp_engine::api::serve(api, listen).await {
+            if let Err(e) = syp_engine::api::serve(own, listen).await {
                 println!("the server ended: {e}");
             }
         });
-        self.running = Some(Running { engine, shutdown, task });
+        self.running = Some(Running { engine, api, shutdown, task, sampler });
         Ok(())
     }
 
@@ -163,8 +172,46 @@ impl World {
         Ok(())
     }
 
+    /// Looks at all instances once; with `flush` what was seen is on disk then.
+    ///
+    /// # Errors
+    /// Nothing runs.
+    pub async fn look(&mut self, flush: bool) -> Result<()> {
+        let r = self.running.as_mut().context("the server does not run")?;
+        r.sampler.look().await;
+        if flush {
+            r.sampler.flush(|_| true).await;
+        }
+        Ok(())
+    }
+
     fn issuer(&self, store: &dyn Store) -> Result<LocalIssuer> {
         Ok(LocalIssuer::open(self.dir.path().join("key"), store.store_id().as_str())?)
+    }
+
+    /// What the server serves.
+    ///
+    /// # Errors
+    /// Nothing runs.
+    pub fn api(&self) -> Result<Api> {
+        Ok(self.running.as_ref().context("the server does not run")?.api.clone())
+    }
+
+    /// A token for the API as somebody, that lives so long; zero: as long as usual.
+    ///
+    /// # Errors
+    /// Nothing runs, or none is made.
+    pub fn token(&self, email: &str, ttl: Duration) -> Result<String> {
+        let r = self.running.as_ref().context("the server does not run")?;
+        let token = self.issuer(&**r.engine.store())?.mint(&MintRequest {
+            subject: email.into(),
+            email: Some(email.into()),
+            groups: vec![],
+            audience: API_AUDIENCE.into(),
+            ttl,
+            claims: serde_json::Map::new(),
+        })?;
+        Ok(secrecy::ExposeSecret::expose_secret(&token).to_owned())
     }
 
     /// A connection as somebody, by address; `None`: without a token.
@@ -180,21 +227,9 @@ impl World {
     /// # Errors
     /// No token, or nobody listens.
     pub async fn connect_for(&self, email: Option<&str>, ttl: Duration) -> Result<Conn> {
-        let r = self.running.as_ref().context("the server does not run")?;
         let token = match email {
             None => None,
-            Some(email) => {
-                let token = self.issuer(&**r.engine.store())?.mint(&MintRequest {
-                    subject: email.into(),
-                    email: Some(email.into()),
-                    groups: vec![],
-                    audience: API_AUDIENCE.into(),
-                    ttl,
-                    claims: serde_json::Map::new(),
-                })?;
-                let text = format!("Bearer {}", secrecy::ExposeSecret::expose_secret(&token));
-                Some(text.parse()?)
-            }
+            Some(email) => Some(format!("Bearer {}", self.token(email, ttl)?).parse()?),
         };
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
         let mut tries = 0;

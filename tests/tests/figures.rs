@@ -2,7 +2,7 @@
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use syp_tests::product::{Engine, binary, get, pause};
+use syp_tests::product::{Engine, binary, get, pause, sh};
 
 const ALICE: &str = "user:alice@example.com";
 
@@ -118,4 +118,86 @@ fn a_budget_acts_when_its_line_is_crossed_and_costs_are_told_by_day_and_revision
     let refused = e.up_fails("x", "syp-test/hello", &["--port", "8080", "--budget", "5USD/day:drain"])?;
     ensure!(refused.err.contains("EUR"), "another currency is refused: {}", refused.err);
     e.down("drains")
+}
+
+/// Calls an address many times over few connections; how many answers of 200 the caller itself counted.
+fn load(url: &str, token: &str, times: u32) -> Result<i64> {
+    let (header, many) = (format!("Authorization: Bearer {token}"), format!("{url}/?[1-{times}]"));
+    let args = ["-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "-m", "60", "-H", &header, &many];
+    let codes = sh("curl", &args)?;
+    Ok(i64::try_from(codes.lines().filter(|l| *l == "200").count())?)
+}
+
+/// The points of the last ten minutes.
+fn points(e: &Engine) -> Result<Vec<Value>> {
+    let q = e.json(&["metrics", "shop", "--since", "10m", "--step", "10s"])?;
+    Ok(q["points"].as_array().cloned().unwrap_or_default())
+}
+
+fn number(v: &Value) -> i64 {
+    v.as_str().and_then(|n| n.parse().ok()).or_else(|| v.as_i64()).unwrap_or(0)
+}
+
+/// Waits for the looks of the engine (every 10 s) until the points are as they should be.
+fn until(e: &Engine, what: &str, fine: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+    let end = Instant::now() + Duration::from_secs(40);
+    loop {
+        let all = points(e)?;
+        if fine(&all) {
+            return Ok(all);
+        }
+        ensure!(Instant::now() < end, "{what}: {}", Value::from(all));
+        pause(500);
+    }
+}
+
+#[test]
+fn what_a_load_generator_counts_is_what_the_query_tells() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    e.up("shop", "syp-test/hello", &["--allow", ALICE, "--port", "8080", "--replicas", "2"])?;
+    let (t, url) = (e.token("shop", Some(ALICE))?, e.endpoint("shop")?);
+    let ok = |all: &[Value]| all.iter().map(|p| number(&p["statusClass"]["2xx"])).sum::<i64>();
+    let mut mine = load(&url, &t, 2_000)?;
+    ensure!(mine > 1_990, "only {mine} of 2000 were answered");
+    // what is asked while there is no engine counts too
+    let pid = e.pid()?;
+    e.kill9_of(&pid)?;
+    mine += load(&url, &t, 1_000)?;
+    let all = until(&e, "requests before and after the engine's end", |all| ok(all) >= mine)?;
+    // within 1 percent is what is promised; nothing is lost here
+    ensure!(ok(&all) == mine, "{mine} were answered, {} are told", ok(&all));
+    let last = all.last().cloned().unwrap_or_default();
+    ensure!(all.iter().any(|p| !p["latency"]["p99"].is_null()), "no latency: {last}");
+    ensure!(all.iter().any(|p| number(&p["memoryBytes"]) > 0), "no memory: {last}");
+    mine += load(&url, &t, 1_000)?;
+    until(&e, "a third load", |all| ok(all) == mine)?;
+    let cpu = |all: &[Value]| all.iter().any(|p| p["cpuCores"].as_f64().is_some_and(|c| c > 0.0));
+    until(&e, "processor time", cpu)?;
+    let text = e.ok(&["metrics", "--prometheus"])?;
+    let line = format!("syp_requests_total{{project=\"default\",name=\"shop\",class=\"2xx\"}} {mine}");
+    ensure!(text.lines().any(|l| l == line), "{line} is not in {text}");
+    let top = e.json(&["top"])?;
+    ensure!(top[0]["name"] == "projects/default/instances/shop" && !top[0]["metrics"].is_null(), "{top}");
+    let drawn = e.ok(&["metrics", "shop"])?;
+    ensure!(drawn.contains(&format!("2xx {mine}")) && drawn.contains("in steps of 1m"), "{drawn}");
+    // a replica that begins anew
+    let store = format!("label=syp.dev/store={}", e.store_id()?);
+    let app = sh("docker", &["ps", "-q", "--filter", &store, "--filter", "label=syp.dev/step=app-0"])?;
+    sh("docker", &["kill", app.trim()])?;
+    until(&e, "a restart", |all| all.iter().any(|p| number(&p["restarts"]) > 0))?;
+    // what was is told when it is no more
+    let uid = e.json(&["show", "shop"])?["uid"].as_str().unwrap_or_default().to_owned();
+    e.down("shop")?;
+    let gone = format!("shop@{uid}");
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let q = e.json(&["metrics", &gone, "--since", "10m", "--step", "10s"])?;
+        let all = q["points"].as_array().cloned().unwrap_or_default();
+        if ok(&all) == mine {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{mine} requests, of which {} are told after its end", ok(&all));
+        pause(500);
+    }
 }

@@ -1,22 +1,45 @@
-//! `sypctl metrics`: how it performs.
+//! `sypctl metrics`: how it performs, now and over time.
 use super::Ctx;
 use crate::{
     client::Client,
     exit,
     failure::{Done, Failure},
-    parse, render,
+    history,
+    output::Format,
+    parse, render, spark,
 };
+use futures_util::StreamExt;
 use std::time::Duration;
-use syp_proto::v1::{GetMetricsRequest, MetricsPoint, metrics_client::MetricsClient};
+use syp_proto::v1::{GetMetricsRequest, MetricsPoint, ScrapeRequest, metrics_client::MetricsClient};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sypctl metrics shop\n  sypctl metrics shop -o json")]
+#[command(after_help = "\
+Examples:
+  sypctl metrics shop
+  sypctl metrics shop --since 24h --step 10m
+  sypctl metrics shop -o json             (of now)
+  sypctl metrics shop --since 1h -o json  (over time)
+  sypctl metrics --prometheus             (all instances, as Prometheus scrapes them)
+
+Steps of 10s reach back an hour, of 1m a day, of 1h a month.")]
 pub struct Args {
-    /// Name
-    #[arg(value_parser = parse::name)]
-    name: String,
+    /// Name, perhaps with @uid
+    #[arg(value_parser = parse::name, required_unless_present = "prometheus")]
+    name: Option<String>,
+    /// How far back [default: 1h]
+    #[arg(long, value_parser = parse::duration, value_name = "TIME")]
+    since: Option<Duration>,
+    /// Length of a step; without it one that gives at most 60
+    #[arg(long, value_parser = parse::duration, value_name = "TIME")]
+    step: Option<Duration>,
+    /// All instances in the text format of Prometheus
+    #[arg(long, conflicts_with_all = ["name", "since", "step"])]
+    prometheus: bool,
 }
+
+/// How far back when nothing is said.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Runs it.
 ///
@@ -24,8 +47,48 @@ pub struct Args {
 /// What the engine said.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
-    let m = ask(&client, ctx.full(&a.name), WINDOW).await?;
-    ctx.out.document(&m, || text(&m), || a.name.clone())?;
+    let Some(name) = a.name.filter(|_| !a.prometheus) else { return scrape(ctx, &client).await };
+    let over_time = a.since.is_some() || a.step.is_some();
+    let (full, since) = (ctx.full(&name), a.since.unwrap_or(HOUR));
+    if ctx.out.format == Format::Table {
+        let past = history::ask(&client, full.clone(), since, a.step).await?;
+        let past = history::text(&past, render::now_ms(), width(), spark::can_show_blocks());
+        match ask(&client, full, WINDOW).await {
+            Ok(m) => ctx.out.data(format!("{}\n\n{past}", text(&m))),
+            // it is not there any more, or can't be asked: what was is told all the same
+            Err(f) if !past.is_empty() => {
+                ctx.out.note(format!("note: of now nothing is known: {}", f.message()));
+                ctx.out.data(past);
+            }
+            Err(f) => return Err(f),
+        }
+    } else if over_time {
+        let past = history::ask(&client, full, since, a.step).await?;
+        ctx.out.document(&past, String::new, || name.clone())?;
+    } else {
+        let m = ask(&client, full, WINDOW).await?;
+        ctx.out.document(&m, String::new, || name.clone())?;
+    }
+    Ok(exit::OK)
+}
+
+/// Places for the bars of a line: what a terminal has beside the words, else as many as there are points when nothing is said.
+fn width() -> usize {
+    const WORDS: usize = 46;
+    match console::Term::stdout().size_checked() {
+        Some((_, columns)) => usize::from(columns).saturating_sub(WORDS).clamp(20, 120),
+        None => 61,
+    }
+}
+
+async fn scrape(ctx: &Ctx<'_>, c: &Client) -> Done {
+    let ask = ScrapeRequest { accept: "text/plain".into() };
+    let mut pieces = c.stream(ask, |ch, r| async move { MetricsClient::new(ch).scrape(r).await }).await?;
+    let mut all = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        all.extend(piece.map_err(Failure::from)?.body);
+    }
+    ctx.out.data(String::from_utf8_lossy(&all));
     Ok(exit::OK)
 }
 

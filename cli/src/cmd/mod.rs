@@ -26,6 +26,7 @@ pub mod set;
 pub mod show;
 pub mod sweep;
 pub mod token;
+pub mod top;
 pub mod transition;
 pub mod up;
 pub mod version;
@@ -100,6 +101,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Logs(a) => logs::run(&ctx, a).await,
         Command::Cost(a) => cost::run(&ctx, a).await,
         Command::Metrics(a) => metrics::run(&ctx, a).await,
+        Command::Top(a) => top::run(&ctx, a).await,
         Command::Graph(a) => graph::run(&ctx, a).await,
         Command::Wait(a) => wait::run(&ctx, a).await,
         Command::Op(c) => op::run(&ctx, c).await,

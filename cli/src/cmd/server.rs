@@ -24,6 +24,9 @@ pub struct Run {
     /// TCP address beside the Unix socket; off loopback with TLS files
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// HTTP address where Prometheus scrapes /metrics with a viewer's token; off loopback with TLS files
+    #[arg(long, env = "SYP_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// Certificate chain, PEM
     #[arg(long, requires = "tls_key", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -51,6 +54,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   sypctl server run
+  sypctl server run --metrics-listen 127.0.0.1:9464
   sypctl server run --listen 127.0.0.1:7443 --issuer https://login.example.com --admin group:sre
   sypctl server run --listen 0.0.0.0:7443 --tls-cert cert.pem --tls-key key.pem --issuer https://login.example.com")]
     Run(Run),
@@ -81,13 +85,15 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
 }
 
 async fn serve(ctx: &Ctx<'_>, r: Run) -> Done {
-    if r.listen.is_some_and(|a| !a.ip().is_loopback()) && r.tls_cert.is_none() {
+    let open = [r.listen, r.metrics_listen].into_iter().flatten().any(|a| !a.ip().is_loopback());
+    if open && r.tls_cert.is_none() {
         return Err(Failure::usage("off loopback TLS is required: --tls-cert and --tls-key"));
     }
     let absolute = |p: Option<PathBuf>| p.map(std::path::absolute).transpose();
     let options = ServerOptions {
         data_dir: paths::data_dir(ctx.global.data_dir.as_deref())?,
         listen: r.listen,
+        metrics_listen: r.metrics_listen,
         tls_cert: absolute(r.tls_cert)?,
         tls_key: absolute(r.tls_key)?,
         issuers: r.issuer,

@@ -68,7 +68,7 @@ impl Costs for Api {
     ) -> Result<Response<v1::QueryCostsResponse>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
-        self.query(&a, r).await.map(Response::new)
+        self.spent_by(&a, r).await.map(Response::new)
     }
 
     type WatchCostStream = watch::Stream<v1::WatchCostResponse>;

@@ -64,7 +64,7 @@ impl Instances for Api {
     }
 
     async fn plan_instance(&self, r: Request<v1::PlanInstanceRequest>) -> Result<Response<v1::Plan>, Status> {
-        self.plan_of(r).await
+        Box::pin(self.plan_of(r)).await
     }
 
     async fn list_instance_revisions(

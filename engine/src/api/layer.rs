@@ -94,7 +94,11 @@ impl Guard {
     }
 
     /// `who` is told as soon as it is known: a refusal is recorded with its caller.
-    async fn admit<B>(&self, request: &mut Request<B>, who: &mut Option<Authz>) -> Result<(), Status> {
+    pub(super) async fn admit<B>(
+        &self,
+        request: &mut Request<B>,
+        who: &mut Option<Authz>,
+    ) -> Result<(), Status> {
         let need =
             roles::need(request.uri().path()).ok_or_else(|| Status::unimplemented("unknown method"))?;
         let peer = Peer::of(request);
@@ -164,7 +168,14 @@ impl Guard {
         }
     }
 
-    async fn record(&self, path: &str, peer: Peer, who: Option<&Authz>, code: Code, message: &str) {
+    pub(super) async fn record(
+        &self,
+        path: &str,
+        peer: Peer,
+        who: Option<&Authz>,
+        code: Code,
+        message: &str,
+    ) {
         // health checks come every second and say nothing about anybody
         if roles::need(path) == Some(Need::Open) {
             return;

@@ -1,9 +1,9 @@
-//! `syp.v1.Metrics`: figures of the gate and of the replicas, right now.
-use super::{Api, authz::Authz, later::later, status::of_failure, watch};
+//! `syp.v1.Metrics`: figures of the gate and of the replicas, right now; those of earlier are in `series.rs`.
+use super::{Api, authz::Authz, status::of_failure, watch};
 use crate::clock::{Millis, duration, duration_millis, timestamp};
 use rust_decimal::Decimal;
-use std::time::Duration;
-use syp_auth::{door::GateMetrics, policy::Role};
+use std::{collections::BTreeMap, time::Duration};
+use syp_auth::{door::GateMetrics, histogram::Histogram, policy::Role};
 use syp_proto::v1::{self, metrics_server::Metrics};
 use tonic::{Request, Response, Status, async_trait};
 
@@ -34,14 +34,8 @@ impl Api {
             time: timestamp(now),
             window: window_ms.map(duration),
             rps: rate(total(&gate), seconds),
-            latency: window_ms.map(|_| latency(&gate)),
-            status_class: gate
-                .requests_by_class
-                .iter()
-                .enumerate()
-                .map(|(n, c)| (format!("{n}xx"), i64::try_from(*c).unwrap_or(i64::MAX)))
-                .filter(|(_, c)| *c > 0)
-                .collect(),
+            latency: window_ms.map(|_| latency(&gate.latency)),
+            status_class: classes(&gate.requests_by_class),
             auth_denied: i64::try_from(gate.denied_401 + gate.denied_403).unwrap_or(i64::MAX),
             cpu_cores,
             memory_bytes: i64::try_from(s.memory_bytes).unwrap_or(i64::MAX),
@@ -50,6 +44,9 @@ impl Api {
             bytes_in: i64::try_from(gate.bytes_in).unwrap_or(i64::MAX),
             bytes_out: i64::try_from(gate.bytes_out).unwrap_or(i64::MAX),
             open_streams: i32::try_from(gate.in_flight).unwrap_or(i32::MAX),
+            requests: i64::try_from(total(&gate)).unwrap_or(i64::MAX),
+            cpu_window: (!s.replicas.is_empty()).then(|| duration(now - begun)),
+            ..Default::default()
         })
     }
 }
@@ -81,9 +78,16 @@ fn rate(count: u64, seconds: Decimal) -> f64 {
     rust_decimal::prelude::ToPrimitive::to_f64(&(Decimal::from(count) / seconds)).unwrap_or(0.0)
 }
 
-fn latency(g: &GateMetrics) -> v1::metrics_point::Latency {
+/// Requests by status class, those that there were.
+pub(super) fn classes(all: &[u64; 6]) -> BTreeMap<String, i64> {
+    let some = all.iter().enumerate().filter(|(_, c)| **c > 0);
+    some.map(|(n, c)| (format!("{n}xx"), i64::try_from(*c).unwrap_or(i64::MAX))).collect()
+}
+
+/// Percentiles of a histogram.
+pub(super) fn latency(h: &Histogram) -> v1::metrics_point::Latency {
     let at = |p: f64| {
-        let us = g.latency.percentile(p)?;
+        let us = h.percentile(p)?;
         Some(prost_types::Duration {
             seconds: i64::try_from(us / 1_000_000).unwrap_or(0),
             nanos: i32::try_from(us % 1_000_000).unwrap_or(0) * 1000,
@@ -111,9 +115,25 @@ impl Metrics for Api {
 
     async fn query_metrics(
         &self,
-        _: Request<v1::QueryMetricsRequest>,
+        request: Request<v1::QueryMetricsRequest>,
     ) -> Result<Response<v1::QueryMetricsResponse>, Status> {
-        Err(later("the history of metrics"))
+        self.query(request).await
+    }
+
+    async fn list_metrics(
+        &self,
+        request: Request<v1::ListMetricsRequest>,
+    ) -> Result<Response<v1::ListMetricsResponse>, Status> {
+        self.newest(&request)
+    }
+
+    type ScrapeStream = watch::Stream<v1::ScrapeResponse>;
+
+    async fn scrape(
+        &self,
+        request: Request<v1::ScrapeRequest>,
+    ) -> Result<Response<Self::ScrapeStream>, Status> {
+        Ok(Response::new(self.exposition(&request.into_inner().accept)))
     }
 
     type WatchMetricsStream = watch::Stream<v1::MetricsPoint>;

@@ -17,6 +17,8 @@ mod plan;
 mod providers;
 mod requests;
 pub mod roles;
+mod scrape;
+mod series;
 mod server;
 pub mod status;
 mod update;

@@ -56,6 +56,11 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Metrics/GetMetrics", Need::Instance(Role::Viewer)),
     ("syp.v1.Metrics/QueryMetrics", Need::Instance(Role::Viewer)),
     ("syp.v1.Metrics/WatchMetrics", Need::Instance(Role::Viewer)),
+    ("syp.v1.Metrics/ListMetrics", Need::Instance(Role::Viewer)),
+    // of all instances, whoever their operators are
+    ("syp.v1.Metrics/Scrape", Need::Global(Role::Viewer)),
+    // the same over plain HTTP, on a listener of its own
+    ("metrics", Need::Global(Role::Viewer)),
     ("syp.v1.Access/WhoAmI", Need::Authenticated),
     ("syp.v1.Access/IssueLocalToken", Need::LocalPeer),
     ("syp.v1.Access/GetAccessPolicy", Need::Instance(Role::Viewer)),
@@ -153,6 +158,8 @@ mod tests {
             "WhoAmI",
             "Wait",
             "IssueLocalToken",
+            "Scrape",
+            "metrics",
         ];
         for (path, need) in TABLE {
             let method = path.rsplit('/').next().unwrap();

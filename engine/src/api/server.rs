@@ -2,6 +2,7 @@
 use super::{
     Api,
     layer::{Guard, Peer},
+    scrape,
 };
 use crate::error::Error;
 use futures_util::StreamExt;
@@ -42,6 +43,8 @@ pub struct Listen {
     pub socket: Option<PathBuf>,
     /// Also over TCP.
     pub tcp: Option<SocketAddr>,
+    /// Where Prometheus scrapes `GET /metrics`, over HTTP.
+    pub metrics: Option<SocketAddr>,
     /// Certificate and key in PEM; required off loopback.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
     /// The user whose calls over the socket are the engine's own.
@@ -53,9 +56,8 @@ pub struct Listen {
 /// # Errors
 /// An address that can't be used, or TCP off loopback without TLS.
 pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
-    if let Some(tcp) = listen.tcp.filter(|t| !t.ip().is_loopback())
-        && listen.tls.is_none()
-    {
+    let open = [listen.tcp, listen.metrics].into_iter().flatten().find(|t| !t.ip().is_loopback());
+    if let (Some(tcp), None) = (open, &listen.tls) {
         return Err(Error::Invalid {
             field: "listen".into(),
             message: format!(
@@ -75,6 +77,19 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
         message: format!("{what}: {e}"),
     };
     let mut tasks = tokio::task::JoinSet::new();
+    let mut scrapes = tokio::task::JoinSet::new();
+    if let Some(to) = listen.metrics {
+        let listener = TcpListener::bind(to).await.map_err(|e| io_error(&to.to_string(), &e))?;
+        let tls = listen.tls.as_ref().map(|(cert, key)| scrape::acceptor(cert, key)).transpose()?;
+        let own = if to.ip().is_loopback() { guard.clone() } else { guard.clone().off_loopback() };
+        let (stop, scraped) = (api.shutdown.clone(), scrape::serve(api.clone(), own, listener, tls));
+        scrapes.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = scraped => {}
+            }
+        });
+    }
     if let Some(tcp) = listen.tcp {
         let listener = TcpListener::bind(tcp).await.map_err(|e| io_error(&tcp.to_string(), &e))?;
         let mut builder = builder();
@@ -105,6 +120,7 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
         while let Some(t) = tasks.join_next().await {
             t.map_err(|e| Error::Internal(e.to_string()))?.map_err(|e| io_error("server", &e))?;
         }
+        while scrapes.join_next().await.is_some() {}
         Ok(())
     };
     tokio::select! {

@@ -1,8 +1,12 @@
 //! What every store must do. Called by the tests of each implementation with a function that opens the same data again.
 use super::{Commit, Error, Store};
-use crate::{graph::State, id::InstanceId};
+use crate::{
+    graph::State,
+    id::InstanceId,
+    series::{Point, Row, Tier, to_chunk},
+};
 use std::sync::Arc;
-use syp_proto::journal::{Answer, Audit, Created, Edited, Instance, Record, record::Body};
+use syp_proto::journal::{Answer, Audit, Created, Edited, Instance, Record, SeriesHead, record::Body};
 
 fn record(seq: u64, body: Body) -> Record {
     Record {
@@ -65,6 +69,7 @@ pub async fn run(open: impl AsyncFn() -> Result<Arc<dyn Store>, Error>) -> Resul
     if won != 1 {
         return fail("of eight writers with one head exactly one must win", &racers);
     }
+    store.commit(series(a)).await.map_err(|e| e.to_string())?;
     // too large is refused and nothing is written
     let mut huge = edit(a, 21);
     // nothing that packing could make small
@@ -104,8 +109,78 @@ pub async fn run(open: impl AsyncFn() -> Result<Arc<dyn Store>, Error>) -> Resul
     if records != 24 || !bad.is_empty() {
         return fail("fsck agrees", &(records, bad));
     }
+    points_stay_for_their_time(&*store, a, b).await?;
     destroyed_moves_aside(&*store, a).await?;
     what_is_old_goes(&*store, a, b).await
+}
+
+const DAY: i64 = 24 * 3_600_000;
+
+/// A point of each resolution on the second day, and a head.
+fn series(id: InstanceId) -> Commit {
+    let mut series: Vec<_> = Tier::ALL
+        .into_iter()
+        .map(|tier| {
+            let p = Point { at: DAY, counted_ms: 7, ..Default::default() };
+            Row::Chunk { tier, start_ms: DAY, id, points: to_chunk(tier, DAY, [&p]) }
+        })
+        .collect();
+    series.push(Row::Head(id, Some(Box::new(SeriesHead { gate_ms: 5, ..Default::default() }))));
+    Commit { series, ..Default::default() }
+}
+
+/// `seen` has points, `other` has none.
+async fn points_stay_for_their_time(
+    store: &dyn Store,
+    seen: InstanceId,
+    other: InstanceId,
+) -> Result<(), String> {
+    let text = |e: Error| e.to_string();
+    let count = async |id, tier: Tier| {
+        let there = store.series(id, tier, DAY, DAY + 1).await.map_err(text)?;
+        if there.iter().all(|p| p.at == DAY && p.counted_ms == 7) {
+            Ok(there.len())
+        } else {
+            Err(format!("{there:?}"))
+        }
+    };
+    for tier in Tier::ALL {
+        if count(seen, tier).await? != 1 || count(other, tier).await? != 0 {
+            return Err(format!("points are there again after opening, of their instance alone: {tier:?}"));
+        }
+        if !store.series(seen, tier, DAY + tier.chunk_ms(), 2 * DAY).await.map_err(text)?.is_empty() {
+            return Err(format!("points are where they were put: {tier:?}"));
+        }
+    }
+    let head = store.series_head(seen).await.map_err(text)?;
+    if head.is_none_or(|h| h.gate_ms != 5) || store.series_heads().await.map_err(text)? != [seen] {
+        return Err("the head of an instance is there again after opening".into());
+    }
+    let gone = Commit { series: vec![Row::Head(seen, None)], ..Default::default() };
+    store.commit(gone).await.map_err(text)?;
+    if store.series_head(seen).await.map_err(text)?.is_some() {
+        return Err("a head can be removed".into());
+    }
+    let all = async || -> Result<Vec<usize>, String> {
+        let mut out = Vec::new();
+        for tier in Tier::ALL {
+            out.push(count(seen, tier).await?);
+        }
+        Ok(out)
+    };
+    for (now, left) in [(DAY + 3_600_000, [1, 1, 1]), (DAY + 2 * 3_600_000, [0, 1, 1]), (3 * DAY, [0, 0, 1])]
+    {
+        while store.trim_series(now).await.map_err(text)? > 0 {}
+        let there = all().await?;
+        if there != left {
+            return Err(format!("each resolution has its time: {there:?}, not {left:?}"));
+        }
+    }
+    while store.trim(40 * DAY).await.map_err(text)? > 0 {}
+    if all().await? != [0, 0, 0] {
+        return Err("nothing is left after a month".into());
+    }
+    Ok(())
 }
 
 /// `gone` is destroyed since the beginning of time, `live` is not.

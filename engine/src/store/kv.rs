@@ -2,7 +2,7 @@
 use super::{
     Commit, Error, Loaded, Store,
     committer::{self, Job},
-    trim,
+    series, trim,
 };
 use crate::{
     clock::Millis,
@@ -10,6 +10,7 @@ use crate::{
     graph::State,
     id::{InstanceId, StoreId},
     journal::{self as codec, Kind},
+    series::{Point, Tier},
 };
 use async_trait::async_trait;
 use std::{
@@ -19,7 +20,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
 };
-use syp_proto::journal::{Answer, Audit, Entry, Instance, Record};
+use syp_proto::journal::{Answer, Audit, Entry, Instance, Record, SeriesHead};
 use tokio::sync::oneshot;
 
 /// Format of the whole store.
@@ -144,7 +145,7 @@ fn name_key(project: &str, name: &str, ms: i64) -> Vec<u8> {
     [b"n|", project.as_bytes(), b"/", name.as_bytes(), &[0], &ms.to_be_bytes()].concat()
 }
 
-fn too_large(e: codec::Error) -> Error {
+pub(super) fn too_large(e: codec::Error) -> Error {
     Error::TooLarge(e.to_string())
 }
 
@@ -194,6 +195,9 @@ impl KvStore {
         for (name, value) in &c.settings {
             ops.push(([b"s|", name.as_bytes()].concat(), Some(value.clone())));
         }
+        for row in &c.series {
+            ops.push(series::op(row)?);
+        }
         for a in &c.audit {
             let n = self.audit_no.fetch_add(1, Ordering::Relaxed);
             let k =
@@ -237,6 +241,18 @@ impl KvStore {
         }
         out.truncate(limit);
         Ok(out)
+    }
+
+    /// Removes keys; how many.
+    async fn remove(&self, ops: Vec<Op>) -> Result<usize, Error> {
+        let n = ops.len();
+        if n > 0 {
+            let (reply, answer) = oneshot::channel();
+            let job = Job { id: None, expect_head: 0, records: 0, last: false, answer_key: None, ops, reply };
+            self.committer.send(job).await?;
+            answer.await.map_err(|_| Error::Stopped)??;
+        }
+        Ok(n)
     }
 }
 
@@ -312,16 +328,30 @@ impl Store for KvStore {
         Ok(rows.iter().filter_map(|(_, v)| codec::decode(Kind::Audit, v).ok()).collect())
     }
 
+    async fn series(
+        &self,
+        id: InstanceId,
+        tier: Tier,
+        from: Millis,
+        to: Millis,
+    ) -> Result<Vec<Point>, Error> {
+        series::points(&*self.kv, id, tier, from, to)
+    }
+
+    async fn series_head(&self, id: InstanceId) -> Result<Option<SeriesHead>, Error> {
+        series::head(&*self.kv, id)
+    }
+
+    async fn series_heads(&self) -> Result<Vec<InstanceId>, Error> {
+        series::heads(&*self.kv)
+    }
+
+    async fn trim_series(&self, now: Millis) -> Result<usize, Error> {
+        self.remove(series::over(&*self.kv, |tier| tier.over_ms(now))?).await
+    }
+
     async fn trim(&self, now: Millis) -> Result<usize, Error> {
-        let ops = trim::over(&*self.kv, now)?;
-        let n = ops.len();
-        if n > 0 {
-            let (reply, answer) = oneshot::channel();
-            let job = Job { id: None, expect_head: 0, records: 0, last: false, answer_key: None, ops, reply };
-            self.committer.send(job).await?;
-            answer.await.map_err(|_| Error::Stopped)??;
-        }
-        Ok(n)
+        self.remove(trim::over(&*self.kv, now)?).await
     }
 
     async fn fsck(&self) -> Result<(u64, Vec<String>), Error> {

@@ -9,12 +9,15 @@
 //! d|caller|0|key         answer to a request id
 //! a|time BE|n            audit
 //! s|name                 settings
+//! g|tier|time BE|uid     points of one resolution, from a time on
+//! h|uid                  where the next difference of an instance's counters begins
 //! k|uid|kind|name|n      a sealed secret of an instance; they go with it
 //! ```
 mod committer;
 pub mod conformance;
 mod kv;
 mod mem;
+mod series;
 mod sled_kv;
 mod trim;
 
@@ -25,9 +28,10 @@ pub use sled_kv::SledKv;
 use crate::{
     clock::Millis,
     id::{InstanceId, StoreId},
+    series::{Point, Row, Tier},
 };
 use async_trait::async_trait;
-use syp_proto::journal::{Answer, Audit, Instance, Record};
+use syp_proto::journal::{Answer, Audit, Instance, Record, SeriesHead};
 
 /// Everything that becomes durable together.
 #[derive(Debug, Default, Clone)]
@@ -46,6 +50,8 @@ pub struct Commit {
     pub audit: Vec<Audit>,
     /// Settings of the engine: name and value.
     pub settings: Vec<(String, Vec<u8>)>,
+    /// Rows of time series.
+    pub series: Vec<Row>,
     /// Sealed secrets.
     pub sealed: Vec<SealedOp>,
 }
@@ -127,8 +133,17 @@ pub trait Store: Send + Sync + 'static {
     async fn sealed(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Audit rows, newest first.
     async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
-    /// Removes what is over its time: answers to request ids (30 days), audit rows and journals of destroyed instances (90 days;
-    /// receipt and cost stay). How many values went; call again until none.
+    /// Points of one resolution from rows that touch `from..to`, in order; a row that can't be read is a gap.
+    async fn series(&self, id: InstanceId, tier: Tier, from: Millis, to: Millis)
+    -> Result<Vec<Point>, Error>;
+    /// Where the next difference of an instance begins.
+    async fn series_head(&self, id: InstanceId) -> Result<Option<SeriesHead>, Error>;
+    /// The instances that have a head.
+    async fn series_heads(&self) -> Result<Vec<InstanceId>, Error>;
+    /// Removes points that are over the time of their resolution. How many rows went; call again until none.
+    async fn trim_series(&self, now: Millis) -> Result<usize, Error>;
+    /// Removes what is over its time: answers to request ids (30 days), points (a month), audit rows and journals of destroyed
+    /// instances (90 days; receipt and cost stay). How many values went; call again until none.
     async fn trim(&self, now: Millis) -> Result<usize, Error>;
     /// Checks that every projection is the fold of its journal; the list of what is not, and how many records were read.
     async fn fsck(&self) -> Result<(u64, Vec<String>), Error>;

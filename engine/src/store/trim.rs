@@ -2,17 +2,19 @@
 use super::{
     Error, Kv, Op, Pair,
     kv::{PAGE, log_key, uid},
+    series,
 };
 use crate::{
     clock::Millis,
     journal::{self as codec, Kind},
+    series::Tier,
 };
 use syp_proto::journal::{Answer, Instance};
 
 /// Audit rows, and journals of destroyed instances.
 const HISTORY_MS: Millis = 90 * 24 * 3_600_000;
 /// Removals of one commit; what is over waits for the next.
-const MOST: usize = 2_000;
+pub(super) const MOST: usize = 2_000;
 
 /// What is over its time: removals, at most so many that one commit carries them.
 ///
@@ -23,6 +25,8 @@ pub(super) fn over(kv: &dyn Kv, now: Millis) -> Result<Vec<Op>, Error> {
     let old = now - HISTORY_MS;
     let until = [&b"a|"[..], &old.max(0).to_be_bytes()].concat();
     out.extend(kv.scan(b"a|", &until, MOST, false)?.into_iter().map(|(k, _)| (k, None)));
+    // of all resolutions: only the sampler knows which points of a finer one are summed up already
+    out.extend(series::over(kv, |_| Tier::Hours.over_ms(now))?);
     each(kv, b"d|", b"d}", |k, v| {
         if codec::decode::<Answer>(Kind::Answer, &v).is_ok_and(|a| a.expires_ms < now) {
             out.push((k, None));

@@ -1,7 +1,7 @@
 //! Figures, logs and news of instances.
 use super::{
     Shared, admin,
-    client::{INSTANCE, STORE, failed, key},
+    client::{INSTANCE, REVISION, STORE, failed, inspect, key, labels_of, running, started_at},
     config::admin_address,
     routes::slot,
 };
@@ -15,10 +15,10 @@ use futures_util::{
 };
 use std::collections::HashMap;
 use syp_engine::{
-    clock::Millis,
+    clock::{Millis, millis},
     failure::{Class, failure},
     id::{InstanceId, StoreId},
-    step::{LogLine, LogQuery, Stats, StepCx},
+    step::{LogLine, LogQuery, ReplicaStats, Stats, StepCx},
 };
 use syp_proto::journal::Failure;
 
@@ -32,20 +32,29 @@ fn replicas(cx: &StepCx) -> Vec<u32> {
 /// CPU and memory of the replicas, counters of the gate. What does not answer is left out, not made up.
 pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     let mut out = Stats::default();
+    let (to, token) = (admin_address(cx)?, s.admin_token(&cx.owner));
+    // it first: it may be about to go
+    out.gate = admin::read(to, &token, "/metrics.json").await.ok();
     for n in replicas(cx) {
         let how = StatsOptions { stream: false, one_shot: true };
         let name = key(&cx.owner, &format!("app-{n}"));
+        // of one that does not run Docker says zeros
+        let Some(c) = inspect(&s.docker, &name).await.ok().flatten().filter(running) else { continue };
         if let Some(Ok(x)) = s.docker.stats(&name, Some(how)).next().await {
             let ns = x.cpu_stats.and_then(|c| c.cpu_usage).and_then(|u| u.total_usage).unwrap_or(0);
             #[allow(clippy::cast_precision_loss)]
             {
                 out.cpu_seconds += ns as f64 / 1e9;
             }
-            out.memory_bytes += x.memory_stats.and_then(|m| m.usage).unwrap_or(0);
+            let memory_bytes = x.memory_stats.and_then(|m| m.usage).unwrap_or(0);
+            out.memory_bytes += memory_bytes;
+            let started_ms = started_at(&c).parse::<prost_types::Timestamp>().map_or(0, |t| millis(&t));
+            // a replica of another revision is another one, also where it has the place of an earlier one
+            let revision = labels_of(&c).and_then(|l| l.get(REVISION)).map_or("", String::as_str);
+            let id = format!("app-{n} {revision}");
+            out.replicas.push(ReplicaStats { id, started_ms, cpu_us: ns / 1_000, memory_bytes });
         }
     }
-    let (to, token) = (admin_address(cx)?, s.admin_token(&cx.owner));
-    out.gate = admin::read(to, &token, "/metrics.json").await.ok();
     out.status = admin::read(to, &token, "/status").await.ok();
     Ok(out)
 }

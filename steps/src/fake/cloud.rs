@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
     id::{InstanceId, StoreId},
-    step::Owner,
+    step::{Owner, Stats},
 };
 use syp_proto::journal::Failure;
 use tokio::time::Instant;
@@ -66,6 +66,7 @@ struct State {
     under_way: usize,
     most: usize,
     next: u64,
+    figures: HashMap<String, Option<Stats>>,
 }
 
 /// The cloud; clones share it, and it outlives engines.
@@ -86,6 +87,18 @@ impl FakeCloud {
     /// The next call of this name (`apply b`, `destroy b`, `observe b`, `list`, `push`) goes wrong.
     pub fn inject(&self, call: &str, fault: Fault) {
         self.state.lock().faults.push((call.into(), fault));
+    }
+
+    /// What is told of an instance by its name from now on; `None`: the provider does not answer.
+    pub fn tell(&self, name: &str, figures: Option<Stats>) {
+        self.state.lock().figures.insert(name.into(), figures);
+    }
+
+    pub(super) fn figures_of(&self, name: &str) -> Result<Stats, Failure> {
+        let told = self.state.lock().figures.get(name).cloned();
+        told.unwrap_or_else(|| Some(Stats::default())).ok_or_else(|| {
+            failure(Class::Transient, "PROVIDER_UNREACHABLE", "the cloud does not answer", "wait")
+        })
     }
 
     /// Names of the calls so far.

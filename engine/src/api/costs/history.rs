@@ -31,7 +31,7 @@ pub(super) fn budget_percent(i: &Instance, now: Millis) -> i32 {
 }
 
 impl Api {
-    pub(super) async fn query(
+    pub(super) async fn spent_by(
         &self,
         a: &Authz,
         r: v1::QueryCostsRequest,

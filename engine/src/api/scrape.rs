@@ -1,0 +1,139 @@
+//! `GET /metrics` over plain HTTP, for Prometheus: on a listener of its own, behind the same guard as every call.
+//!
+//! A scrape that is answered leaves no row in the audit trail: it comes every few seconds and says nothing about anybody. One
+//! that is refused does.
+use super::{
+    Api,
+    layer::{Guard, Peer},
+};
+use crate::error::Error;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::{Code, Status};
+
+/// Scrapers at once; more wait.
+const MOST: usize = 32;
+/// A client has so long for its handshake and its head.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The one path.
+const PATH: &str = "/metrics";
+
+/// Takes connections until it is dropped.
+pub(super) async fn serve(api: Api, guard: Guard, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    let places = Arc::new(Semaphore::new(MOST));
+    let mut open = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (stream, from) = match listener.accept().await {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::warn!(%error, "a scraper could not be let in");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (api, guard, tls) = (api.clone(), guard.clone(), tls.clone());
+        open.spawn(async move {
+            let _place = place;
+            match tls {
+                None => talk(api, guard, stream, from).await,
+                // who does not speak TLS is not answered
+                Some(tls) => {
+                    if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                        talk(api, guard, stream, from).await;
+                    }
+                }
+            }
+        });
+        while open.try_join_next().is_some() {}
+    }
+}
+
+/// The acceptor of a certificate and its key, both PEM.
+///
+/// # Errors
+/// [`Error::Invalid`] when they can't be used.
+pub(super) fn acceptor(cert: &[u8], key: &[u8]) -> Result<TlsAcceptor, Error> {
+    let wrong = |e: &dyn std::fmt::Display| Error::Invalid {
+        field: "metrics_listen".into(),
+        message: format!("TLS files: {e}"),
+    };
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|e| wrong(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| wrong(&e))?;
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    Ok(TlsAcceptor::from(Arc::new(config.map_err(|e| wrong(&e))?)))
+}
+
+async fn talk(api: Api, guard: Guard, stream: impl AsyncRead + AsyncWrite + Unpin, from: SocketAddr) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (api, guard) = (api.clone(), guard.clone());
+        async move { Ok::<_, Infallible>(answer(&api, &guard, request, from).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .serve_connection(TokioIo::new(stream), service);
+    // who goes away in the middle is no news
+    let _ = served.await;
+}
+
+async fn answer<B>(
+    api: &Api,
+    guard: &Guard,
+    mut request: Request<B>,
+    from: SocketAddr,
+) -> Response<Full<Bytes>> {
+    if request.uri().path() != PATH {
+        return plain(StatusCode::NOT_FOUND, "only /metrics is here\n");
+    }
+    if request.method() != Method::GET {
+        let mut no = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        no.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+        return no;
+    }
+    let peer = Peer { uid: None, address: Some(from) };
+    request.extensions_mut().insert(peer);
+    let mut who = None;
+    if let Err(status) = guard.admit(&mut request, &mut who).await {
+        guard.record(PATH, peer, who.as_ref(), status.code(), status.message()).await;
+        return refusal(&status);
+    }
+    let accept = request.headers().get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    let (kind, body) = api.scraped(accept);
+    let mut ok = Response::new(Full::new(Bytes::from(body)));
+    ok.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    ok
+}
+
+fn refusal(status: &Status) -> Response<Full<Bytes>> {
+    let code = match status.code() {
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut no = plain(code, &format!("{}\n", status.message()));
+    if code == StatusCode::UNAUTHORIZED {
+        no.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    no
+}
+
+fn plain(code: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut r = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *r.status_mut() = code;
+    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    r
+}
