@@ -19,7 +19,7 @@ use syp_proto::{
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Fields.
-    Update(UpdateInstanceRequest),
+    Update(Box<UpdateInstanceRequest>),
     /// An earlier revision.
     Rollback(RollbackInstanceRequest),
 }
@@ -27,9 +27,10 @@ pub enum Change {
 // === impl Change ===
 
 impl Change {
-    fn action(&self) -> Action {
+    /// As a plan asks for it.
+    pub fn action(&self) -> Action {
         match self {
-            Self::Update(r) => Action::Update(r.clone()),
+            Self::Update(r) => Action::Update(UpdateInstanceRequest::clone(r)),
             Self::Rollback(r) => Action::Rollback(r.clone()),
         }
     }
@@ -41,7 +42,7 @@ impl Change {
     pub async fn send(self, c: &Client) -> Result<Operation, Failure> {
         match self {
             Self::Update(r) => {
-                c.call_provider(r, |ch, r| async move { InstancesClient::new(ch).update_instance(r).await })
+                c.call_provider(*r, |ch, r| async move { InstancesClient::new(ch).update_instance(r).await })
                     .await
             }
             Self::Rollback(r) => {

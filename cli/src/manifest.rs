@@ -110,7 +110,7 @@ fn texts(path: &Path) -> Result<Vec<(String, String)>, Failure> {
 /// The folder that files named in a manifest are looked for in.
 fn beside(manifest: &Path) -> PathBuf {
     let folder = if manifest.is_dir() { Some(manifest) } else { manifest.parent() };
-    folder.unwrap_or(Path::new(".")).to_path_buf()
+    folder.map_or_else(|| ".".into(), Path::to_path_buf)
 }
 
 fn documents(text: &str, beside: &Path) -> Result<Vec<Manifest>, String> {

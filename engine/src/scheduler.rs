@@ -1,10 +1,12 @@
 //! What to do next: a pure function of the projection and the time.
 //!
 //! No async, no clock, no randomness, no logging. The worker commits the records first, then makes the calls.
+mod teardown;
+pub use teardown::settle_ms;
+
 use crate::{
     budget,
     clock::Millis,
-    cost,
     failure::{Class, failure},
     fold::{is_done, over, row_at},
     graph::{self, State, Trigger},
@@ -17,8 +19,6 @@ use syp_proto::{
 
 /// Steps of one run that may be under way together.
 pub const PARALLEL: usize = 8;
-/// Undo attempts after which the instance says that it is stuck (it goes on trying).
-const STUCK_AFTER: u32 = 8;
 
 /// A call to the provider. Read from open intents alone: after a crash the same calls come out again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +94,7 @@ pub fn decide(i: &Instance, now: Millis) -> Decision {
                 d.records.extend(transition(i, Trigger::Start));
             }
         }
-        (_, RunKind::Teardown) => teardown(i, run, now, &mut d),
+        (_, RunKind::Teardown) => teardown::teardown(i, run, now, &mut d),
         _ => forward(i, run, now, &mut d),
     }
     d
@@ -248,7 +248,7 @@ fn steps(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
         };
         if let Some(row) = retires(&n.id).and_then(|e| row_at(&i.ledger, e)) {
             if !over(row) && ready() {
-                undo(row, now, &mut open, d);
+                teardown::undo(row, now, &mut open, d);
             }
             continue;
         }
@@ -267,88 +267,6 @@ fn steps(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
             }
             _ => {}
         }
-    }
-}
-
-/// Removes what a row stands for, as soon as that is sure to find it.
-fn undo(row: &journal::LedgerRow, now: Millis, open: &mut usize, d: &mut Decision) {
-    if row.undo_open {
-        *open += 1;
-        d.calls.push(Call::Undo { entry: row.ordinal, attempt: row.undo_attempt });
-        return;
-    }
-    // what is in doubt may still land: removing it before that would find nothing and leave it
-    let settled = if row.in_doubt { row.attempt_ms + row.settle_ms } else { 0 };
-    let not_before = row.retry_at_ms.max(settled);
-    if not_before > now {
-        d.wake(not_before);
-    } else if *open < PARALLEL {
-        *open += 1;
-        d.records.push(Body::UndoIntent(journal::UndoIntent {
-            entry: row.ordinal,
-            attempt: row.undo_attempt + 1,
-        }));
-    }
-}
-
-/// Drain, then undo the ledger from its leaves, then list until the provider is clean.
-fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
-    let draining = run.nodes.iter().any(|n| !matches!(n.state(), node::State::Ok | node::State::Terminal));
-    if draining && (run.deadline_ms == 0 || now < run.deadline_ms) {
-        steps(i, run, now, d);
-        if run.deadline_ms != 0 {
-            d.wake(run.deadline_ms);
-        }
-        return;
-    }
-    let mut open = 0;
-    let mut left = false;
-    for row in i.ledger.iter().filter(|r| !over(r)) {
-        left = true;
-        if i.ledger.iter().any(|x| x.deps.contains(&row.ordinal) && !over(x)) {
-            continue;
-        }
-        undo(row, now, &mut open, d);
-    }
-    stuck(i, d);
-    if left {
-        return;
-    }
-    let needed = if i.let_go_in_doubt || i.ledger.iter().any(|r| r.ever_in_doubt) { 2 } else { 1 };
-    if run.clean_listings >= needed {
-        d.records.push(ended(run, None, false));
-        if let Some(Body::Transition(mut t)) = transition(i, Trigger::RunSucceeded) {
-            t.receipt = Some(cost::receipt(i, now));
-            d.records.push(Body::Transition(t));
-        }
-        return;
-    }
-    if run.next_listing_ms > now {
-        d.wake(run.next_listing_ms);
-    } else {
-        d.calls.push(Call::List { run: run.no, nth: run.clean_listings * 1000 + run.listing_attempt });
-    }
-}
-
-/// Settle window of an instance: the longest of its rows.
-pub fn settle_ms(i: &Instance) -> Millis {
-    i.ledger.iter().map(|r| r.settle_ms).max().unwrap_or(0)
-}
-
-fn stuck(i: &Instance, d: &mut Decision) {
-    let row = i.ledger.iter().find(|r| !over(r) && r.undo_attempt >= STUCK_AFTER && r.failure.is_some());
-    let shown = i.conditions.iter().any(|c| c.r#type == "Stuck");
-    match row {
-        Some(row) if !shown => {
-            let why = row.failure.clone().unwrap_or_default();
-            let mut c = condition("Stuck", Status::True, &why);
-            if let Body::ConditionSet(journal::ConditionSet { condition: Some(c) }) = &mut c {
-                c.message = format!("{} {} can't be removed: {}", row.kind, row.key, why.message);
-            }
-            d.records.push(c);
-        }
-        None if shown => d.records.push(cleared("Stuck")),
-        _ => {}
     }
 }
 

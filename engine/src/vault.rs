@@ -101,7 +101,8 @@ impl Vault {
         let mut out = Vec::new();
         for r in secrets.iter_mut().filter(|r| !r.value.is_empty()) {
             let value: SecretSlice<u8> = std::mem::take(&mut r.value).into();
-            (OWN.clone_into(&mut r.secret), r.version = revision.to_string());
+            OWN.clone_into(&mut r.secret);
+            r.version = revision.to_string();
             let key = key(uid, r);
             let sealed = self.seal(&key, value.expose_secret(), now)?;
             let record = codec::encode(Kind::Sealed, &sealed).map_err(|e| {

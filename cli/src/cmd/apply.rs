@@ -78,8 +78,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     for (name, s) in &steps {
         let action = match s {
             Step::Create(r) => Action::Create(r.clone()),
-            Step::Change(Change::Update(r)) => Action::Update(r.clone()),
-            Step::Change(Change::Rollback(r)) => Action::Rollback(r.clone()),
+            Step::Change(change) => change.action(),
         };
         plans.push(plan::ask(&client, action).await.map_err(|f| f.about(name))?);
     }
@@ -105,7 +104,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
 fn step(ctx: &Ctx<'_>, m: Manifest, there: bool) -> Step {
     if there {
         let i = Instance { labels: m.labels, spec: Some(m.spec), ..Default::default() };
-        return Step::Change(Change::Update(set::update(ctx.full(&m.name), i, vec!["*".into()])));
+        return Step::Change(Change::Update(Box::new(set::update(ctx.full(&m.name), i, vec!["*".into()]))));
     }
     Step::Create(CreateInstanceRequest {
         parent: ctx.parent(),

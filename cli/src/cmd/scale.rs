@@ -36,5 +36,5 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let spec = Some(InstanceSpec { scaling, ..Default::default() });
     let instance = Instance { spec, ..Default::default() };
     let r = set::update(ctx.full(&a.name), instance, vec!["spec.scaling".into()]);
-    change::run(ctx, Change::Update(r), &a.name, a.plan, a.work).await
+    change::run(ctx, Change::Update(Box::new(r)), &a.name, a.plan, a.work).await
 }

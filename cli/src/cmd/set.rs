@@ -129,7 +129,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         spec.secrets = secrets::merged(&held, new, &a.unset_secret);
         r.update_mask.get_or_insert_default().paths.push("spec.secrets".into());
     }
-    change::run(ctx, Change::Update(r), &a.name, a.plan, a.work).await
+    change::run(ctx, Change::Update(Box::new(r)), &a.name, a.plan, a.work).await
 }
 
 /// A request that changes these fields and no others.

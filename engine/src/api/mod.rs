@@ -16,6 +16,7 @@ mod page;
 mod plan;
 mod providers;
 mod requests;
+mod revisions;
 pub mod roles;
 mod scrape;
 mod series;

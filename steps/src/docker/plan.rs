@@ -255,7 +255,7 @@ impl Builder<'_> {
             let (standby, probe) = (format!("standby-{n}"), format!("probe-{n}"));
             let routes = self.routes(&open, &[*n], &later, HOLD_MS);
             self.route(&standby, &made, &routes);
-            self.probe(&probe, &[standby.clone()], &[*n]);
+            self.probe(&probe, &[standby], &[*n]);
             open.push(*n);
             last = vec![probe];
         }

@@ -58,7 +58,7 @@ mod tests {
             v1::Budget { period: 0, ..good.clone() },
             v1::Budget { thresholds: vec![], ..good.clone() },
             v1::Budget { thresholds: vec![line(0, Action::Drain)], ..good.clone() },
-            v1::Budget { thresholds: vec![line(100, Action::Suspend)], ..good.clone() },
+            v1::Budget { thresholds: vec![line(100, Action::Suspend)], ..good },
         ] {
             assert!(check(Some(&bad), "EUR").is_err(), "{bad:?}");
         }
