@@ -154,8 +154,9 @@ mod tests {
 
     fn is_reason(word: &str) -> bool {
         let shape = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        let setting =
-            ["SYP_", "SYPCTL_", "DOCKER_", "XDG_", "NO_COLOR", "LC_"].iter().any(|p| word.starts_with(p));
+        let setting = ["SYP_", "SYPCTL_", "DOCKER_", "OTEL_", "XDG_", "NO_COLOR", "LC_"]
+            .iter()
+            .any(|p| word.starts_with(p));
         word.contains('_')
             && word.starts_with(|c: char| c.is_ascii_uppercase())
             && !word.ends_with('_')
