@@ -115,6 +115,9 @@ pub enum Command {
     Logs(cmd::logs::Args),
     /// What it costs: rate now, accrued so far
     Cost(cmd::cost::Args),
+    /// What energy costs here
+    #[command(subcommand)]
+    Tariff(cmd::tariff::Command),
     /// Requests, latency, CPU and memory, now and over time
     Metrics(cmd::metrics::Args),
     /// All instances by what they do and cost right now
@@ -228,6 +231,8 @@ mod tests {
             "sypctl top --once",
             "sypctl graph shop",
             "sypctl wait shop --for state=serving --timeout 10s",
+            "sypctl tariff show",
+            "sypctl tariff set --per-kwh 0.31",
             "sypctl op ls",
             "sypctl op watch x",
             "sypctl op cancel x",

@@ -22,6 +22,7 @@ use syp_engine::{
     door::Door,
     engine::{Engine, Options},
     store::{self, SledKv},
+    tariffs,
     vault::Vault,
 };
 use syp_proto::v1;
@@ -105,7 +106,12 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         own_uid: uid,
         admins: o.admins.clone(),
     }));
-    let tariff = tariff(&o.data_dir)?;
+    // what was set counts; the file is for the first start
+    let set = tariffs::all(&*store).await.context("tariffs")?;
+    let tariff = match set.last().and_then(Tariff::from_api) {
+        Some(t) => t,
+        None => tariff(&o.data_dir)?,
+    };
     let currency: Arc<str> = tariff.currency.as_str().into();
     let door = Arc::new(Door::new(o.audience.clone()));
     // they go to the gates without keys before these are fetched: a gate keeps those it has
@@ -132,6 +138,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     })
     .await?;
     engine.watch_targets();
+    engine.price_anew();
     engine.follow_issuers(&issuers);
     engine.follow_figures();
     crate::traces::follow(&engine)?;

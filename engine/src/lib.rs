@@ -38,6 +38,7 @@ pub mod scheduler;
 pub mod series;
 pub mod step;
 pub mod store;
+pub mod tariffs;
 pub mod timer;
 pub mod vault;
 pub mod view;

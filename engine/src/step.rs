@@ -261,6 +261,21 @@ pub trait Target: Send + Sync {
         spec: &v1::InstanceSpec,
         held: Option<&Held<'_>>,
     ) -> Result<Preflight, Failure>;
+    /// What energy costs, where that is what it costs.
+    fn tariff(&self) -> Option<v1::Tariff> {
+        None
+    }
+    /// Another price from now on. Called with what [`Target::tariff`] gave, changed; nothing is kept when it can't be.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT`.
+    fn set_tariff(&self, _: &v1::Tariff) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// The price of a revision today, per hour, and its facts with that price in them; `None`: prices do not change here.
+    fn reprice(&self, _: &v1::InstanceSpec, _: &Value) -> Option<(Decimal, Value)> {
+        None
+    }
     /// An independent listing at the provider: everything with the labels of this store, and of `uid` if given.
     async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure>;
     /// Removes what a listing found (sweep).

@@ -201,3 +201,34 @@ fn what_a_load_generator_counts_is_what_the_query_tells() -> Result<()> {
         pause(500);
     }
 }
+
+#[test]
+fn another_tariff_is_for_later_and_a_start_goes_on_with_it() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    let limits = ["--port", "8080", "--allow", ALICE, "--cpu", "1", "--memory", "1Gi", "--replicas", "2"];
+    e.up("shop", "syp-test/hello", &limits)?;
+    let rate = |e: &Engine| -> Result<i128> { Ok(nanos(&e.json(&["cost", "shop"])?["ratePerHour"])) };
+    // 2 x (1 core x 10 W + 1 GiB x 0.4 W) x 0.30 EUR/kWh = 20.8 W x 0.0003 EUR/Wh = 0.00624 EUR/h
+    ensure!(rate(&e)? == 6_240_000, "{}", rate(&e)?);
+    let before = nanos(&e.json(&["cost", "shop"])?["accrued"]);
+    ensure!(e.run(&["tariff", "set", "--per-kwh", "much"])?.code == 2, "no number");
+    // a thousand times as much: what was spent before would show
+    e.ok(&["tariff", "set", "--per-kwh", "300"])?;
+    e.kill9()?;
+    let end = Instant::now() + Duration::from_secs(10);
+    while rate(&e)? != 6_240_000_000 {
+        ensure!(Instant::now() < end, "not priced anew: {}", rate(&e)?);
+        pause(50);
+    }
+    let events = e.ok(&["events", "shop"])?;
+    ensure!(events.matches("repriced").count() == 1, "once: {events}");
+    // at most half a minute at the old rate before, and a few seconds at the new one: nothing was priced backwards
+    let spent = nanos(&e.json(&["cost", "shop"])?["accrued"]) - before;
+    ensure!(spent > 0 && spent < 30 * 6_240_000_000 / 3_600 + before, "{spent} in the meantime");
+    e.ok(&["scale", "shop", "--replicas", "1", "--yes"])?;
+    ensure!(rate(&e)? == 3_120_000_000, "what comes later has the new price: {}", rate(&e)?);
+    let all = e.json(&["tariff", "show"])?;
+    ensure!(all["tariffs"].as_array().is_some_and(|t| t.len() == 2), "the history: {all}");
+    e.down("shop")
+}

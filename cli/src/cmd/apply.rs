@@ -56,7 +56,7 @@ pub struct Args {
 
 /// What is to be done for one manifest.
 enum Step {
-    Create(CreateInstanceRequest),
+    Create(Box<CreateInstanceRequest>),
     Change(Change),
 }
 
@@ -77,7 +77,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let mut plans = Vec::new();
     for (name, s) in &steps {
         let action = match s {
-            Step::Create(r) => Action::Create(r.clone()),
+            Step::Create(r) => Action::Create(CreateInstanceRequest::clone(r)),
             Step::Change(change) => change.action(),
         };
         plans.push(plan::ask(&client, action).await.map_err(|f| f.about(name))?);
@@ -106,13 +106,13 @@ fn step(ctx: &Ctx<'_>, m: Manifest, there: bool) -> Step {
         let i = Instance { labels: m.labels, spec: Some(m.spec), ..Default::default() };
         return Step::Change(Change::Update(Box::new(set::update(ctx.full(&m.name), i, vec!["*".into()]))));
     }
-    Step::Create(CreateInstanceRequest {
+    Step::Create(Box::new(CreateInstanceRequest {
         parent: ctx.parent(),
         instance_id: m.name,
         instance: Some(Instance { labels: m.labels, spec: Some(m.spec), ..Default::default() }),
         request_id: request_id(),
         validate_only: false,
-    })
+    }))
 }
 
 fn all_plans(ctx: &Ctx<'_>, steps: &[(String, Step)], plans: &[syp_proto::v1::Plan]) -> Done {
@@ -139,7 +139,7 @@ async fn go(
     for (name, s) in steps {
         let op = match s {
             Step::Create(r) => {
-                c.call_provider(r, |ch, r| async move { InstancesClient::new(ch).create_instance(r).await })
+                c.call_provider(*r, |ch, r| async move { InstancesClient::new(ch).create_instance(r).await })
                     .await
             }
             Step::Change(change) => change.send(c).await,

@@ -25,6 +25,7 @@ pub mod server;
 pub mod set;
 pub mod show;
 pub mod sweep;
+pub mod tariff;
 pub mod token;
 pub mod top;
 pub mod transition;
@@ -100,6 +101,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Events(a) => events::run(&ctx, a).await,
         Command::Logs(a) => logs::run(&ctx, a).await,
         Command::Cost(a) => cost::run(&ctx, a).await,
+        Command::Tariff(c) => tariff::run(&ctx, c).await,
         Command::Metrics(a) => metrics::run(&ctx, a).await,
         Command::Top(a) => top::run(&ctx, a).await,
         Command::Graph(a) => graph::run(&ctx, a).await,

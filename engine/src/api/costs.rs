@@ -4,11 +4,12 @@ use super::{
     Api,
     authz::Authz,
     later::later,
+    page,
     requests::caller,
     status::{invalid, of_failure},
     validate, watch,
 };
-use crate::{clock::timestamp, cost, id::InstanceId, view};
+use crate::{clock::timestamp, cost, id::InstanceId, tariffs, view};
 use rust_decimal::Decimal;
 use std::time::Duration;
 use syp_auth::policy::Role;
@@ -128,5 +129,69 @@ impl Costs for Api {
             self.engine.edit(&cell, e, &etag, &who).await?;
         }
         Ok(Response::new(v1::Budget { etag: crate::ops::etag(&cell.get()), ..budget.unwrap_or_default() }))
+    }
+
+    async fn list_tariffs(
+        &self,
+        request: Request<v1::ListTariffsRequest>,
+    ) -> Result<Response<v1::ListTariffsResponse>, Status> {
+        Authz::of(&request)?.require(Role::Viewer)?;
+        let r = request.into_inner();
+        let mut all = tariffs::all(&**self.engine.store()).await?;
+        if all.is_empty() {
+            all.extend(self.engine.targets().find_map(|t| t.tariff()));
+        }
+        all.reverse();
+        let key = |t: &v1::Tariff| {
+            let at = t.from_time.as_ref().map_or(0, crate::clock::millis);
+            format!("{:0>20}", i64::MAX - at)
+        };
+        let (tariffs, next_page_token) = page::cut(all, r.page_size, &r.page_token, "tariffs", key)?;
+        Ok(Response::new(v1::ListTariffsResponse { tariffs, next_page_token }))
+    }
+
+    async fn set_tariff(
+        &self,
+        request: Request<v1::SetTariffRequest>,
+    ) -> Result<Response<v1::Tariff>, Status> {
+        let a = Authz::of(&request)?;
+        a.require(Role::Admin)?;
+        let r = request.into_inner();
+        let who = caller(&a, &r.request_id, &r)?;
+        let held = self.engine.targets().find_map(|t| t.tariff());
+        let held = held.ok_or_else(|| invalid("tariff", "no target of this engine has one"))?;
+        let new = r.tariff.ok_or_else(|| invalid("tariff", "required"))?;
+        let or = |new: String, held: &str| if new.is_empty() { held.to_owned() } else { new };
+        let new = v1::Tariff {
+            currency_code: or(new.currency_code, &held.currency_code),
+            per_kwh: or(new.per_kwh, &held.per_kwh),
+            watts_per_core: or(new.watts_per_core, &held.watts_per_core),
+            watts_per_gib: or(new.watts_per_gib, &held.watts_per_gib),
+            ..Default::default()
+        };
+        if new.currency_code != *self.currency {
+            return Err(invalid(
+                "tariff.currency_code",
+                &format!("this engine counts in {}: sums of two currencies are none", self.currency),
+            ));
+        }
+        for (field, value) in [
+            ("per_kwh", &new.per_kwh),
+            ("watts_per_core", &new.watts_per_core),
+            ("watts_per_gib", &new.watts_per_gib),
+        ] {
+            let fine =
+                value.parse::<Decimal>().is_ok_and(|d| d >= Decimal::ZERO && d <= Decimal::from(1_000_000));
+            if !fine {
+                return Err(invalid(&format!("tariff.{field}"), "a decimal number of 0 or more"));
+            }
+        }
+        if r.validate_only {
+            return Ok(Response::new(new));
+        }
+        if self.engine.answered(&who).await?.is_some() {
+            return Ok(Response::new(held));
+        }
+        Ok(Response::new(self.engine.set_tariff(new, &who).await?))
     }
 }

@@ -53,6 +53,8 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Costs/WatchCost", Need::Instance(Role::Viewer)),
     ("syp.v1.Costs/ListOfferings", Need::Global(Role::Viewer)),
     ("syp.v1.Costs/UpdateBudget", Need::Instance(Role::Operator)),
+    ("syp.v1.Costs/ListTariffs", Need::Global(Role::Viewer)),
+    ("syp.v1.Costs/SetTariff", Need::Global(Role::Admin)),
     ("syp.v1.Metrics/GetMetrics", Need::Instance(Role::Viewer)),
     ("syp.v1.Metrics/QueryMetrics", Need::Instance(Role::Viewer)),
     ("syp.v1.Metrics/WatchMetrics", Need::Instance(Role::Viewer)),

@@ -32,6 +32,8 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::BoxStream;
 use hmac::{Hmac, Mac};
 use names::Subnet;
+use parking_lot::RwLock;
+use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde_json::Value;
 use sha2::Sha256;
@@ -75,7 +77,7 @@ pub(crate) struct Shared {
     pub docker: Docker,
     pub gate_image: GateImage,
     pub pool: Subnet,
-    pub tariff: Tariff,
+    pub tariff: RwLock<Tariff>,
     pub clock: Clock,
     key: SecretSlice<u8>,
 }
@@ -124,8 +126,14 @@ impl DockerTarget {
         let pool = Subnet::parse(&o.pool)
             .ok_or_else(|| wrong("SYP_DOCKER_POOL", format!("'{}' is no network", o.pool)))?;
         let gate_image = GateImage::new(o.gate_binary);
-        let shared =
-            Arc::new(Shared { docker, gate_image, pool, tariff: o.tariff, clock: o.clock, key: o.key });
+        let shared = Arc::new(Shared {
+            docker,
+            gate_image,
+            pool,
+            tariff: RwLock::new(o.tariff),
+            clock: o.clock,
+            key: o.key,
+        });
         let s = || Arc::clone(&shared);
         let all: Vec<Arc<dyn Step>> = vec![
             Arc::new(app::App(s())),
@@ -178,6 +186,23 @@ impl Target for DockerTarget {
         held: Option<&Held<'_>>,
     ) -> Result<Preflight, Failure> {
         preflight::check(&self.shared, spec, held).await
+    }
+
+    fn tariff(&self) -> Option<v1::Tariff> {
+        Some(self.shared.tariff.read().to_api())
+    }
+
+    fn set_tariff(&self, new: &v1::Tariff) -> Result<(), Failure> {
+        let new = Tariff::from_api(new).ok_or_else(|| {
+            failure(Class::Terminal, "INVALID_ARGUMENT", "a tariff is made of decimal numbers", "")
+        })?;
+        *self.shared.tariff.write() = new;
+        Ok(())
+    }
+
+    fn reprice(&self, spec: &v1::InstanceSpec, facts: &Value) -> Option<(Decimal, Value)> {
+        let (hourly, _, facts) = self.shared.tariff.read().price(spec, facts);
+        Some((hourly, facts))
     }
 
     async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure> {

@@ -51,9 +51,7 @@ pub(super) async fn check(
         Some(held) => held.facts["port"].clone(),
         None => json!(free_port(&spec).await?),
     };
-    let (hourly, lines) = s.tariff.hourly(&spec);
-    let of_one = hourly / rust_decimal::Decimal::from(super::routes::wanted(&spec));
-    (facts["replica_hourly"], facts["currency"]) = (json!(of_one.to_string()), json!(s.tariff.currency));
+    let (hourly, lines, facts) = s.tariff.read().price(&spec, &facts);
     Ok(Preflight { facts, spec, hourly, lines })
 }
 

@@ -1,6 +1,7 @@
 //! Electricity of this machine: a power model times a tariff, in decimal.
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use syp_engine::{api::validate, cost};
 use syp_proto::v1;
 
@@ -32,6 +33,37 @@ impl Default for Tariff {
 // === impl Tariff ===
 
 impl Tariff {
+    /// As the API has it.
+    pub fn to_api(&self) -> v1::Tariff {
+        v1::Tariff {
+            currency_code: self.currency.clone(),
+            per_kwh: self.per_kwh.to_string(),
+            watts_per_core: self.watts_per_core.to_string(),
+            watts_per_gib: self.watts_per_gib.to_string(),
+            ..Default::default()
+        }
+    }
+
+    /// From the API; `None` when a number is none.
+    pub fn from_api(t: &v1::Tariff) -> Option<Self> {
+        Some(Self {
+            currency: t.currency_code.clone(),
+            per_kwh: t.per_kwh.parse().ok()?,
+            watts_per_core: t.watts_per_core.parse().ok()?,
+            watts_per_gib: t.watts_per_gib.parse().ok()?,
+        })
+    }
+
+    /// The facts of a revision with its price in them: of one replica, so that a plan can price each.
+    pub fn price(&self, spec: &v1::InstanceSpec, facts: &Value) -> (Decimal, Vec<v1::offer::Line>, Value) {
+        let (hourly, lines) = self.hourly(spec);
+        let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
+        let mut facts = facts.clone();
+        facts["replica_hourly"] = json!((hourly / replicas).normalize().to_string());
+        facts["currency"] = json!(self.currency);
+        (hourly, lines, facts)
+    }
+
     /// Per hour for all replicas of a spec, with a line for each part.
     pub fn hourly(&self, spec: &v1::InstanceSpec) -> (Decimal, Vec<v1::offer::Line>) {
         let r = spec.resources.clone().unwrap_or_default();

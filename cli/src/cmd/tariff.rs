@@ -1,0 +1,82 @@
+//! `sypctl tariff`: what energy costs here.
+use super::{Ctx, request_id};
+use crate::{exit, failure::Done, render};
+use syp_proto::v1::{ListTariffsRequest, SetTariffRequest, Tariff, costs_client::CostsClient};
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// What energy costs, and has cost
+    #[command(after_help = "Examples:\n  sypctl tariff show\n  sypctl tariff show -o json")]
+    Show,
+    /// Another price from now on; what was spent before stays as it was
+    #[command(
+        after_help = "Examples:\n  sypctl tariff set --per-kwh 0.31\n  sypctl tariff set --watts-per-core 6.5 --watts-per-gib 0.3\n\nThe rate of a replica is (cores x watts per core + GiB x watts per GiB) x price per kWh, from its limits."
+    )]
+    Set(Set),
+}
+
+/// A price. What is not said stays.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub struct Set {
+    /// Price of a kWh, in the engine's currency
+    #[arg(long, default_value = "", value_name = "PRICE")]
+    per_kwh: String,
+    /// Watts of a busy core, its share of fans and supply included
+    #[arg(long, default_value = "", value_name = "WATTS")]
+    watts_per_core: String,
+    /// Watts of a GiB of memory
+    #[arg(long, default_value = "", value_name = "WATTS")]
+    watts_per_gib: String,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What the engine said.
+pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
+    let client = ctx.client().await?;
+    match c {
+        Command::Show => {
+            let ask = ListTariffsRequest { page_size: 1000, ..Default::default() };
+            let all =
+                client.call(ask, |ch, r| async move { CostsClient::new(ch).list_tariffs(r).await }).await?;
+            let rows = all.tariffs.iter().map(row);
+            let heads = ["SINCE", "PER KWH", "WATTS PER CORE", "WATTS PER GIB", "BY"];
+            let table = || render::table(&heads, rows, ctx.out.colours);
+            ctx.out.document(&all, table, || {
+                all.tariffs.first().map_or_else(String::new, |t| t.per_kwh.clone())
+            })?;
+        }
+        Command::Set(s) => {
+            let tariff = Tariff {
+                per_kwh: s.per_kwh,
+                watts_per_core: s.watts_per_core,
+                watts_per_gib: s.watts_per_gib,
+                ..Default::default()
+            };
+            let ask =
+                SetTariffRequest { tariff: Some(tariff), request_id: request_id(), validate_only: false };
+            let t = client.call(ask, |ch, r| async move { CostsClient::new(ch).set_tariff(r).await }).await?;
+            let words = || {
+                format!(
+                    "from now on {} {} a kWh, {} W a core, {} W a GiB",
+                    t.per_kwh, t.currency_code, t.watts_per_core, t.watts_per_gib
+                )
+            };
+            ctx.out.document(&t, words, || t.per_kwh.clone())?;
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn row(t: &Tariff) -> Vec<String> {
+    vec![
+        t.from_time.as_ref().map_or_else(|| "the first start".into(), |x| render::time(Some(x))),
+        format!("{} {}", t.per_kwh, t.currency_code),
+        t.watts_per_core.clone(),
+        t.watts_per_gib.clone(),
+        t.creator.clone(),
+    ]
+}

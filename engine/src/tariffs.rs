@@ -1,0 +1,131 @@
+//! What energy costs, now and before. A new price is for later: each instance's rows are settled at the old one first.
+use crate::{
+    calls,
+    cell::Cell,
+    clock::timestamp,
+    cost,
+    engine::{Caller, Engine},
+    error::Error,
+    fold::over,
+    graph::{RunKind, State},
+    revision,
+    step::Have,
+    store::Commit,
+};
+use prost::Message;
+use std::{sync::Arc, time::Duration};
+use syp_proto::{
+    journal::{self, Tariffs, record::Body},
+    v1::Tariff,
+};
+
+/// Setting under which all of them are.
+pub const TARIFFS: &str = "tariffs";
+/// Instances with an open update are looked at again after this.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Those that were ever set, oldest first.
+///
+/// # Errors
+/// The store's.
+pub async fn all(store: &dyn crate::store::Store) -> Result<Vec<Tariff>, Error> {
+    let bytes = store.setting(TARIFFS).await?.unwrap_or_default();
+    let read = Tariffs::decode(bytes.as_slice()).map_err(|e| Error::Corrupt(format!("{TARIFFS}: {e}")))?;
+    Ok(read.tariffs)
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Sets another tariff. It is on disk before the first instance is priced by it; a start after a crash goes on with the rest.
+    ///
+    /// # Errors
+    /// What a target does not take, or the store's.
+    pub async fn set_tariff(&self, new: Tariff, who: &Caller) -> Result<Tariff, Error> {
+        let held = self.targets().find_map(|t| t.tariff());
+        let mut tariffs = all(&**self.store()).await?;
+        if tariffs.is_empty() {
+            // what counted until now belongs to the history too
+            tariffs.extend(held.clone());
+        }
+        let new = Tariff { from_time: timestamp(self.clock().now()), creator: who.actor.clone(), ..new };
+        for t in self.targets() {
+            t.set_tariff(&new).map_err(Error::Refused)?;
+        }
+        tariffs.push(new.clone());
+        let commit = Commit {
+            settings: vec![(TARIFFS.into(), Tariffs { tariffs }.encode_to_vec())],
+            answer: self.answer(who, String::new(), String::new()),
+            ..Default::default()
+        };
+        if let Err(e) = self.store().commit(commit).await {
+            // what is not on disk does not count
+            if let Some(held) = held {
+                let _ = self.targets().try_for_each(|t| t.set_tariff(&held));
+            }
+            return Err(e.into());
+        }
+        self.price_anew();
+        Ok(new)
+    }
+
+    /// Brings every instance to today's prices; begun at each start, for what a crash has left.
+    pub fn price_anew(&self) {
+        let e = self.clone();
+        self.spawn(async move {
+            loop {
+                let mut open = false;
+                for cell in e.cells() {
+                    match e.price(&cell).await {
+                        Ok(done) => open |= !done,
+                        Err(error) => tracing::warn!(instance = %cell.id, %error, "not priced anew"),
+                    }
+                }
+                if !open {
+                    return;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
+    }
+
+    /// One instance; false when it must be looked at again.
+    async fn price(&self, cell: &Arc<Cell>) -> Result<bool, Error> {
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        if cell.blocked().is_some() || i.state() == State::Destroyed {
+            return Ok(true);
+        }
+        let Ok(target) = self.inner.target(&i) else { return Ok(true) };
+        let spec = i.spec.clone().unwrap_or_default();
+        let facts = serde_json::from_str(&i.facts).unwrap_or_default();
+        let Some((hourly, new)) = target.reprice(&spec, &facts).filter(|(_, new)| *new != facts) else {
+            return Ok(true);
+        };
+        match i.run.as_ref().map(journal::Run::kind) {
+            // what it makes has the price of its plan: all of it is priced when it is there
+            Some(RunKind::Provision | RunKind::Update) => return Ok(false),
+            Some(RunKind::Teardown) => return Ok(true),
+            _ => {}
+        }
+        let number = revision::number(&i);
+        let owner = calls::owner(&self.inner, &i, number);
+        let plan = target.plan(RunKind::Repair, &owner, &spec, &new, &Have::of(&i, number));
+        let price = |r: &journal::LedgerRow| {
+            let node = plan.nodes.iter().find(|n| n.id == r.node)?;
+            let hourly = node.effect.as_ref()?.hourly.clone()?;
+            Some(journal::Price { entry: r.ordinal, hourly: Some(hourly) })
+        };
+        let prices = i.ledger.iter().filter(|r| r.billed && !over(r)).filter_map(price).collect();
+        let currency = i.hourly_rate.as_ref().map_or("", |m| m.currency_code.as_str());
+        let body = Body::Repriced(journal::Repriced {
+            prices,
+            hourly_rate: Some(cost::money(hourly, currency)),
+            facts: new.to_string(),
+        });
+        let who = Caller { actor: "engine".into(), ..Default::default() };
+        self.append_locked(cell, vec![body], &who, None).await?;
+        self.kick(cell);
+        Ok(true)
+    }
+}
