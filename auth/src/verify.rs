@@ -170,6 +170,33 @@ impl Verifier {
         Self::new(issuers.all(), audiences, VerifierOptions::default())
     }
 
+    /// For other audiences, and only those of the issuers that `trusted` says; the keys are the same ones.
+    #[must_use]
+    pub fn with(&self, audiences: Vec<String>, trusted: impl Fn(&str) -> bool) -> Self {
+        let issuers = self.issuers.iter().filter(|i| trusted(i.name())).cloned().collect();
+        Self::new(issuers, audiences, self.options.clone())
+    }
+
+    /// Who claims of an issuer speak for, as if a good token carried them: for questions about a policy, never for a caller.
+    ///
+    /// # Errors
+    /// [`Error::IssuerUnknown`], or what is wrong with the claims.
+    pub fn suppose(&self, issuer: &str, claims: Map<String, Value>) -> Result<Identity, Error> {
+        let issuer = self.issuers.iter().find(|i| i.name() == issuer).ok_or(Error::IssuerUnknown)?;
+        identity(issuer, claims)
+    }
+
+    /// The claim in which an issuer carries groups; `None` for an issuer that is not trusted.
+    #[must_use]
+    pub fn groups_claim(&self, issuer: &str) -> Option<&str> {
+        self.issuers.iter().find(|i| i.name() == issuer).map(|i| i.config().groups_claim.as_str())
+    }
+
+    /// Names of the issuers whose tokens are accepted.
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|i| i.name())
+    }
+
     /// SHA-256 of a token: its name in logs (a prefix of it) and in the cache.
     #[must_use]
     pub fn digest(token: &str) -> Digest {

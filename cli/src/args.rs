@@ -239,6 +239,8 @@ mod tests {
             "sypctl access show shop",
             "sypctl access allow shop a@x.org --path /a",
             "sypctl access deny shop a@x.org --remove",
+            "sypctl access test shop --as user:a@x.org,group:ml --path /a --method POST",
+            "sypctl access test shop --token - --plane control",
             "sypctl server run --listen 127.0.0.1:7443",
             "sypctl server status",
             "sypctl server stop",

@@ -8,6 +8,7 @@ mod exit;
 mod failure;
 mod follow;
 mod http;
+mod input;
 mod local;
 mod login;
 mod manifest;

@@ -12,6 +12,8 @@ use syp_proto::v1::{
     access_policy::{Effect, Rule},
 };
 
+mod test;
+
 /// How often a change is made anew when the instance changed under it.
 const TRIES: u32 = 10;
 
@@ -94,6 +96,8 @@ pub enum Command {
         #[arg(long)]
         remove: bool,
     },
+    /// Would somebody be let in, by which rule, and if not, why not (exit code 6)
+    Test(Box<test::Args>),
 }
 
 fn name_or_engine(text: &str) -> Result<String, String> {
@@ -114,6 +118,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         Command::Allow(c) => (c, allow),
         Command::Deny { change, remove: false } => (change, deny),
         Command::Deny { change, remove: true } => (change, remove),
+        Command::Test(t) => return test::run(ctx, &client, *t).await,
     };
     let mut tries = 1;
     loop {

@@ -126,9 +126,10 @@ impl Access for Api {
 
     async fn test_access(
         &self,
-        _: Request<v1::TestAccessRequest>,
+        request: Request<v1::TestAccessRequest>,
     ) -> Result<Response<v1::TestAccessResponse>, Status> {
-        Err(later("'access test'"))
+        let a = Authz::of(&request)?;
+        self.suppose(&a, request.into_inner()).await.map(Response::new)
     }
 
     async fn create_token(&self, _: Request<v1::CreateTokenRequest>) -> Result<Response<v1::Token>, Status> {

@@ -108,7 +108,8 @@ pub fn decide(policy: &Policy, identity: &Identity) -> Option<Role> {
     d.allowed.then(|| d.role.max(Role::Viewer))
 }
 
-fn to_proto(r: Role) -> v1::Role {
+/// As the API has it.
+pub(super) fn to_proto(r: Role) -> v1::Role {
     match r {
         Role::User => v1::Role::User,
         Role::Viewer => v1::Role::Viewer,

@@ -137,6 +137,11 @@ impl Identities {
         })
     }
 
+    /// What checks tokens for this API; for other audiences by [`Verifier::with`].
+    pub(super) fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
     /// Is it one of the built-in issuer?
     pub fn is_local(&self, identity: &Identity) -> bool {
         self.local.as_ref().is_some_and(|l| l.issuer() == identity.issuer)

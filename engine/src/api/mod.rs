@@ -19,6 +19,7 @@ mod requests;
 pub mod roles;
 mod server;
 pub mod status;
+mod suppose;
 mod update;
 pub mod validate;
 mod watch;

@@ -194,7 +194,8 @@ fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
     out
 }
 
-fn rule_words(r: &v1::access_policy::Rule) -> String {
+/// A rule in one line.
+pub(super) fn rule_words(r: &v1::access_policy::Rule) -> String {
     let effect = if r.effect() == v1::access_policy::Effect::Deny { "deny" } else { "allow" };
     let mut out = format!("{effect} {}", r.members.join(" "));
     for (k, v) in &r.claims {
