@@ -149,6 +149,8 @@ pub enum Command {
     /// Who may call, who may control
     #[command(subcommand)]
     Access(cmd::access::Command),
+    /// Who did what: every call to the engine, with its outcome
+    Audit(cmd::audit::Args),
     /// The engine itself
     #[command(subcommand)]
     Server(cmd::server::Command),
@@ -241,6 +243,10 @@ mod tests {
             "sypctl access deny shop a@x.org --remove",
             "sypctl access test shop --as user:a@x.org,group:ml --path /a --method POST",
             "sypctl access test shop --token - --plane control",
+            "sypctl audit shop --since 1h --actor bob@example.com --method DeleteInstance -o json",
+            "sypctl audit -f",
+            "sypctl audit --export",
+            "sypctl audit --verify 7:00ff",
             "sypctl server run --listen 127.0.0.1:7443",
             "sypctl server status",
             "sypctl server stop",

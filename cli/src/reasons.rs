@@ -2,6 +2,7 @@
 
 /// Reason and page, sorted.
 pub const PAGES: &[(&str, &str)] = &[
+    ("AUDIT_CHAIN_BROKEN", include_str!("reasons/AUDIT_CHAIN_BROKEN.md")),
     ("AUTH_NOT_ENFORCED", include_str!("reasons/AUTH_NOT_ENFORCED.md")),
     ("BODY_NOT_RECEIVED", include_str!("reasons/BODY_NOT_RECEIVED.md")),
     ("BUDGET_EXCEEDED", include_str!("reasons/BUDGET_EXCEEDED.md")),

@@ -26,8 +26,10 @@ pub enum Kind {
     Instance = 2,
     /// `journal.Answer`.
     Answer = 3,
-    /// `journal.Audit`.
+    /// `journal.Audit`, as versions before the chain wrote it.
     Audit = 4,
+    /// `journal.ChainedAudit`.
+    ChainedAudit = 5,
 }
 
 /// Why bytes are not a value.

@@ -7,6 +7,7 @@ use syp_proto::v1::{
     TestAccessResponse,
     access_client::AccessClient,
     access_policy::{Effect, Rule},
+    audit_client::AuditClient,
     instances_client::InstancesClient,
     test_access_request::Who,
 };
@@ -171,5 +172,92 @@ async fn the_control_plane_is_asked_the_same_way() -> Result<()> {
     ensure!(refusal(hers.test_access(engine).await).0 == Code::PermissionDenied, "not of the engine");
     let mut stranger = AccessClient::new(w.connect(Some("stranger@example.com")).await?);
     ensure!(refusal(stranger.test_access(ask(Who::Principal(bob()))).await).0 == Code::NotFound);
+    Ok(())
+}
+
+/// Everything the trail has for a question, in pages of two.
+async fn trail(c: &mut AuditClient<Conn>, filter: &str) -> Result<Vec<v1::AuditEvent>> {
+    let mut ask = v1::ListAuditEventsRequest { page_size: 2, filter: filter.into(), ..Default::default() };
+    let mut out = Vec::new();
+    loop {
+        let page = c.list_audit_events(ask.clone()).await?.into_inner();
+        out.extend(page.audit_events);
+        if page.next_page_token.is_empty() {
+            return Ok(out);
+        }
+        ask.page_token = page.next_page_token;
+    }
+}
+
+#[tokio::test]
+async fn the_trail_is_asked_by_who_what_and_when_and_its_chain_is_checked() -> Result<()> {
+    let (w, mut c) = world().await?;
+    let mut audit = AuditClient::new(w.connect(ADMIN).await?);
+    let watch = v1::WatchAuditEventsRequest { filter: "method=SetAccessPolicy".into(), ..Default::default() };
+    let mut live = audit.watch_audit_events(watch.clone()).await?.into_inner();
+    let set = SetAccessPolicyRequest { resource: SHOP.into(), policy: Some(policy()), ..Default::default() };
+    for _ in 0..5 {
+        c.set_access_policy(set.clone()).await?;
+    }
+    let mut stranger = AccessClient::new(w.connect(Some("stranger@example.com")).await?);
+    ensure!(stranger.set_access_policy(set.clone()).await.is_err());
+    let sets = trail(&mut audit, "method=SetAccessPolicy").await?;
+    ensure!(sets.len() == 6, "{sets:?}");
+    ensure!(sets.windows(2).all(|w| w[0].seq > w[1].seq), "newest first, in pages without gap or double");
+    let his = trail(&mut audit, "actor=user:stranger@example.com").await?;
+    ensure!(his.len() == 1 && his[0].outcome == "NotFound" && his[0].targets == [SHOP], "{his:?}");
+    let of_shop =
+        trail(&mut audit, &format!("target={SHOP} AND outcome=Ok AND method=SetAccessPolicy")).await?;
+    ensure!(of_shop.len() == 5, "{of_shop:?}");
+    ensure!(trail(&mut audit, "time>=2999-01-01T00:00:00Z").await?.is_empty());
+    let bad = v1::ListAuditEventsRequest { filter: "colour=red".into(), ..Default::default() };
+    ensure!(refusal(audit.list_audit_events(bad).await).0 == Code::InvalidArgument);
+    // the stream has each of them once, and goes on from where it was cut
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(next(&mut live).await?);
+    }
+    drop(live);
+    let resume = v1::WatchAuditEventsRequest { resume_token: seen[2].resume_token.clone(), ..watch };
+    let mut live = audit.watch_audit_events(resume).await?.into_inner();
+    while seen.len() < 6 {
+        seen.push(next(&mut live).await?);
+    }
+    let mut all = sets.clone();
+    all.reverse();
+    ensure!(seen.iter().map(|e| (e.seq, &e.hash)).eq(all.iter().map(|e| (e.seq, &e.hash))), "{seen:?}");
+    // the chain, and an event that somebody kept
+    let one = &sets[3];
+    let known = v1::CheckAuditTrailRequest { seq: one.seq, hash: one.hash.clone() };
+    let sound = audit.check_audit_trail(known.clone()).await?.into_inner();
+    ensure!(sound.problem.is_empty() && sound.head_seq >= sets[0].seq && sound.events > 6, "{sound:?}");
+    let other = v1::CheckAuditTrailRequest { hash: sets[2].hash.clone(), ..known.clone() };
+    ensure!(!audit.check_audit_trail(other).await?.into_inner().problem.is_empty(), "another hash");
+    // only for administrators
+    let mut his = AuditClient::new(w.connect(Some("stranger@example.com")).await?);
+    ensure!(refusal(his.check_audit_trail(known).await).0 == Code::PermissionDenied);
+    let ask = v1::WatchAuditEventsRequest::default();
+    ensure!(refusal(his.watch_audit_events(ask).await).0 == Code::PermissionDenied);
+    Ok(())
+}
+
+async fn next(live: &mut tonic::Streaming<v1::AuditEvent>) -> Result<v1::AuditEvent> {
+    let e = tokio::time::timeout(Duration::from_secs(10), live.message()).await;
+    e.context("nothing comes")??.context("the stream ended")
+}
+
+#[tokio::test]
+async fn a_damaged_trail_is_told_and_the_engine_goes_on() -> Result<()> {
+    let (mut w, _) = world().await?;
+    w.kill().await;
+    ensure!(w.disk.damage(b"c|")? > 0, "there are rows");
+    w.start().await?;
+    let mut audit = AuditClient::new(w.connect(ADMIN).await?);
+    let c = audit.check_audit_trail(v1::CheckAuditTrailRequest::default()).await?.into_inner();
+    ensure!(c.broken_seq == 1 && !c.problem.is_empty(), "{c:?}");
+    let mut server = v1::server_client::ServerClient::new(w.connect(ADMIN).await?);
+    let fsck = server.check_store(v1::CheckStoreRequest {}).await?.into_inner();
+    ensure!(fsck.problems.iter().any(|p| p.contains("audit row 1")), "{fsck:?}");
+    ensure!(!trail(&mut audit, "").await?.is_empty(), "new rows are readable");
     Ok(())
 }

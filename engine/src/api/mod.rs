@@ -1,6 +1,7 @@
 //! The gRPC API: handlers translate, [`crate::engine::Engine`] decides.
 mod about;
 mod access;
+mod audit;
 pub mod authz;
 mod costs;
 mod create;

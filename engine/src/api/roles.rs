@@ -77,6 +77,7 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Server/CheckStore", Need::Global(Role::Admin)),
     ("syp.v1.Audit/ListAuditEvents", Need::Global(Role::Admin)),
     ("syp.v1.Audit/WatchAuditEvents", Need::Global(Role::Admin)),
+    ("syp.v1.Audit/CheckAuditTrail", Need::Global(Role::Admin)),
 ];
 
 /// What a method needs; `None`: unknown, refused.

@@ -22,20 +22,23 @@ use tonic::Status;
 /// What handlers return.
 pub type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
-const HEARTBEAT: Duration = Duration::from_secs(20);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 /// What steps say they wait for changes without a record.
 const LOOK: Duration = Duration::from_millis(500);
 /// Changes of one moment go out together.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Why a stream looks again.
-enum Woke {
+pub(super) enum Woke {
     News,
     Beat,
 }
 
 /// Waits for news; every `beat` without any is a reason to look too.
-async fn woken(news: &mut tokio::sync::watch::Receiver<u64>, beat: Duration) -> Result<Woke, Status> {
+pub(super) async fn woken(
+    news: &mut tokio::sync::watch::Receiver<u64>,
+    beat: Duration,
+) -> Result<Woke, Status> {
     tokio::select! {
         changed = news.changed() => changed.map(|()| Woke::News).map_err(|_| Status::unavailable("the engine stops")),
         () = tokio::time::sleep(beat) => Ok(Woke::Beat),

@@ -7,9 +7,10 @@
 //! l|uid|first seq BE     one commit of records
 //! n|project/name|0|time  uid: every incarnation of a name
 //! d|caller|0|key         answer to a request id
-//! a|time BE|n            audit
+//! c|seq BE               audit, a chain of hashes        a|time BE|n  as versions before the chain wrote it
 //! s|name                 settings
 //! ```
+mod chain;
 mod committer;
 pub mod conformance;
 mod kv;
@@ -17,6 +18,7 @@ mod mem;
 mod sled_kv;
 mod trim;
 
+pub use chain::{Checked, Hash, Link, Row};
 pub use kv::{Kv, Op, Pair, open, open_inline};
 pub use mem::MemKv;
 pub use sled_kv::SledKv;
@@ -27,6 +29,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use syp_proto::journal::{Answer, Audit, Instance, Record};
+use tokio::sync::watch;
 
 /// Everything that becomes durable together.
 #[derive(Debug, Default, Clone)]
@@ -117,8 +120,14 @@ pub trait Store: Send + Sync + 'static {
     async fn answer(&self, key: &str) -> Result<Option<Answer>, Error>;
     /// A setting.
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
-    /// Audit rows, newest first.
-    async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
+    /// Audit rows before a key (`None`: from the end), newest first.
+    async fn audit(&self, before: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, Error>;
+    /// Audit rows after a number, oldest first.
+    async fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<Row>, Error>;
+    /// Number of the last audit row; wakes when there are more.
+    fn audit_head(&self) -> watch::Receiver<u64>;
+    /// Computes the chain of audit rows anew; `known` is a row that somebody remembers.
+    async fn check_audit(&self, known: Option<Link>) -> Result<Checked, Error>;
     /// Removes what is over its time: answers to request ids (30 days), audit rows and journals of destroyed instances (90 days;
     /// receipt and cost stay). How many values went; call again until none.
     async fn trim(&self, now: Millis) -> Result<usize, Error>;
