@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::histogram::Histogram;
 use crate::jwks::IssuerConfig;
+use crate::machine::MachineToken;
 use crate::policy::{self, Policy};
 
 /// Everything a gate needs to know, pushed whole.
@@ -32,6 +33,9 @@ pub struct GateConfig {
     pub issuers: Vec<IssuerConfig>,
     /// Who may call.
     pub policy: Policy,
+    /// Machine tokens that are good here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<MachineToken>,
     /// The app's replicas.
     pub upstreams: Vec<Upstream>,
     /// What the app speaks.
@@ -155,6 +159,9 @@ pub struct GateStatus {
     /// The revision in force.
     #[serde(default)]
     pub revision: String,
+    /// When machine tokens were used last, by id, in seconds since the epoch and to the minute.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub token_uses: BTreeMap<String, u64>,
 }
 
 /// What a gate knows of a replica.
@@ -233,6 +240,9 @@ pub enum Error {
     /// An audience is needed.
     #[error("audiences is empty; without one no token can be meant for this instance")]
     NoAudience,
+    /// A machine token that can't be one.
+    #[error("{0}")]
+    Token(String),
     /// Two replicas of one name.
     #[error("upstream id '{0}' is used twice")]
     UpstreamTwice(String),
@@ -255,6 +265,7 @@ impl GateConfig {
         if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err(Error::NoAudience);
         }
+        self.tokens.iter().try_for_each(|t| t.validate().map_err(Error::Token))?;
         let mut ids = BTreeSet::new();
         if let Some(twice) = self.upstreams.iter().find(|u| !ids.insert(&u.id)) {
             return Err(Error::UpstreamTwice(twice.id.clone()));

@@ -17,6 +17,7 @@ pub mod histogram;
 pub mod jwk;
 pub mod jwks;
 pub mod local;
+pub mod machine;
 pub mod path;
 pub mod policy;
 pub mod verify;
@@ -29,6 +30,7 @@ pub use histogram::Histogram;
 pub use jwk::KeySet;
 pub use jwks::{Issuer, IssuerConfig, Issuers};
 pub use local::{LocalIssuer, MintRequest};
+pub use machine::{MachineToken, MachineTokens};
 pub use policy::{Decision, Effect, Member, Policy, Request, Role, Rule};
 pub use verify::{Identity, Verifier, VerifierOptions};
 

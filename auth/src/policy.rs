@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::machine;
 use crate::path::Normal;
 use crate::verify::Identity;
 
@@ -50,7 +51,7 @@ pub struct Rule {
     /// Only tokens of this issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// One of these: `user:` `sub:` `group:` `domain:` `claim:NAME=VALUE`.
+    /// One of these: `user:` `sub:` `group:` `domain:` `token:` `claim:NAME=VALUE`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,
     /// All of these claims must have these values.
@@ -87,6 +88,8 @@ pub enum Member<'a> {
     Group(&'a str),
     /// `domain:example.com`: the email's domain, ASCII case ignored, no sub-domains.
     Domain(&'a str),
+    /// `token:ID`: a machine token.
+    Token(&'a str),
     /// `claim:NAME=VALUE`: a claim of exactly this value, or a list that holds it.
     Claim {
         /// Name of the claim.
@@ -114,7 +117,7 @@ pub struct Decision {
     pub role: Role,
     /// The rule that decided.
     pub rule_id: Option<String>,
-    /// Stable: `POLICY_ALLOWED`, `POLICY_DENIED`, `POLICY_NO_MATCH`, `POLICY_EMPTY`, `EMAIL_UNVERIFIED`.
+    /// Stable: `POLICY_ALLOWED`, `POLICY_DENIED`, `POLICY_NO_MATCH`, `POLICY_EMPTY`, `EMAIL_UNVERIFIED`, `TOKEN_SCOPE`.
     pub reason: &'static str,
 }
 
@@ -123,7 +126,7 @@ pub struct Decision {
 pub enum Error {
     /// Not a member expression.
     #[error(
-        "'{text}' is not a member; write user:alice@example.com, sub:SUBJECT, group:NAME, domain:example.com or claim:NAME=VALUE"
+        "'{text}' is not a member; write user:alice@example.com, sub:SUBJECT, group:NAME, domain:example.com, token:ID or claim:NAME=VALUE"
     )]
     Member {
         /// What was written.
@@ -217,6 +220,7 @@ impl<'a> Member<'a> {
             "group" => Ok(Self::Group(rest)),
             "domain" if is_domain(rest) => Ok(Self::Domain(rest)),
             "domain" => Err(Error::Domain { text: rest.to_owned() }),
+            "token" => Ok(Self::Token(rest)),
             "claim" => match rest.split_once('=') {
                 Some((name, value)) if !name.is_empty() && !value.is_empty() => {
                     Ok(Self::Claim { name, value })
@@ -238,6 +242,10 @@ impl<'a> Member<'a> {
                 .as_deref()
                 .and_then(|e| e.split_once('@'))
                 .is_some_and(|(_, d)| d.eq_ignore_ascii_case(domain)),
+            // an issuer may call a subject of its own so
+            Self::Token(id) => {
+                who.issuer == machine::ISSUER && who.subject.strip_prefix("token:") == Some(*id)
+            }
             Self::Claim { name, value } => who.claims.get(*name).is_some_and(|v| claim_is(v, value)),
         }
     }
@@ -415,6 +423,9 @@ impl Policy {
         let decision = self.walk(who, request, |rule, miss| {
             missed.push(format!("{}: {}", rule.id, miss.words(rule, who, request)));
         });
+        if decision.reason == "TOKEN_SCOPE" {
+            missed.push(format!("token: it is for paths under {} alone", who.scope.join(" or ")));
+        }
         (decision, missed)
     }
 
@@ -426,8 +437,12 @@ impl Policy {
         mut missed: impl FnMut(&Rule, Miss<'_>),
     ) -> Decision {
         // reading a path costs more than most rules: only when one looks at it
-        let looked_at = self.rules.iter().any(|r| !r.path_prefixes.is_empty());
+        let looked_at = !who.scope.is_empty() || self.rules.iter().any(|r| !r.path_prefixes.is_empty());
         let path = request.filter(|_| looked_at).and_then(|r| Normal::read(r.path));
+        // before any rule: none can widen what a token was made for
+        if !in_scope(&who.scope, path.as_ref()) {
+            return Decision { allowed: false, role: Role::User, rule_id: None, reason: "TOKEN_SCOPE" };
+        }
         let mut reason = if self.rules.is_empty() { "POLICY_EMPTY" } else { "POLICY_NO_MATCH" };
         for rule in &self.rules {
             match rule.matches(who, request, path.as_ref()) {
@@ -442,6 +457,11 @@ impl Policy {
         }
         Decision { allowed: false, role: Role::User, rule_id: None, reason }
     }
+}
+
+fn in_scope(scope: &[String], path: Option<&Normal>) -> bool {
+    let under = |p: &String| path.zip(Normal::read(p)).is_some_and(|(path, p)| path.is_under(&p, false));
+    scope.is_empty() || scope.iter().any(under)
 }
 
 impl Decision {

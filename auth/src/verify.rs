@@ -34,6 +34,9 @@ pub struct Identity {
     pub claims: Map<String, Value>,
     /// `exp`, in seconds since the epoch.
     pub expires_at: u64,
+    /// Requests below these paths only, whatever a policy says; empty: all. Only machine tokens have any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<String>,
 }
 
 /// Why a token is refused. The caller only learns 'unauthenticated'; this is for logs and operators.
@@ -78,6 +81,9 @@ pub enum Error {
     /// A claim is missing or of the wrong type.
     #[error("the token's claim '{0}' is missing or of the wrong type")]
     Claim(&'static str),
+    /// A machine token that never was, or was revoked.
+    #[error("there is no such machine token (any more)")]
+    Unknown,
 }
 
 /// Limits of a [`Verifier`].
@@ -150,6 +156,7 @@ impl Error {
             Self::NotYetValid => "TOKEN_NOT_YET_VALID",
             Self::Audience => "TOKEN_AUDIENCE",
             Self::Claim(_) => "TOKEN_CLAIM",
+            Self::Unknown => "TOKEN_UNKNOWN",
         }
     }
 }
@@ -349,6 +356,7 @@ fn identity(issuer: &Issuer, claims: Map<String, Value>) -> Result<Identity, Err
         groups,
         claims,
         expires_at,
+        scope: Vec::new(),
     })
 }
 

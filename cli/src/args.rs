@@ -253,6 +253,12 @@ mod tests {
             "sypctl doctor",
             "sypctl version",
             "sypctl token shop --as user:bob@example.com --group g --ttl 1h",
+            "sypctl token create shop --name ci --ttl 30d --path /x --path /y",
+            "sypctl token create --control operator --name ci --ttl 30d",
+            "sypctl token ls",
+            "sypctl token ls shop",
+            "sypctl token revoke 0af3",
+            "sypctl token projects/default/instances/ls",
             "sypctl explain CRASH_LOOP",
         ] {
             if let Err(e) = parse(words) {
@@ -272,6 +278,10 @@ mod tests {
             ("sypctl up shop --image x --memory 5x", "256Mi"),
             ("sypctl up shop --image x --env A", "NAME=VALUE"),
             ("sypctl down", "NAMES"),
+            ("sypctl token", "NAME"),
+            ("sypctl token create shop --name ci", "--ttl"),
+            ("sypctl token create --name ci --ttl 1h", "INSTANCE"),
+            ("sypctl token create shop --control viewer --name ci --ttl 1h", "cannot be used with"),
             ("sypctl wait shop --for something", "state="),
             ("sypctl transition shop --to gone", "serving"),
         ] {

@@ -2,6 +2,7 @@
 //!
 //! Everything the engine knows about an instance is `fold` over its journal; a checkpoint only saves time. A record that does
 //! not fit is an error: a bad journal then blocks this instance alone.
+mod tokens;
 mod update;
 use crate::{
     clock::{Millis, timestamp},
@@ -104,6 +105,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             set_condition(i, c.clone(), r.at_ms);
         }
         Body::Edited(e) => edited(i, r, e),
+        Body::TokenChanged(t) => tokens::changed(i, r, t)?,
         Body::Revised(x) => update::revised(i, r, x)?,
         Body::Drift(_) => {}
         Body::GatePushed(p) => {

@@ -35,6 +35,7 @@ pub mod scheduler;
 pub mod step;
 pub mod store;
 pub mod timer;
+mod tokens;
 pub mod view;
 mod worker;
 mod write;

@@ -10,7 +10,7 @@ use http::header;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use syp_auth::{Request as PolicyRequest, Verifier};
+use syp_auth::{Request as PolicyRequest, Verifier, machine};
 
 use crate::body::{Download, Upload};
 use crate::caller::{Caller, decide, identify};
@@ -87,6 +87,9 @@ async fn admit(
         Err(denied) => return Err(Box::new((record, denied.failure, denied.reason, false))),
     };
     record.identity = Some(identity.clone());
+    if identity.issuer == machine::ISSUER {
+        state.token_used(&identity.subject);
+    }
     let asked = PolicyRequest { path, method: request.method().as_str() };
     let caller = decide(record.conn(), &active, identity, token, &asked);
     record.rule = caller.rule.clone();

@@ -8,6 +8,7 @@ mod drain;
 mod framing;
 mod identity;
 mod keys;
+mod machine;
 mod paths;
 mod protocols;
 mod reload;

@@ -11,6 +11,7 @@ fn who(email: &str, verified: bool) -> Identity {
         groups: vec!["ops".into()],
         claims: claims.as_object().cloned().unwrap(),
         expires_at: u64::MAX,
+        scope: vec![],
     }
 }
 
@@ -77,4 +78,27 @@ fn a_long_claim_is_cut() {
     caller.claims.insert("dept".into(), json!("y".repeat(5000)));
     let (_, missed) = policy.explain(&caller, None);
     assert!(missed[0].len() < 150 && missed[0].contains("..."), "{missed:?}");
+}
+
+#[test]
+fn a_machine_token_is_nobody_else_and_no_rule_widens_its_paths() {
+    let token = |paths: &[&str]| crate::MachineToken {
+        id: "ci1".into(),
+        sha256: String::new(),
+        expires_at: u64::MAX,
+        paths: paths.iter().map(|p| (*p).to_owned()).collect(),
+    };
+    let policy = Policy { rules: vec![rule("r", |r| r.members = vec!["token:ci1".into()])] };
+    let at = |path: &'static str| Request { path, method: "GET" };
+    assert!(policy.decide(&token(&[]).identity(), Some(&at("/x"))).allowed);
+    assert!(policy.decide(&token(&[]).identity(), None).allowed);
+    // somebody whose issuer calls them so
+    let same_name = Identity { subject: "token:ci1".into(), ..who("a@x.org", true) };
+    assert!(!policy.decide(&same_name, Some(&at("/x"))).allowed);
+    let narrow = token(&["/x", "/z"]).identity();
+    assert!(policy.decide(&narrow, Some(&at("/z/1"))).allowed);
+    for outside in [Some(at("/y")), Some(at("/xy")), Some(at("/x/../y")), None] {
+        let d = policy.decide(&narrow, outside.as_ref());
+        assert!(!d.allowed && d.reason == "TOKEN_SCOPE", "{outside:?}");
+    }
 }

@@ -14,6 +14,7 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
+use syp_auth::machine;
 use syp_proto::{
     journal,
     v1::{self, audit_server::Audit},
@@ -98,12 +99,13 @@ impl Filter {
     }
 }
 
-/// `user:ADDRESS`, `sub:SUBJECT`, or either without its kind.
+/// `user:ADDRESS`, `sub:SUBJECT`, `token:ID`, or either without its kind.
 fn is_actor(a: &journal::Audit, who: &str) -> bool {
     let email = |e: &str| !a.email.is_empty() && a.email.eq_ignore_ascii_case(e);
     match who.split_once(':') {
         Some(("user", e)) => email(e),
         Some(("sub", s)) => a.subject == s,
+        Some(("token", _)) => a.issuer == machine::ISSUER && a.subject == who,
         _ => email(who) || a.subject == who || (a.subject.is_empty() && a.peer == who),
     }
 }
@@ -113,7 +115,7 @@ fn is_actor(a: &journal::Audit, who: &str) -> bool {
 impl Target {
     fn is(&self, target: &str) -> bool {
         target == self.name
-            || target.strip_prefix(self.name.as_str()).is_some_and(|rest| rest.starts_with('@'))
+            || target.strip_prefix(self.name.as_str()).is_some_and(|rest| rest.starts_with(['@', '/']))
             || OperationId::parse(target).is_some_and(|op| self.uids.contains(&op.instance))
     }
 }

@@ -3,6 +3,7 @@ use super::status::refuse;
 use crate::door;
 use std::sync::{Arc, OnceLock};
 use syp_auth::{
+    machine,
     policy::{Policy, Role},
     verify::Identity,
 };
@@ -53,6 +54,7 @@ impl Authz {
     pub fn actor(&self) -> String {
         match &self.identity.email {
             Some(email) => format!("user:{email}"),
+            None if self.identity.issuer == machine::ISSUER => self.identity.subject.clone(),
             None => format!("sub:{}", self.identity.subject),
         }
     }

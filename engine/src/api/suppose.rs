@@ -10,7 +10,9 @@ use super::{
 use crate::door;
 use serde_json::{Map, Value, json};
 use syp_auth::{
+    MachineTokens,
     door::Mode,
+    machine,
     policy::{Decision, Policy, Request, Role},
     verify::{self, Identity, Verifier},
 };
@@ -47,7 +49,12 @@ impl Asked {
         // rules without an id get one by their place, before any of them is left out
         let ids = door::policy(&self.api).rules;
         let at = ids.iter().position(|r| Some(&r.id) == decision.rule_id.as_ref());
-        let rule = at.and_then(|n| self.api.rules.get(n)).map(rule_words).unwrap_or_default();
+        let rule = match at.and_then(|n| self.api.rules.get(n)) {
+            Some(rule) => rule_words(rule),
+            // the one that a machine token brings
+            None if decision.allowed => who.subject.clone(),
+            None => String::new(),
+        };
         Said { decision, missed, rule, of: self.of }
     }
 }
@@ -93,7 +100,10 @@ impl Api {
             .identities
             .verifier()
             .with(gate.audiences.clone(), |name| gate.issuers.iter().any(|i| i.issuer == name));
-        let who = match self.who(&verifier, r.who.take(), &r.claims_json).await? {
+        let machines = MachineTokens::of(&gate.tokens);
+        let machine = |t: &str| machines.verify(&Verifier::digest(t), syp_auth::unix_now());
+        let machine = |t: &str| machine(t).map(|i| Identity::clone(&i));
+        let who = match self.who(&verifier, machine, r.who.take(), &r.claims_json).await? {
             Ok(who) => who,
             Err(e) => return Ok(refused(e, gate.audiences)),
         };
@@ -116,10 +126,14 @@ impl Api {
     ) -> Result<v1::TestAccessResponse, Status> {
         let audiences = vec![API_AUDIENCE.to_owned()];
         let verifier = self.identities.verifier();
-        let who = match self.who(verifier, r.who.take(), &r.claims_json).await? {
+        let machine = |t: &str| self.identities.machines().verify(t);
+        let who = match self.who(verifier, machine, r.who.take(), &r.claims_json).await? {
             Ok(who) => who,
             Err(e) => return Ok(refused(e, audiences)),
         };
+        if who.issuer == machine::ISSUER {
+            return Ok(by_role(&who, self.identities.role(&who, false), audiences));
+        }
         let (own, engine) = match (i, r.candidate_policy.take()) {
             (None, candidate) => (None, candidate.unwrap_or_else(|| self.identities.control_policy())),
             (Some(i), candidate) => {
@@ -143,6 +157,7 @@ impl Api {
     async fn who(
         &self,
         verifier: &Verifier,
+        machine: impl Fn(&str) -> Result<Identity, verify::Error>,
         who: Option<Who>,
         claims: &str,
     ) -> Result<Result<Identity, verify::Error>, Status> {
@@ -150,8 +165,11 @@ impl Api {
             None => return Err(invalid("who", "a token or a principal")),
             Some(Who::Token(token)) => {
                 let token = secrecy::SecretString::from(token);
-                let text = secrecy::ExposeSecret::expose_secret(&token);
-                return Ok(verifier.verify(text.trim()).await.map(|i| Identity::clone(&i)));
+                let text = secrecy::ExposeSecret::expose_secret(&token).trim();
+                if machine::is_machine(text) {
+                    return Ok(machine(text));
+                }
+                return Ok(verifier.verify(text).await.map(|i| Identity::clone(&i)));
             }
             Some(Who::Principal(p)) => p,
         };
@@ -207,6 +225,18 @@ fn refused(e: verify::Error, audiences: Vec<String>) -> v1::TestAccessResponse {
         audiences,
         ..Default::default()
     }
+}
+
+/// A machine token of the control plane has its role by itself.
+fn by_role(who: &Identity, role: Option<Role>, audiences: Vec<String>) -> v1::TestAccessResponse {
+    let decision = Decision {
+        allowed: role.is_some(),
+        role: role.unwrap_or_default(),
+        rule_id: None,
+        reason: "POLICY_ALLOWED",
+    };
+    let said = Said { decision, missed: vec![], rule: String::new(), of: "engine" };
+    answer(said, vec![], who, role, audiences)
 }
 
 fn answer(

@@ -318,6 +318,13 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             ("condition", c.r#type, c.reason, word, 0)
         }
         Some(Body::Edited(_)) => ("edited", String::new(), String::new(), "changed".into(), 0),
+        Some(Body::TokenChanged(t)) => {
+            let word = match &t.created {
+                Some(new) => format!("token {} for {} is made", new.id, new.display_name),
+                None => format!("token {} is revoked", t.revoked),
+            };
+            ("token", String::new(), String::new(), word, 0)
+        }
         Some(Body::Revised(x)) => {
             let new = x.revision.clone().unwrap_or_default();
             let image = new.spec.map_or_else(String::new, |s| s.image);
