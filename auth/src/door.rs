@@ -36,6 +36,9 @@ pub struct GateConfig {
     /// Machine tokens that are good here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<MachineToken>,
+    /// Origins whose browser apps may call, as [`crate::cors::origin`] writes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cors_origins: Vec<String>,
     /// The app's replicas.
     pub upstreams: Vec<Upstream>,
     /// What the app speaks.
@@ -243,6 +246,9 @@ pub enum Error {
     /// A machine token that can't be one.
     #[error("{0}")]
     Token(String),
+    /// An origin that is none, or not in its normal form.
+    #[error("cors_origins: {0}")]
+    Origin(String),
     /// Two replicas of one name.
     #[error("upstream id '{0}' is used twice")]
     UpstreamTwice(String),
@@ -266,6 +272,11 @@ impl GateConfig {
             return Err(Error::NoAudience);
         }
         self.tokens.iter().try_for_each(|t| t.validate().map_err(Error::Token))?;
+        for origin in &self.cors_origins {
+            if crate::cors::origin(origin).map_err(Error::Origin)? != *origin {
+                return Err(Error::Origin(format!("'{origin}' is not in its normal form")));
+            }
+        }
         let mut ids = BTreeSet::new();
         if let Some(twice) = self.upstreams.iter().find(|u| !ids.insert(&u.id)) {
             return Err(Error::UpstreamTwice(twice.id.clone()));

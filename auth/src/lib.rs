@@ -11,6 +11,7 @@
 //! - I5. No error tells a caller which check failed; it carries a stable reason for the log and the operator.
 
 pub mod cache;
+pub mod cors;
 pub mod door;
 pub mod fetch;
 pub mod histogram;

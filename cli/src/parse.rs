@@ -126,6 +126,11 @@ pub fn path(text: &str) -> Result<String, String> {
     }
 }
 
+/// `https://app.example.com`, in the form in which browsers send it.
+pub fn origin(text: &str) -> Result<String, String> {
+    syp_auth::cors::origin(text)
+}
+
 /// `.5`, `2`, `500m`.
 pub fn cpu(text: &str) -> Result<String, String> {
     let number = text.strip_suffix('m').unwrap_or(text);

@@ -8,6 +8,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("BUDGET_EXCEEDED", include_str!("reasons/BUDGET_EXCEEDED.md")),
     ("CANCELLED", include_str!("reasons/CANCELLED.md")),
     ("CLIENT_GONE", include_str!("reasons/CLIENT_GONE.md")),
+    ("CORS_PREFLIGHT", include_str!("reasons/CORS_PREFLIGHT.md")),
     ("CRASH_LOOP", include_str!("reasons/CRASH_LOOP.md")),
     ("DEADLINE_EXCEEDED", include_str!("reasons/DEADLINE_EXCEEDED.md")),
     ("DESTROYED", include_str!("reasons/DESTROYED.md")),

@@ -2,6 +2,7 @@
 use arc_swap::ArcSwap;
 use std::{collections::BTreeMap, sync::Arc};
 use syp_auth::{
+    cors,
     door::{GateConfig, Mode, Probe, Protocol},
     jwks::IssuerConfig,
     machine::MachineToken,
@@ -68,6 +69,7 @@ impl Door {
             issuers,
             policy,
             tokens,
+            cors_origins: spec.cors_origins.iter().filter_map(|o| cors::origin(o).ok()).collect(),
             upstreams: Vec::new(),
             protocol: protocol(spec),
             probe: probe(spec),

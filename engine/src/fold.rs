@@ -428,6 +428,11 @@ fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
         i.gate_generation = r.seq;
         i.gate_retry_ms = 0;
     }
+    if e.set_cors {
+        spec.cors_origins.clone_from(&e.cors_origins);
+        i.gate_generation = r.seq;
+        i.gate_retry_ms = 0;
+    }
     if e.operators.is_some() {
         spec.operators.clone_from(&e.operators);
     }

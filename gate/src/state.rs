@@ -169,6 +169,12 @@ impl State {
         self.active.load_full()
     }
 
+    /// What `f` makes of the origins that are listed.
+    pub fn with_origins<T>(&self, f: impl FnOnce(&[String]) -> T) -> T {
+        let active = self.active.load();
+        f(active.as_ref().map_or(&[], |a| &a.config.cors_origins))
+    }
+
     /// Which one it is.
     #[must_use]
     pub fn serial(&self) -> Option<u64> {

@@ -261,3 +261,75 @@ async fn a_damaged_trail_is_told_and_the_engine_goes_on() -> Result<()> {
     ensure!(!trail(&mut audit, "").await?.is_empty(), "new rows are readable");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_history_says_who_changed_which_rules() -> Result<()> {
+    let (w, mut c) = world().await?;
+    let set = |p: AccessPolicy| SetAccessPolicyRequest {
+        resource: SHOP.into(),
+        policy: Some(p),
+        ..Default::default()
+    };
+    c.set_access_policy(set(policy())).await?;
+    let mut next = policy();
+    next.rules.remove(0);
+    next.rules.reverse();
+    c.set_access_policy(set(next.clone())).await?;
+    next.rules.reverse();
+    c.set_access_policy(set(next)).await?;
+    cors(&w, &["https://app.example.com"]).await?;
+    let ask = |page_token: &str| v1::ListPolicyChangesRequest {
+        resource: SHOP.into(),
+        page_size: 2,
+        page_token: page_token.into(),
+    };
+    let first = c.list_policy_changes(ask("")).await?.into_inner();
+    let second = c.list_policy_changes(ask(&first.next_page_token)).await?.into_inner();
+    let all: Vec<_> = first.changes.into_iter().chain(second.changes).collect();
+    ensure!(all.iter().all(|c| c.actor == "user:admin@example.com" && c.time.is_some()), "{all:?}");
+    ensure!(all[0].changes == ["+ cors: https://app.example.com"], "{all:?}");
+    ensure!(all[1].changes == ["the same rules in another order, or under other ids"], "{all:?}");
+    ensure!(all[2].changes == ["- use: deny user:mallory@example.com"], "{all:?}");
+    ensure!(all[3].changes.iter().any(|c| c == "+ use: allow user:bob@example.com under /public"), "{all:?}");
+    let mut stranger = AccessClient::new(w.connect(Some("stranger@example.com")).await?);
+    ensure!(refusal(stranger.list_policy_changes(ask("")).await).0 == Code::NotFound);
+    ensure!(
+        refusal(c.list_policy_changes(v1::ListPolicyChangesRequest::default()).await).0
+            == Code::InvalidArgument
+    );
+    Ok(())
+}
+
+async fn cors(w: &World, origins: &[&str]) -> Result<v1::Instance> {
+    let mut i = InstancesClient::new(w.connect(ADMIN).await?);
+    let spec = v1::InstanceSpec {
+        cors_origins: origins.iter().map(|o| (*o).to_owned()).collect(),
+        ..Default::default()
+    };
+    let update = v1::UpdateInstanceRequest {
+        instance: Some(v1::Instance { name: SHOP.into(), spec: Some(spec), ..Default::default() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["spec.cors_origins".into()] }),
+        ..Default::default()
+    };
+    i.update_instance(update).await?;
+    Ok(i.get_instance(GetInstanceRequest { name: SHOP.into(), ..Default::default() }).await?.into_inner())
+}
+
+#[tokio::test]
+async fn origins_live_beside_revisions_and_only_origins_are_taken() -> Result<()> {
+    let (w, _) = world().await?;
+    let i = cors(&w, &["https://app.example.com"]).await?;
+    ensure!(i.spec.as_ref().is_some_and(|s| s.cors_origins == ["https://app.example.com"]), "{i:?}");
+    ensure!(i.active_revision == "shop-1", "no revision came of it: {i:?}");
+    for bad in ["*", "https://app.example.com/x", "null", "https://*.example.com"] {
+        let e = cors(&w, &[bad]).await.err().with_context(|| format!("{bad} was taken"))?;
+        ensure!(e.to_string().contains("origin"), "{e}");
+    }
+    let mut at_once = create("other");
+    at_once.instance.get_or_insert_default().spec.get_or_insert_default().cors_origins = vec!["*".into()];
+    let mut c = InstancesClient::new(w.connect(ADMIN).await?);
+    ensure!(refusal(c.create_instance(at_once).await).0 == Code::InvalidArgument);
+    let i = cors(&w, &[]).await?;
+    ensure!(i.spec.is_some_and(|s| s.cors_origins.is_empty()));
+    Ok(())
+}

@@ -11,7 +11,10 @@ use syp_proto::v1::{
     instances_client::InstancesClient,
     test_access_request::Who,
 };
-use syp_tests::api::{Conn, World, create, refusal};
+use syp_tests::{
+    api::{Conn, World, create, refusal},
+    product::{Engine, binary, get, pause},
+};
 use tonic::Code;
 
 const ADMIN: Option<&str> = Some("admin@example.com");
@@ -212,4 +215,107 @@ async fn nobody_makes_a_token_that_may_more_than_they() -> Result<()> {
     ensure!(c.create_token(dry).await?.into_inner().value.is_empty());
     ensure!(list(&mut c, SHOP).await?.is_empty(), "a dry run makes nothing");
     Ok(())
+}
+
+/// What `ask` gives when it is what is wanted, within the two seconds and a little for a busy machine.
+fn soon(what: &str, wanted: u16, mut ask: impl FnMut() -> Result<u16>) -> Result<()> {
+    let mut seen = 0;
+    for _ in 0..60 {
+        seen = ask()?;
+        if seen == wanted {
+            return Ok(());
+        }
+        pause(50);
+    }
+    anyhow::bail!("{what}: {seen}, not {wanted}")
+}
+
+/// The same with the real gate, and the commands as people use them.
+fn on_docker(e: &Engine) -> Result<()> {
+    e.up("shop", "syp-test/hello", &["--port", "8080", "--cors", "https://app.example.com"])?;
+    let url = e.endpoint("shop")?;
+    let made =
+        e.json(&["token", "create", "shop", "--name", "ci", "--ttl", "1h", "--path", "/index.html"])?;
+    let value = made["value"].as_str().context("no value")?.to_owned();
+    let id = made["name"].as_str().and_then(|n| n.rsplit('/').next()).context("no id")?.to_owned();
+    let at = |path: &str| Ok(get(&format!("{url}{path}"), Some(&value), &[])?.0);
+    soon("a new token", 200, || at("/index.html"))?;
+    ensure!(at("/")? == 403, "another path");
+    ensure!(!e.ok(&["token", "ls"])?.contains(&value), "it is shown once");
+    let file = e.dir().join("value");
+    std::fs::write(&file, &value)?;
+    let from = format!("@{}", file.display());
+    let t = e.run(&["access", "test", "shop", "--token", &from, "--path", "/index.html"])?;
+    ensure!(t.code == 0 && t.out.contains("allowed"), "{t:?}");
+    let t = e.run(&["access", "test", "shop", "--token", &from, "--path", "/"])?;
+    ensure!(t.code == 6 && t.out.contains("TOKEN_SCOPE"), "{t:?}");
+    let t = e.run(&["access", "test", "shop", "--token", &value])?;
+    ensure!(t.code == 2 && !t.err.contains(&value), "a secret in argv: {t:?}");
+    // a person's token, as `sypctl token NAME` gives it
+    std::fs::write(&file, e.token("shop", None)?)?;
+    let t = e.run(&["access", "test", "shop", "--token", &from])?;
+    ensure!(t.code == 0, "{t:?}");
+    let t = e.run(&["access", "test", "shop", "--as", "user:nobody@example.com,group:x"])?;
+    ensure!(t.code == 6 && t.out.contains("did not match"), "{t:?}");
+    // a browser app of another site
+    let preflight = |origin: &str| {
+        let origin = format!("Origin: {origin}");
+        let more = ["-X", "OPTIONS", "-H", &origin, "-H", "Access-Control-Request-Method: PUT"];
+        Ok(get(&url, None, &more)?.0)
+    };
+    ensure!(preflight("https://app.example.com")? == 204 && preflight("https://evil.example")? == 401);
+    e.ok(&["set", "shop", "--cors", "https://new.example", "--yes"])?;
+    soon("a new origin", 204, || preflight("https://new.example"))?;
+    ensure!(preflight("https://app.example.com")? == 401, "and not the former one");
+    e.ok(&["token", "revoke", &id])?;
+    soon("a revoked token", 401, || at("/index.html"))?;
+    let history = e.ok(&["access", "history", "shop"])?;
+    for words in
+        [format!("- token:{id}"), format!("+ token:{id} for ci"), "+ cors: https://new.example".into()]
+    {
+        ensure!(history.contains(&words), "'{words}' in {history}");
+    }
+    // the engine itself
+    let made = e.json(&["token", "create", "--control", "viewer", "--name", "look", "--ttl", "1h"])?;
+    let id = made["name"].as_str().and_then(|n| n.rsplit('/').next()).context("no id")?.to_owned();
+    let look = made["value"].as_str().context("no value")?;
+    let by = |args: &[&str]| {
+        let out = std::process::Command::new(e.sypctl())
+            .args(args)
+            .env("SYP_DATA_DIR", e.dir())
+            .env("SYPCTL_TOKEN", look)
+            .output()?;
+        anyhow::Ok((out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned()))
+    };
+    let (code, who) = by(&["whoami", "-o", "json"])?;
+    ensure!(code == Some(0) && who.contains(&format!("token:{id}")), "{code:?} {who}");
+    ensure!(by(&["down", "shop", "--yes"])?.0 == Some(6), "a viewer");
+    e.ok(&["token", "revoke", &id])?;
+    ensure!(by(&["whoami"])?.0 == Some(4), "revoked");
+    let trail = e.ok(&["audit", "--actor", &format!("token:{id}")])?;
+    ensure!(trail.contains("PermissionDenied") && !trail.contains(look), "{trail}");
+    let export = e.ok(&["audit", "--export"])?;
+    let lines: Vec<serde_json::Value> = export.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let first = lines.first().context("no rows")?;
+    let known = format!(
+        "{}:{}",
+        first["seq"].as_str().unwrap_or_default(),
+        first["hash"].as_str().unwrap_or_default()
+    );
+    ensure!(e.run(&["audit", "--verify", &known])?.code == 0, "{known}");
+    let other = format!("{}:{}", first["seq"].as_str().unwrap_or_default(), "0".repeat(64));
+    ensure!(e.run(&["audit", "--verify", &other])?.code == 1, "{other}");
+    ensure!(!export.contains(&value) && !export.contains(look), "a token in the trail");
+    e.down("shop")
+}
+
+#[test]
+fn tokens_origins_and_the_trail_with_the_real_gate() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    let done = on_docker(&e);
+    if done.is_err() {
+        e.run(&["down", "--all", "--yes", "--force", "--timeout", "60s"])?;
+    }
+    done
 }

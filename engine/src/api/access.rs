@@ -123,6 +123,14 @@ impl Access for Api {
         Ok(Response::new(p))
     }
 
+    async fn list_policy_changes(
+        &self,
+        request: Request<v1::ListPolicyChangesRequest>,
+    ) -> Result<Response<v1::ListPolicyChangesResponse>, Status> {
+        let a = Authz::of(&request)?;
+        self.history(&a, request.into_inner()).await.map(Response::new)
+    }
+
     async fn test_access(
         &self,
         request: Request<v1::TestAccessRequest>,

@@ -67,6 +67,7 @@ pub(super) fn normalised(s: &mut v1::InstanceSpec) {
 fn revision_part(mut s: v1::InstanceSpec) -> v1::InstanceSpec {
     (s.access, s.operators, s.budget, s.ttl) = (None, None, None, None);
     (s.protect, s.desired_state) = (false, 0);
+    s.cors_origins.clear();
     s
 }
 
@@ -232,6 +233,7 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
         ("operators", other_rules(&given.operators, &have.operators)),
         ("ttl", given.ttl.is_some() && given.ttl != have.ttl),
         ("protect", given.protect && !have.protect),
+        ("cors_origins", !given.cors_origins.is_empty() && given.cors_origins != have.cors_origins),
         ("labels", !asked.labels.is_empty() && asked.labels != i.labels),
     ];
     out.extend(beside.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()));

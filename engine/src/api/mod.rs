@@ -6,6 +6,7 @@ pub mod authz;
 mod costs;
 mod create;
 mod ending;
+mod history;
 pub mod identity;
 mod instances;
 mod later;

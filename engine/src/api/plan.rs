@@ -76,6 +76,9 @@ impl Api {
         if let Some(e) = &change.edited {
             after_spec.access = e.access.clone().or(after_spec.access);
             after_spec.operators = e.operators.clone().or(after_spec.operators);
+            if e.set_cors {
+                after_spec.cors_origins.clone_from(&e.cors_origins);
+            }
         }
         let mut out = v1::Plan {
             changes: words(&held, &after_spec),
@@ -179,7 +182,7 @@ fn words(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
 }
 
 /// Who gains and who loses, rule by rule: `+` and `-` before the rule in words.
-fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
+pub(super) fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
     let mut out = Vec::new();
     for (plane, b, a) in
         [("use", &before.access, &after.access), ("operate", &before.operators, &after.operators)]
@@ -203,6 +206,9 @@ pub(super) fn rule_words(r: &v1::access_policy::Rule) -> String {
     }
     if !r.issuer.is_empty() {
         out.push_str(&format!(" of {}", r.issuer));
+    }
+    if r.role() > v1::Role::User {
+        out.push_str(&format!(" as {}", r.role().as_str_name().to_lowercase()));
     }
     for p in &r.path_prefixes {
         out.push_str(&format!(" under {p}"));

@@ -60,6 +60,7 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Access/IssueLocalToken", Need::LocalPeer),
     ("syp.v1.Access/GetAccessPolicy", Need::Instance(Role::Viewer)),
     ("syp.v1.Access/SetAccessPolicy", Need::Instance(Role::Operator)),
+    ("syp.v1.Access/ListPolicyChanges", Need::Instance(Role::Viewer)),
     ("syp.v1.Access/TestAccess", Need::Instance(Role::Operator)),
     ("syp.v1.Access/CreateToken", Need::Instance(Role::Operator)),
     ("syp.v1.Access/ListTokens", Need::Instance(Role::Operator)),

@@ -85,6 +85,10 @@ impl Api {
                         (if ttl > 0 { self.engine.clock().now() + ttl } else { 0 }, true);
                 }
                 "spec.protect" => (e.protect, e.set_protect) = (asked.protect, true),
+                "spec.cors_origins" => {
+                    validate::cors(p, &asked.cors_origins)?;
+                    (e.cors_origins, e.set_cors) = (asked.cors_origins.clone(), true);
+                }
                 "spec.access" => e.access = Some(asked.access.clone().unwrap_or_default()),
                 "spec.operators" => e.operators = Some(asked.operators.clone().unwrap_or_default()),
                 other => fields.push(revision_field(other)?),
@@ -291,6 +295,7 @@ fn paths(mask: &[String], new: &v1::Instance, i: &Instance) -> Result<Vec<String
         ("labels", new.labels != i.labels),
         ("spec.ttl", asked.ttl.is_some() && asked.ttl != held.ttl),
         ("spec.protect", asked.protect != held.protect),
+        ("spec.cors_origins", !asked.cors_origins.is_empty() && asked.cors_origins != held.cors_origins),
         ("spec.access", other_rules(&asked.access, &held.access)),
         ("spec.operators", other_rules(&asked.operators, &held.operators)),
     ];
@@ -311,7 +316,7 @@ fn revision_field(path: &str) -> Result<&str, Status> {
     Err(invalid(
         "update_mask",
         &format!(
-            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.protect, spec.{}",
+            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.protect, spec.cors_origins, spec.{}",
             REVISION.join(", spec.")
         ),
     ))
