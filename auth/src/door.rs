@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::histogram::Histogram;
 use crate::jwks::IssuerConfig;
+use crate::machine::MachineToken;
 use crate::policy::{self, Policy};
 
 /// Everything a gate needs to know, pushed whole.
@@ -32,6 +33,12 @@ pub struct GateConfig {
     pub issuers: Vec<IssuerConfig>,
     /// Who may call.
     pub policy: Policy,
+    /// Machine tokens that are good here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<MachineToken>,
+    /// Origins whose browser apps may call, as [`crate::cors::origin`] writes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cors_origins: Vec<String>,
     /// The app's replicas.
     pub upstreams: Vec<Upstream>,
     /// What the app speaks.
@@ -155,6 +162,9 @@ pub struct GateStatus {
     /// The revision in force.
     #[serde(default)]
     pub revision: String,
+    /// When machine tokens were used last, by id, in seconds since the epoch and to the minute.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub token_uses: BTreeMap<String, u64>,
 }
 
 /// What a gate knows of a replica.
@@ -233,6 +243,12 @@ pub enum Error {
     /// An audience is needed.
     #[error("audiences is empty; without one no token can be meant for this instance")]
     NoAudience,
+    /// A machine token that can't be one.
+    #[error("{0}")]
+    Token(String),
+    /// An origin that is none, or not in its normal form.
+    #[error("cors_origins: {0}")]
+    Origin(String),
     /// Two replicas of one name.
     #[error("upstream id '{0}' is used twice")]
     UpstreamTwice(String),
@@ -254,6 +270,12 @@ impl GateConfig {
         self.policy.validate_for(&issuers)?;
         if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err(Error::NoAudience);
+        }
+        self.tokens.iter().try_for_each(|t| t.validate().map_err(Error::Token))?;
+        for origin in &self.cors_origins {
+            if crate::cors::origin(origin).map_err(Error::Origin)? != *origin {
+                return Err(Error::Origin(format!("'{origin}' is not in its normal form")));
+            }
         }
         let mut ids = BTreeSet::new();
         if let Some(twice) = self.upstreams.iter().find(|u| !ids.insert(&u.id)) {

@@ -385,7 +385,8 @@ impl Issuer {
 }
 
 fn check(config: &IssuerConfig) -> Result<(), Error> {
-    if config.issuer.is_empty() {
+    // the other name is that of machine tokens, which no issuer makes
+    if config.issuer.is_empty() || config.issuer == crate::machine::ISSUER {
         return Err(Error::Unnamed);
     }
     if let Some(uri) = &config.jwks_uri {

@@ -11,12 +11,14 @@
 //! - I5. No error tells a caller which check failed; it carries a stable reason for the log and the operator.
 
 pub mod cache;
+pub mod cors;
 pub mod door;
 pub mod fetch;
 pub mod histogram;
 pub mod jwk;
 pub mod jwks;
 pub mod local;
+pub mod machine;
 pub mod path;
 pub mod policy;
 pub mod verify;
@@ -29,6 +31,7 @@ pub use histogram::Histogram;
 pub use jwk::KeySet;
 pub use jwks::{Issuer, IssuerConfig, Issuers};
 pub use local::{LocalIssuer, MintRequest};
+pub use machine::{MachineToken, MachineTokens};
 pub use policy::{Decision, Effect, Member, Policy, Request, Role, Rule};
 pub use verify::{Identity, Verifier, VerifierOptions};
 

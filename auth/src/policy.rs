@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::machine;
 use crate::path::Normal;
 use crate::verify::Identity;
+
+mod miss;
+use miss::Miss;
 
 /// What a caller may do on the control plane. Ordered: each role holds those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -47,7 +51,7 @@ pub struct Rule {
     /// Only tokens of this issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// One of these: `user:` `sub:` `group:` `domain:` `claim:NAME=VALUE`.
+    /// One of these: `user:` `sub:` `group:` `domain:` `token:` `claim:NAME=VALUE`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,
     /// All of these claims must have these values.
@@ -84,6 +88,8 @@ pub enum Member<'a> {
     Group(&'a str),
     /// `domain:example.com`: the email's domain, ASCII case ignored, no sub-domains.
     Domain(&'a str),
+    /// `token:ID`: a machine token.
+    Token(&'a str),
     /// `claim:NAME=VALUE`: a claim of exactly this value, or a list that holds it.
     Claim {
         /// Name of the claim.
@@ -111,10 +117,8 @@ pub struct Decision {
     pub role: Role,
     /// The rule that decided.
     pub rule_id: Option<String>,
-    /// Stable: `POLICY_ALLOWED`, `POLICY_DENIED`, `POLICY_NO_MATCH`, `POLICY_EMPTY`, `EMAIL_UNVERIFIED`.
+    /// Stable: `POLICY_ALLOWED`, `POLICY_DENIED`, `POLICY_NO_MATCH`, `POLICY_EMPTY`, `EMAIL_UNVERIFIED`, `TOKEN_SCOPE`.
     pub reason: &'static str,
-    /// When no rule matched: for each rule, what was missing. For operators, never for the caller.
-    pub missed: Vec<String>,
 }
 
 /// What is wrong with a policy; the text says what to write instead.
@@ -122,7 +126,7 @@ pub struct Decision {
 pub enum Error {
     /// Not a member expression.
     #[error(
-        "'{text}' is not a member; write user:alice@example.com, sub:SUBJECT, group:NAME, domain:example.com or claim:NAME=VALUE"
+        "'{text}' is not a member; write user:alice@example.com, sub:SUBJECT, group:NAME, domain:example.com, token:ID or claim:NAME=VALUE"
     )]
     Member {
         /// What was written.
@@ -216,6 +220,7 @@ impl<'a> Member<'a> {
             "group" => Ok(Self::Group(rest)),
             "domain" if is_domain(rest) => Ok(Self::Domain(rest)),
             "domain" => Err(Error::Domain { text: rest.to_owned() }),
+            "token" => Ok(Self::Token(rest)),
             "claim" => match rest.split_once('=') {
                 Some((name, value)) if !name.is_empty() && !value.is_empty() => {
                     Ok(Self::Claim { name, value })
@@ -237,6 +242,10 @@ impl<'a> Member<'a> {
                 .as_deref()
                 .and_then(|e| e.split_once('@'))
                 .is_some_and(|(_, d)| d.eq_ignore_ascii_case(domain)),
+            // an issuer may call a subject of its own so
+            Self::Token(id) => {
+                who.issuer == machine::ISSUER && who.subject.strip_prefix("token:") == Some(*id)
+            }
             Self::Claim { name, value } => who.claims.get(*name).is_some_and(|v| claim_is(v, value)),
         }
     }
@@ -276,13 +285,6 @@ fn claim_is(value: &Value, want: &str) -> bool {
 
 // === impl Rule ===
 
-enum Match {
-    Yes,
-    /// Every condition holds but the email is not verified.
-    Unverified,
-    No(&'static str),
-}
-
 impl Rule {
     /// The short form that `--allow MEMBER` makes.
     #[must_use]
@@ -300,28 +302,31 @@ impl Rule {
         }
     }
 
-    fn matches(&self, who: &Identity, request: Option<&Request<'_>>, path: Option<&Normal>) -> Match {
+    fn matches<'r>(
+        &'r self,
+        who: &Identity,
+        request: Option<&Request<'_>>,
+        path: Option<&Normal>,
+    ) -> Result<(), Miss<'r>> {
         let deny = self.effect == Effect::Deny;
         if self.issuer.as_ref().is_some_and(|issuer| *issuer != who.issuer) {
-            return Match::No("another issuer");
+            return Err(Miss::Issuer);
         }
-        if !self.claims.iter().all(|(name, value)| who.claims.get(name).is_some_and(|v| claim_is(v, value))) {
-            return Match::No("a claim is absent or has another value");
+        for (name, value) in &self.claims {
+            if !who.claims.get(name).is_some_and(|v| claim_is(v, value)) {
+                return Err(Miss::Claim(name, value));
+            }
         }
         // what cannot be decided (no request, an ambiguous path) never lets in and always keeps out
         if !self.methods.is_empty() && !request.map_or(deny, |r| self.methods.iter().any(|m| m == r.method)) {
-            return Match::No("another method");
+            return Err(Miss::Method);
         }
         if !self.path_prefixes.is_empty() && !self.covers(path, deny) {
-            return Match::No("another path, or one that can be read in two ways");
+            return Err(if path.is_none() { Miss::Unreadable } else { Miss::Path });
         }
         if self.members.is_empty() {
             // refused by validate(); never open the door to everybody by accident
-            return if deny || !self.claims.is_empty() {
-                Match::Yes
-            } else {
-                Match::No("the rule names nobody")
-            };
+            return if deny || !self.claims.is_empty() { Ok(()) } else { Err(Miss::Nobody) };
         }
         self.names(who, deny)
     }
@@ -331,19 +336,19 @@ impl Rule {
         self.path_prefixes.iter().any(|p| Normal::read(p).map_or(deny, |p| path.is_under(&p, deny)))
     }
 
-    fn names(&self, who: &Identity, deny: bool) -> Match {
+    fn names(&self, who: &Identity, deny: bool) -> Result<(), Miss<'_>> {
         let mut unverified = false;
         for text in &self.members {
             let Ok(member) = Member::parse(text) else { continue };
             if member.names(who) {
                 // an unverified address may keep its bearer out, never let them in
                 if deny || who.email_verified || !member.needs_verified_email() {
-                    return Match::Yes;
+                    return Ok(());
                 }
                 unverified = true;
             }
         }
-        if unverified { Match::Unverified } else { Match::No("none of its members") }
+        Err(if unverified { Miss::Unverified } else { Miss::Members })
     }
 }
 
@@ -408,26 +413,55 @@ impl Policy {
     /// Decides. Without a request (control plane), rules with path prefixes or methods never allow and always deny.
     #[must_use]
     pub fn decide(&self, who: &Identity, request: Option<&Request<'_>>) -> Decision {
-        // reading a path costs more than most rules: only when one looks at it
-        let looked_at = self.rules.iter().any(|r| !r.path_prefixes.is_empty());
-        let path = request.filter(|_| looked_at).and_then(|r| Normal::read(r.path));
-        let mut reason = if self.rules.is_empty() { "POLICY_EMPTY" } else { "POLICY_NO_MATCH" };
+        self.walk(who, request, |_, _| {})
+    }
+
+    /// As [`Policy::decide`], and tells for each rule before the one that decided what of it does not hold.
+    #[must_use]
+    pub fn explain(&self, who: &Identity, request: Option<&Request<'_>>) -> (Decision, Vec<String>) {
         let mut missed = Vec::new();
+        let decision = self.walk(who, request, |rule, miss| {
+            missed.push(format!("{}: {}", rule.id, miss.words(rule, who, request)));
+        });
+        if decision.reason == "TOKEN_SCOPE" {
+            missed.push(format!("token: it is for paths under {} alone", who.scope.join(" or ")));
+        }
+        (decision, missed)
+    }
+
+    /// The one place where rules are tried.
+    fn walk(
+        &self,
+        who: &Identity,
+        request: Option<&Request<'_>>,
+        mut missed: impl FnMut(&Rule, Miss<'_>),
+    ) -> Decision {
+        // reading a path costs more than most rules: only when one looks at it
+        let looked_at = !who.scope.is_empty() || self.rules.iter().any(|r| !r.path_prefixes.is_empty());
+        let path = request.filter(|_| looked_at).and_then(|r| Normal::read(r.path));
+        // before any rule: none can widen what a token was made for
+        if !in_scope(&who.scope, path.as_ref()) {
+            return Decision { allowed: false, role: Role::User, rule_id: None, reason: "TOKEN_SCOPE" };
+        }
+        let mut reason = if self.rules.is_empty() { "POLICY_EMPTY" } else { "POLICY_NO_MATCH" };
         for rule in &self.rules {
-            let why = match rule.matches(who, request, path.as_ref()) {
-                Match::Yes => return Decision::by(rule),
-                Match::Unverified => {
-                    reason = "EMAIL_UNVERIFIED";
-                    "the email address is not verified by the issuer"
+            match rule.matches(who, request, path.as_ref()) {
+                Ok(()) => return Decision::by(rule),
+                Err(miss) => {
+                    if miss == Miss::Unverified {
+                        reason = "EMAIL_UNVERIFIED";
+                    }
+                    missed(rule, miss);
                 }
-                Match::No(why) => why,
-            };
-            if missed.len() < 20 {
-                missed.push(format!("{}: {why}", rule.id));
             }
         }
-        Decision { allowed: false, role: Role::User, rule_id: None, reason, missed }
+        Decision { allowed: false, role: Role::User, rule_id: None, reason }
     }
+}
+
+fn in_scope(scope: &[String], path: Option<&Normal>) -> bool {
+    let under = |p: &String| path.zip(Normal::read(p)).is_some_and(|(path, p)| path.is_under(&p, false));
+    scope.is_empty() || scope.iter().any(under)
 }
 
 impl Decision {
@@ -435,7 +469,7 @@ impl Decision {
         let allowed = rule.effect == Effect::Allow;
         let role = if allowed { rule.role.unwrap_or_default() } else { Role::User };
         let reason = if allowed { "POLICY_ALLOWED" } else { "POLICY_DENIED" };
-        Self { allowed, role, rule_id: Some(rule.id.clone()), reason, missed: Vec::new() }
+        Self { allowed, role, rule_id: Some(rule.id.clone()), reason }
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Identity {
     pub claims: Map<String, Value>,
     /// `exp`, in seconds since the epoch.
     pub expires_at: u64,
+    /// Requests below these paths only, whatever a policy says; empty: all. Only machine tokens have any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<String>,
 }
 
 /// Why a token is refused. The caller only learns 'unauthenticated'; this is for logs and operators.
@@ -78,6 +81,9 @@ pub enum Error {
     /// A claim is missing or of the wrong type.
     #[error("the token's claim '{0}' is missing or of the wrong type")]
     Claim(&'static str),
+    /// A machine token that never was, or was revoked.
+    #[error("there is no such machine token (any more)")]
+    Unknown,
 }
 
 /// Limits of a [`Verifier`].
@@ -150,6 +156,7 @@ impl Error {
             Self::NotYetValid => "TOKEN_NOT_YET_VALID",
             Self::Audience => "TOKEN_AUDIENCE",
             Self::Claim(_) => "TOKEN_CLAIM",
+            Self::Unknown => "TOKEN_UNKNOWN",
         }
     }
 }
@@ -168,6 +175,33 @@ impl Verifier {
     #[must_use]
     pub fn of(issuers: &Issuers, audiences: Vec<String>) -> Self {
         Self::new(issuers.all(), audiences, VerifierOptions::default())
+    }
+
+    /// For other audiences, and only those of the issuers that `trusted` says; the keys are the same ones.
+    #[must_use]
+    pub fn with(&self, audiences: Vec<String>, trusted: impl Fn(&str) -> bool) -> Self {
+        let issuers = self.issuers.iter().filter(|i| trusted(i.name())).cloned().collect();
+        Self::new(issuers, audiences, self.options.clone())
+    }
+
+    /// Who claims of an issuer speak for, as if a good token carried them: for questions about a policy, never for a caller.
+    ///
+    /// # Errors
+    /// [`Error::IssuerUnknown`], or what is wrong with the claims.
+    pub fn suppose(&self, issuer: &str, claims: Map<String, Value>) -> Result<Identity, Error> {
+        let issuer = self.issuers.iter().find(|i| i.name() == issuer).ok_or(Error::IssuerUnknown)?;
+        identity(issuer, claims)
+    }
+
+    /// The claim in which an issuer carries groups; `None` for an issuer that is not trusted.
+    #[must_use]
+    pub fn groups_claim(&self, issuer: &str) -> Option<&str> {
+        self.issuers.iter().find(|i| i.name() == issuer).map(|i| i.config().groups_claim.as_str())
+    }
+
+    /// Names of the issuers whose tokens are accepted.
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|i| i.name())
     }
 
     /// SHA-256 of a token: its name in logs (a prefix of it) and in the cache.
@@ -322,6 +356,7 @@ fn identity(issuer: &Issuer, claims: Map<String, Value>) -> Result<Identity, Err
         groups,
         claims,
         expires_at,
+        scope: Vec::new(),
     })
 }
 

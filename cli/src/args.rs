@@ -154,6 +154,8 @@ pub enum Command {
     /// Who may call, who may control
     #[command(subcommand)]
     Access(cmd::access::Command),
+    /// Who did what: every call to the engine, with its outcome
+    Audit(cmd::audit::Args),
     /// The engine itself
     #[command(subcommand)]
     Server(cmd::server::Command),
@@ -216,6 +218,8 @@ mod tests {
             "sypctl open shop",
             "sypctl apply -f syp.yaml --plan",
             "sypctl set shop --image nginx:new",
+            "sypctl set shop --cors https://app.example.com --cors http://localhost:5173",
+            "sypctl set shop --no-cors",
             "sypctl scale shop --replicas 3",
             "sypctl rollback shop",
             "sypctl rollback shop shop-2",
@@ -249,12 +253,25 @@ mod tests {
             "sypctl access show shop",
             "sypctl access allow shop a@x.org --path /a",
             "sypctl access deny shop a@x.org --remove",
+            "sypctl access test shop --as user:a@x.org,group:ml --path /a --method POST",
+            "sypctl access test shop --token - --plane control",
+            "sypctl access history shop",
+            "sypctl audit shop --since 1h --actor bob@example.com --method DeleteInstance -o json",
+            "sypctl audit -f",
+            "sypctl audit --export",
+            "sypctl audit --verify 7:00ff",
             "sypctl server run --listen 127.0.0.1:7443",
             "sypctl server status",
             "sypctl server stop",
             "sypctl doctor",
             "sypctl version",
             "sypctl token shop --as user:bob@example.com --group g --ttl 1h",
+            "sypctl token create shop --name ci --ttl 30d --path /x --path /y",
+            "sypctl token create --control operator --name ci --ttl 30d",
+            "sypctl token ls",
+            "sypctl token ls shop",
+            "sypctl token revoke 0af3",
+            "sypctl token projects/default/instances/ls",
             "sypctl explain CRASH_LOOP",
         ] {
             if let Err(e) = parse(words) {
@@ -276,6 +293,11 @@ mod tests {
             ("sypctl down", "NAMES"),
             ("sypctl metrics", "NAME"),
             ("sypctl metrics shop --since ever", "length of time"),
+            ("sypctl up shop --image x --cors *", "https://app.example.com"),
+            ("sypctl token", "NAME"),
+            ("sypctl token create shop --name ci", "--ttl"),
+            ("sypctl token create --name ci --ttl 1h", "INSTANCE"),
+            ("sypctl token create shop --control viewer --name ci --ttl 1h", "cannot be used with"),
             ("sypctl wait shop --for something", "state="),
             ("sypctl transition shop --to gone", "serving"),
         ] {

@@ -296,7 +296,11 @@ impl Client {
             return Ok(t.clone());
         }
         let token = match &self.place {
-            Place::Local(_) => self.local_token(renew).await?,
+            // a machine token is good at one engine alone; a person's may be for another server
+            Place::Local(_) => match token_given().filter(|t| syp_auth::machine::is_machine(t)) {
+                Some(token) => token,
+                None => self.local_token(renew).await?,
+            },
             Place::Remote => self.remote_token(renew).await?,
         };
         *held = Some(token.clone());

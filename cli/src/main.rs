@@ -9,6 +9,7 @@ mod failure;
 mod follow;
 mod history;
 mod http;
+mod input;
 mod local;
 mod login;
 mod manifest;

@@ -58,7 +58,7 @@ pub fn member(text: &str) -> Result<String, String> {
         return if text.contains('@') && !text.starts_with('@') && !text.ends_with('@') {
             Ok(format!("user:{text}"))
         } else {
-            Err("say what it is: user:ADDRESS, group:NAME, domain:example.com, sub:SUBJECT or claim:NAME=VALUE".into())
+            Err("say what it is: user:ADDRESS, group:NAME, domain:example.com, sub:SUBJECT, token:ID or claim:NAME=VALUE".into())
         };
     };
     if value.trim().is_empty() {
@@ -72,8 +72,8 @@ pub fn member(text: &str) -> Result<String, String> {
         "claim" if value.split_once('=').is_none_or(|(k, v)| k.is_empty() || v.is_empty()) => {
             Err("a claim is claim:NAME=VALUE".into())
         }
-        "user" | "group" | "domain" | "sub" | "claim" => Ok(text.to_owned()),
-        _ => Err(format!("'{kind}:' is not known; members are user: group: domain: sub: claim:")),
+        "user" | "group" | "domain" | "sub" | "token" | "claim" => Ok(text.to_owned()),
+        _ => Err(format!("'{kind}:' is not known; members are user: group: domain: sub: token: claim:")),
     }
 }
 
@@ -171,6 +171,11 @@ pub fn path(text: &str) -> Result<String, String> {
     } else {
         Err("a path begins with / and has no spaces".into())
     }
+}
+
+/// `https://app.example.com`, in the form in which browsers send it.
+pub fn origin(text: &str) -> Result<String, String> {
+    syp_auth::cors::origin(text)
 }
 
 /// `.5`, `2`, `500m`.

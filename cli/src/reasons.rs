@@ -2,12 +2,14 @@
 
 /// Reason and page, sorted.
 pub const PAGES: &[(&str, &str)] = &[
+    ("AUDIT_CHAIN_BROKEN", include_str!("reasons/AUDIT_CHAIN_BROKEN.md")),
     ("AUTH_NOT_ENFORCED", include_str!("reasons/AUTH_NOT_ENFORCED.md")),
     ("BODY_NOT_RECEIVED", include_str!("reasons/BODY_NOT_RECEIVED.md")),
     ("BUDGET_EXCEEDED", include_str!("reasons/BUDGET_EXCEEDED.md")),
     ("BUDGET_NEAR", include_str!("reasons/BUDGET_NEAR.md")),
     ("CANCELLED", include_str!("reasons/CANCELLED.md")),
     ("CLIENT_GONE", include_str!("reasons/CLIENT_GONE.md")),
+    ("CORS_PREFLIGHT", include_str!("reasons/CORS_PREFLIGHT.md")),
     ("CRASH_LOOP", include_str!("reasons/CRASH_LOOP.md")),
     ("DEADLINE_EXCEEDED", include_str!("reasons/DEADLINE_EXCEEDED.md")),
     ("DESTROYED", include_str!("reasons/DESTROYED.md")),
@@ -108,10 +110,12 @@ pub const PAGES: &[(&str, &str)] = &[
     ("TOKEN_MALFORMED", include_str!("reasons/TOKEN_MALFORMED.md")),
     ("TOKEN_MISSING", include_str!("reasons/TOKEN_MISSING.md")),
     ("TOKEN_NOT_YET_VALID", include_str!("reasons/TOKEN_NOT_YET_VALID.md")),
+    ("TOKEN_SCOPE", include_str!("reasons/TOKEN_SCOPE.md")),
     ("TOKEN_SIGNATURE", include_str!("reasons/TOKEN_SIGNATURE.md")),
     ("TOKEN_TOO_LARGE", include_str!("reasons/TOKEN_TOO_LARGE.md")),
     ("TOKEN_TYPE", include_str!("reasons/TOKEN_TYPE.md")),
     ("TOO_MANY_INSTANCES", include_str!("reasons/TOO_MANY_INSTANCES.md")),
+    ("TOKEN_UNKNOWN", include_str!("reasons/TOKEN_UNKNOWN.md")),
     ("TRANSITION_NOT_ALLOWED", include_str!("reasons/TRANSITION_NOT_ALLOWED.md")),
     ("TRIED", include_str!("reasons/TRIED.md")),
     ("TUNNEL_NOT_OPENED", include_str!("reasons/TUNNEL_NOT_OPENED.md")),

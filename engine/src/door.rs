@@ -2,12 +2,14 @@
 use arc_swap::ArcSwap;
 use std::{collections::BTreeMap, sync::Arc};
 use syp_auth::{
+    cors,
     door::{GateConfig, Mode, Probe, Protocol},
     jwks::IssuerConfig,
+    machine::MachineToken,
     policy::{Effect, Policy, Role, Rule},
 };
 use syp_proto::{
-    journal::Instance,
+    journal::{self, Instance},
     v1::{self, access_policy, instance_spec},
 };
 
@@ -55,6 +57,8 @@ impl Door {
         policy
             .rules
             .retain(|r| r.issuer.as_ref().is_none_or(|name| issuers.iter().any(|i| i.issuer == *name)));
+        let tokens: Vec<_> = i.tokens.iter().map(token).collect();
+        policy.rules.extend(tokens.iter().map(|t| admits(t, &spec.access)));
         GateConfig {
             generation: i.gate_generation,
             instance_uid: i.uid.clone(),
@@ -64,6 +68,8 @@ impl Door {
             audiences,
             issuers,
             policy,
+            tokens,
+            cors_origins: spec.cors_origins.iter().filter_map(|o| cors::origin(o).ok()).collect(),
             upstreams: Vec::new(),
             protocol: protocol(spec),
             probe: probe(spec),
@@ -72,6 +78,27 @@ impl Door {
             revision: i.revision.clone(),
         }
     }
+}
+
+/// The journal's machine token as gates know it.
+pub fn token(t: &journal::MachineToken) -> MachineToken {
+    MachineToken {
+        id: t.id.clone(),
+        sha256: hex::encode(&t.sha256),
+        expires_at: u64::try_from(t.expire_ms / 1000).unwrap_or(0),
+        paths: t.path_prefixes.clone(),
+    }
+}
+
+/// The rule that a token brings, behind all others: it lets in for its paths what no rule before keeps out.
+fn admits(t: &MachineToken, access: &Option<v1::AccessPolicy>) -> Rule {
+    let mut rule = Rule::allow(format!("token-{}", t.id), vec![format!("token:{}", t.id)]);
+    rule.path_prefixes.clone_from(&t.paths);
+    // a rule may have been called so
+    while access.iter().flat_map(|p| &p.rules).any(|r| r.id == rule.id) {
+        rule.id.push('+');
+    }
+    rule
 }
 
 /// Whether an instance is published for this host alone.

@@ -3,6 +3,7 @@
 //! Everything the engine knows about an instance is `fold` over its journal; a checkpoint only saves time. A record that does
 //! not fit is an error: a bad journal then blocks this instance alone.
 mod rows;
+mod tokens;
 mod update;
 use crate::{
     clock::{Millis, timestamp},
@@ -102,6 +103,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             set_condition(i, c.clone(), r.at_ms);
         }
         Body::Edited(e) => edited(i, r, e),
+        Body::TokenChanged(t) => tokens::changed(i, r, t)?,
         Body::Revised(x) => update::revised(i, r, x)?,
         Body::BudgetReached(b) => {
             i.reached.retain(|x| x.period_ms == b.period_ms);
@@ -240,6 +242,11 @@ fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
     let spec = i.spec.get_or_insert_default();
     if e.access.is_some() {
         spec.access.clone_from(&e.access);
+        i.gate_generation = r.seq;
+        i.gate_retry_ms = 0;
+    }
+    if e.set_cors {
+        spec.cors_origins.clone_from(&e.cors_origins);
         i.gate_generation = r.seq;
         i.gate_retry_ms = 0;
     }

@@ -26,7 +26,7 @@ pub enum Kind {
     Instance = 2,
     /// `journal.Answer`.
     Answer = 3,
-    /// `journal.Audit`.
+    /// `journal.Audit`, as versions before the chain wrote it.
     Audit = 4,
     /// `journal.SeriesChunk`.
     SeriesChunk = 5,
@@ -34,6 +34,8 @@ pub enum Kind {
     SeriesHead = 6,
     /// `journal.Sealed`.
     Sealed = 7,
+    /// `journal.ChainedAudit`.
+    ChainedAudit = 8,
 }
 
 /// Why bytes are not a value.

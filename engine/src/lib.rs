@@ -40,6 +40,7 @@ pub mod step;
 pub mod store;
 pub mod tariffs;
 pub mod timer;
+mod tokens;
 pub mod vault;
 pub mod view;
 mod worker;

@@ -10,11 +10,12 @@ use http::header;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use syp_auth::{Request as PolicyRequest, Verifier};
+use syp_auth::{Request as PolicyRequest, Verifier, machine};
 
 use crate::body::{Download, Upload};
 use crate::caller::{Caller, decide, identify};
 use crate::conn::Conn;
+use crate::cors::Cors;
 use crate::headers::{self, Bad};
 use crate::open::Open;
 use crate::record::Record;
@@ -42,14 +43,28 @@ pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Respo
         return Ok(health(conn.state.healthy()));
     }
     let grpc = is_grpc(request.headers());
+    let cors = Cors::of(&conn.state, request.headers());
     let record = Record::new(conn, request.method().clone(), request.uri().path());
-    Ok(match admit(record, &request, framing).await {
-        Ok((record, active, host, caller)) => forward(record, &active, host, &caller, request, grpc).await,
+    let mut response = match admit(record, &request, framing, &cors).await {
+        Ok(Admitted::Caller(record, active, host, caller)) => {
+            forward(record, &active, host, &caller, request, grpc).await
+        }
+        Ok(Admitted::Preflight(record)) => return Ok(cors.preflight(record, request.headers())),
         Err(refused) => {
             let (record, failure, reason, close) = *refused;
             refuse(record, failure, reason, grpc, close)
         }
-    })
+    };
+    cors.tell(response.headers_mut());
+    Ok(response)
+}
+
+/// What may be answered.
+enum Admitted {
+    /// A request of somebody who was let in.
+    Caller(Record, Arc<Active>, HeaderValue, Arc<Caller>),
+    /// A browser's question, which has no token and does not reach the app.
+    Preflight(Record),
 }
 
 type Refused = Box<(Record, Failure, &'static str, bool)>;
@@ -58,7 +73,8 @@ async fn admit(
     mut record: Record,
     request: &Request<Incoming>,
     framing: Option<&'static str>,
-) -> Result<(Record, Arc<Active>, HeaderValue, Arc<Caller>), Refused> {
+    cors: &Cors,
+) -> Result<Admitted, Refused> {
     let host = match framing.map_or_else(|| headers::check(request), |reason| Err(Bad(reason))) {
         Ok(host) => host,
         Err(Bad(reason)) => {
@@ -77,6 +93,9 @@ async fn admit(
     if state.draining() {
         return Err(Box::new((record, Failure::Unavailable, "DRAINING", true)));
     }
+    if cors.is_preflight(request) {
+        return Ok(Admitted::Preflight(record));
+    }
     let Some(token) = headers::bearer(request.headers()) else {
         return Err(Box::new((record, Failure::Unauthenticated, "TOKEN_MISSING", false)));
     };
@@ -87,6 +106,9 @@ async fn admit(
         Err(denied) => return Err(Box::new((record, denied.failure, denied.reason, false))),
     };
     record.identity = Some(identity.clone());
+    if identity.issuer == machine::ISSUER {
+        state.token_used(&identity.subject);
+    }
     let asked = PolicyRequest { path, method: request.method().as_str() };
     let caller = decide(record.conn(), &active, identity, token, &asked);
     record.rule = caller.rule.clone();
@@ -96,7 +118,7 @@ async fn admit(
     record.admitted = true;
     let tunnel = headers::wants_websocket(request);
     record.open = Some(Open::new(record.conn(), caller.clone(), &record.method, &record.path, tunnel));
-    Ok((record, active, host, caller))
+    Ok(Admitted::Caller(record, active, host, caller))
 }
 
 async fn forward(

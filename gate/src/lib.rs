@@ -21,6 +21,7 @@ pub mod body;
 pub mod caller;
 pub mod client_io;
 pub mod conn;
+pub mod cors;
 pub mod framing;
 pub mod handle;
 pub mod headers;

@@ -1,5 +1,6 @@
 //! What all workers share: the configuration in force, counters, the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use syp_auth::door::{self, GateConfig, GateStatus, Mode};
 use syp_auth::jwks::{self, Issuers};
-use syp_auth::{Verifier, VerifierOptions};
+use syp_auth::{MachineTokens, Verifier, VerifierOptions};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -22,6 +23,8 @@ pub struct Active {
     pub config: GateConfig,
     /// For its issuers and audiences.
     pub verifier: Verifier,
+    /// Its machine tokens.
+    pub tokens: MachineTokens,
     /// Issuers whose keys come with the configuration only.
     pub told_keys: Vec<String>,
     /// Its replicas.
@@ -66,6 +69,8 @@ pub struct State {
     /// For how long a request under way may go on after its token's end.
     pub outlives: Duration,
     started: Instant,
+    /// When machine tokens were used last, by id, to the minute.
+    token_uses: Mutex<BTreeMap<String, u64>>,
     /// When the engine was heard of last, in milliseconds since the start; 0: never, the configuration is a file's.
     heard: AtomicU64,
     applying: Mutex<()>,
@@ -105,7 +110,7 @@ impl State {
         outlives: Duration,
     ) -> Self {
         let (active, metrics) = (ArcSwapOption::empty(), Metrics::new(workers));
-        let (heard, applying, stopping, came, waiting) = Default::default();
+        let (heard, applying, stopping, came, waiting, token_uses) = Default::default();
         let (phase, started) = (watch::channel(Phase::Serve).0, Instant::now());
         Self {
             active,
@@ -118,6 +123,7 @@ impl State {
             max_age,
             outlives,
             started,
+            token_uses,
             heard,
             applying,
             stopping,
@@ -140,6 +146,17 @@ impl State {
             && active.told_keys.iter().any(|i| i == issuer)
     }
 
+    /// A machine token was used; its subject says which.
+    pub fn token_used(&self, subject: &str) {
+        let Some(id) = subject.strip_prefix("token:") else { return };
+        let minute = syp_auth::unix_now() / 60 * 60;
+        let mut uses = self.token_uses.lock();
+        match uses.get_mut(id) {
+            Some(last) => *last = minute,
+            None => drop(uses.insert(id.to_owned(), minute)),
+        }
+    }
+
     /// Waits for a token that names a key we lack.
     pub async fn wanted(&self) -> Option<jwks::Wanted> {
         let relay = self.issuers.relay()?;
@@ -150,6 +167,12 @@ impl State {
     #[must_use]
     pub fn active(&self) -> Option<Arc<Active>> {
         self.active.load_full()
+    }
+
+    /// What `f` makes of the origins that are listed.
+    pub fn with_origins<T>(&self, f: impl FnOnce(&[String]) -> T) -> T {
+        let active = self.active.load();
+        f(active.as_ref().map_or(&[], |a| &a.config.cors_origins))
     }
 
     /// Which one it is.
@@ -200,12 +223,15 @@ impl State {
             replicas.push(replica);
         }
         let (mode, deadline) = (config.mode, Duration::from_millis(config.drain_deadline_ms));
-        let (by_request, serial) =
-            (config.policy.depends_on_request(), held.as_ref().map_or(0, |h| h.serial + 1));
+        let serial = held.as_ref().map_or(0, |h| h.serial + 1);
+        let scoped = config.tokens.iter().any(|t| !t.paths.is_empty());
+        let by_request = scoped || config.policy.depends_on_request();
+        let tokens = MachineTokens::of(&config.tokens);
         let by_method = config.policy.rules.iter().any(|r| !r.methods.is_empty());
         self.active.store(Some(Arc::new(Active {
             config,
             verifier,
+            tokens,
             told_keys,
             replicas,
             open,
@@ -276,6 +302,7 @@ impl State {
                 .unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: config.map(|c| c.revision.clone()).unwrap_or_default(),
+            token_uses: self.token_uses.lock().clone(),
         }
     }
 }

@@ -32,7 +32,7 @@ async fn both(app: &App) -> Result<(Gate, Issuer, GateConfig)> {
 }
 
 /// Sends an event every 20 ms for as long as somebody listens.
-async fn ticker() -> Result<App> {
+pub async fn ticker() -> Result<App> {
     App::http1(|_| async {
         let (send, body) = channel();
         tokio::spawn(async move {
@@ -47,7 +47,7 @@ async fn ticker() -> Result<App> {
     .await
 }
 
-async fn events(gate: &Gate, token: &str) -> Result<Wire> {
+pub async fn events(gate: &Gate, token: &str) -> Result<Wire> {
     let mut wire = gate.wire().await?;
     wire.send(get("/events", token)).await?;
     ensure!(wire.head().await?.status == 200);
@@ -56,7 +56,7 @@ async fn events(gate: &Gate, token: &str) -> Result<Wire> {
 }
 
 /// Until the gate's end of an answer, which must not look whole.
-async fn cut(mut wire: Wire) -> Result<()> {
+pub async fn cut(mut wire: Wire) -> Result<()> {
     let rest = soon("the cut", wire.rest()).await??;
     ensure!(!rest.ends_with(b"0\r\n\r\n"), "it ended as if it were whole");
     Ok(())

@@ -4,10 +4,12 @@ mod common;
 
 mod access;
 mod admin;
+mod cors;
 mod drain;
 mod framing;
 mod identity;
 mod keys;
+mod machine;
 mod paths;
 mod protocols;
 mod reload;

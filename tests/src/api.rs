@@ -197,23 +197,6 @@ impl World {
         Ok(self.running.as_ref().context("the server does not run")?.api.clone())
     }
 
-    /// A token for the API as somebody, that lives so long; zero: as long as usual.
-    ///
-    /// # Errors
-    /// Nothing runs, or none is made.
-    pub fn token(&self, email: &str, ttl: Duration) -> Result<String> {
-        let r = self.running.as_ref().context("the server does not run")?;
-        let token = self.issuer(&**r.engine.store())?.mint(&MintRequest {
-            subject: email.into(),
-            email: Some(email.into()),
-            groups: vec![],
-            audience: API_AUDIENCE.into(),
-            ttl,
-            claims: serde_json::Map::new(),
-        })?;
-        Ok(secrecy::ExposeSecret::expose_secret(&token).to_owned())
-    }
-
     /// A connection as somebody, by address; `None`: without a token.
     ///
     /// # Errors
@@ -227,10 +210,33 @@ impl World {
     /// # Errors
     /// No token, or nobody listens.
     pub async fn connect_for(&self, email: Option<&str>, ttl: Duration) -> Result<Conn> {
-        let token = match email {
-            None => None,
-            Some(email) => Some(format!("Bearer {}", self.token(email, ttl)?).parse()?),
-        };
+        let token = email.map(|email| self.token(email, API_AUDIENCE, ttl)).transpose()?;
+        self.connect_with(token.as_deref()).await
+    }
+
+    /// A token as somebody, by address, for an audience.
+    ///
+    /// # Errors
+    /// The issuer gives none.
+    pub fn token(&self, email: &str, audience: &str, ttl: Duration) -> Result<String> {
+        let r = self.running.as_ref().context("the server does not run")?;
+        let token = self.issuer(&**r.engine.store())?.mint(&MintRequest {
+            subject: email.into(),
+            email: Some(email.into()),
+            groups: vec![],
+            audience: audience.into(),
+            ttl,
+            claims: serde_json::Map::new(),
+        })?;
+        Ok(secrecy::ExposeSecret::expose_secret(&token).to_owned())
+    }
+
+    /// A connection with this token.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub async fn connect_with(&self, token: Option<&str>) -> Result<Conn> {
+        let token = token.map(|t| format!("Bearer {t}").parse()).transpose()?;
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
         let mut tries = 0;
         let channel = loop {

@@ -61,6 +61,11 @@ impl Engine {
         self.env.clear();
     }
 
+    /// The binary.
+    pub fn sypctl(&self) -> &Path {
+        &self.sypctl
+    }
+
     /// The data directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::GateMetrics;
 use syp_engine::{
+    api::identity::API_AUDIENCE,
     clock::{Clock, Millis, timestamp},
     graph::State,
     step::Stats,
@@ -155,7 +156,10 @@ async fn prometheus_scrapes_with_a_token_and_nobody_without() -> Result<()> {
     w.cloud.tell("shop", told(4, 1));
     w.look(false).await?;
     let token = |who: &str| {
-        Ok::<_, anyhow::Error>(format!("authorization: Bearer {}\r\n", w.token(who, Duration::ZERO)?))
+        Ok::<_, anyhow::Error>(format!(
+            "authorization: Bearer {}\r\n",
+            w.token(who, API_AUDIENCE, Duration::ZERO)?
+        ))
     };
     let (admin, eve) = (token("admin@example.com")?, token("eve@example.com")?);
     for (line, headers, status) in [
@@ -184,8 +188,10 @@ async fn prometheus_scrapes_with_a_token_and_nobody_without() -> Result<()> {
     // whoever was refused is in the audit trail
     let store = Arc::clone(w.api()?.engine.store());
     let refused = async || -> Result<bool> {
-        let all = store.audit(100).await?;
-        Ok(all.iter().any(|a| a.method == "metrics" && a.email == "eve@example.com" && a.outcome != "Ok"))
+        let all = store.audit(None, 100).await?;
+        Ok(all.iter().any(|a| {
+            a.audit.method == "metrics" && a.audit.email == "eve@example.com" && a.audit.outcome != "Ok"
+        }))
     };
     for _ in 0..100 {
         if refused().await? {
@@ -207,7 +213,7 @@ async fn off_loopback_it_takes_tls_and_no_token_of_the_built_in_issuer() -> Resu
     let (w, _) = world().await?;
     let cert = syp_tests::certificate::Certificate::of("127.0.0.1")?;
     let read = |f: &str| std::fs::read(cert.file(f));
-    let token = w.token("admin@example.com", Duration::ZERO)?;
+    let token = w.token("admin@example.com", API_AUDIENCE, Duration::ZERO)?;
     for (address, status) in [("127.0.0.1", "200"), ("0.0.0.0", "401")] {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let listen = syp_engine::api::Listen {

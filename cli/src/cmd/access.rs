@@ -12,6 +12,9 @@ use syp_proto::v1::{
     access_policy::{Effect, Rule},
 };
 
+mod history;
+mod test;
+
 /// How often a change is made anew when the instance changed under it.
 const TRIES: u32 = 10;
 
@@ -94,6 +97,10 @@ pub enum Command {
         #[arg(long)]
         remove: bool,
     },
+    /// Who changed the rules, when and how; newest first
+    History(history::Args),
+    /// Would somebody be let in, by which rule, and if not, why not (exit code 6)
+    Test(Box<test::Args>),
 }
 
 fn name_or_engine(text: &str) -> Result<String, String> {
@@ -114,6 +121,8 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         Command::Allow(c) => (c, allow),
         Command::Deny { change, remove: false } => (change, deny),
         Command::Deny { change, remove: true } => (change, remove),
+        Command::History(h) => return history::run(ctx, &client, h).await,
+        Command::Test(t) => return test::run(ctx, &client, *t).await,
     };
     let mut tries = 1;
     loop {

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 pub mod access;
 pub mod apply;
+pub mod audit;
 pub mod completion;
 pub mod cost;
 pub mod curl;
@@ -119,6 +120,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Logout => login::logout(&ctx),
         Command::Whoami => whoami::run(&ctx).await,
         Command::Access(c) => access::run(&ctx, c).await,
+        Command::Audit(a) => audit::run(&ctx, a).await,
         Command::Server(c) => server::run(&ctx, c).await,
         Command::Fsck => fsck::run(&ctx).await,
         Command::Doctor => doctor::run(&ctx).await,

@@ -19,6 +19,7 @@ Examples:
   sypctl set shop --image my/shop:2 --plan
   sypctl set shop --secret PASSWORD=@./new          (a new value restarts only this instance)
   sypctl set shop --ttl 8h -l team=ml
+  sypctl set shop --cors https://app.example.com
 
 A new image, port, size, environment, probe or command makes a revision: its replicas are started beside the old ones and
 proven before they get requests. One that does not become ready is taken back by itself; the old one serves all the time.
@@ -89,6 +90,12 @@ pub struct Args {
     /// Take the protection away
     #[arg(long)]
     no_protect: bool,
+    /// Let browser apps of these origins call it, and of no others (they still need a token)
+    #[arg(long, value_parser = parse::origin, value_name = "ORIGIN", conflicts_with = "no_cors")]
+    cors: Vec<String>,
+    /// Let browser apps of no other origin call it
+    #[arg(long)]
+    no_cors: bool,
     /// A label; NAME- takes it away
     #[arg(short = 'l', long = "label", value_parser = label, value_name = "NAME=VALUE")]
     labels: Vec<(String, Option<String>)>,
@@ -205,6 +212,10 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
     if a.protect || a.no_protect {
         spec.protect = a.protect;
         set("protect");
+    }
+    if !a.cors.is_empty() || a.no_cors {
+        spec.cors_origins.clone_from(&a.cors);
+        set("cors_origins");
     }
     paths.extend(a.labels.iter().map(|(k, _)| format!("labels.{k}")));
     if paths.is_empty() && a.secrets.is_empty() && a.unset_secret.is_empty() {

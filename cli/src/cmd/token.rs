@@ -1,4 +1,4 @@
-//! `sypctl token`: a token for an instance's data plane.
+//! `sypctl token`: a token for an instance's data plane, for people; `machine.rs` has those of machines.
 use super::Ctx;
 use crate::{
     client::Client,
@@ -8,6 +8,8 @@ use crate::{
 };
 use std::time::Duration;
 use syp_proto::v1::{IssueLocalTokenRequest, IssueLocalTokenResponse};
+
+mod machine;
 
 /// Who the token is for.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -22,13 +24,26 @@ pub struct As {
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
 Examples:
   curl -H \"Authorization: Bearer $(sypctl token shop)\" http://127.0.0.1:PORT/
-  sypctl token shop --as user:bob@example.com --group ml --ttl 1h")]
+  sypctl token shop --as user:bob@example.com --group ml --ttl 1h
+  sypctl token create shop --name ci --ttl 30d
+  sypctl token ls
+  sypctl token revoke ID
+
+An instance that is called create, ls or revoke needs its full name: projects/default/instances/ls"
+)]
 pub struct Args {
+    /// Tokens for machines
+    #[command(subcommand)]
+    machine: Option<machine::Command>,
     /// Name of the instance, or 'syp-api' for the engine itself
-    name: String,
+    #[arg(required = true)]
+    name: Option<String>,
     /// Who it is for
     #[command(flatten)]
     who: As,
@@ -78,9 +93,13 @@ pub async fn issue(
 /// # Errors
 /// What the engine said.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
-    parse::name(&a.name).map_err(Failure::usage)?;
+    if let Some(c) = a.machine {
+        return machine::run(ctx, c).await;
+    }
+    let name = a.name.unwrap_or_default();
+    parse::name(&name).map_err(Failure::usage)?;
     let client = ctx.client().await?;
-    let t = issue(ctx, &client, &a.name, &a.who, a.ttl).await?;
+    let t = issue(ctx, &client, &name, &a.who, a.ttl).await?;
     if ctx.out.live && t.expire_time.is_some() {
         ctx.out.note(format!("valid until {}", render::time(t.expire_time.as_ref())));
     }

@@ -131,6 +131,9 @@ pub struct Args {
     /// Hand the caller's token to the image (it is stripped otherwise)
     #[arg(long)]
     forward_token: bool,
+    /// Let browser apps of this origin call it (they still need a token)
+    #[arg(long, value_parser = parse::origin, value_name = "ORIGIN")]
+    cors: Vec<String>,
     /// Refuse to take it down without --force
     #[arg(long)]
     protect: bool,
@@ -255,6 +258,7 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         isolation: isolation(a.isolation) as i32,
         publish: published(a)?,
         forward_token: a.forward_token,
+        cors_origins: a.cors.clone(),
         ..Default::default()
     };
     Ok(Instance { labels: a.labels.iter().cloned().collect(), spec: Some(spec), ..Default::default() })

@@ -1,7 +1,7 @@
-//! `syp.v1.Server` and `syp.v1.Audit`: the engine about itself, and about its callers.
-use super::{Api, VERSION, identity::API_AUDIENCE, later::later, page, watch};
+//! `syp.v1.Server`: the engine about itself.
+use super::{Api, VERSION, identity::API_AUDIENCE};
 use crate::{clock::timestamp, error::Error};
-use syp_proto::v1::{self, audit_server::Audit, server_server::Server};
+use syp_proto::v1::{self, server_server::Server};
 use tonic::{Request, Response, Status, async_trait};
 
 #[async_trait]
@@ -45,48 +45,5 @@ impl Server for Api {
             records: i64::try_from(records).unwrap_or(i64::MAX),
             problems,
         }))
-    }
-}
-
-#[async_trait]
-impl Audit for Api {
-    async fn list_audit_events(
-        &self,
-        request: Request<v1::ListAuditEventsRequest>,
-    ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
-        let r = request.into_inner();
-        let rows = self.engine.store().audit(10_000).await.map_err(Error::from)?;
-        let all: Vec<_> = rows
-            .into_iter()
-            .enumerate()
-            .map(|(n, x)| v1::AuditEvent {
-                name: format!("auditEvents/{:020}-{n:05}", i64::MAX - x.at_ms),
-                time: timestamp(x.at_ms),
-                actor: Some(v1::Principal {
-                    // before there is a token there is a user of this host, or an address
-                    subject: if x.subject.is_empty() { x.peer } else { x.subject },
-                    issuer: x.issuer,
-                    email: x.email,
-                    ..Default::default()
-                }),
-                method: x.method,
-                targets: if x.target.is_empty() { vec![] } else { vec![x.target] },
-                outcome: x.outcome,
-                message: x.reason,
-                ..Default::default()
-            })
-            .collect();
-        let (audit_events, next_page_token) =
-            page::cut(all, r.page_size, &r.page_token, &r.filter, |e| e.name.clone())?;
-        Ok(Response::new(v1::ListAuditEventsResponse { audit_events, next_page_token }))
-    }
-
-    type WatchAuditEventsStream = watch::Stream<v1::AuditEvent>;
-
-    async fn watch_audit_events(
-        &self,
-        _: Request<v1::WatchAuditEventsRequest>,
-    ) -> Result<Response<Self::WatchAuditEventsStream>, Status> {
-        Err(later("watching the audit trail"))
     }
 }

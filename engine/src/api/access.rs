@@ -3,7 +3,6 @@ use super::{
     Api,
     authz::{self, Authz},
     identity::API_AUDIENCE,
-    later::later,
     requests::caller,
     status::{invalid, refuse},
     validate,
@@ -124,26 +123,41 @@ impl Access for Api {
         Ok(Response::new(p))
     }
 
-    async fn test_access(
+    async fn list_policy_changes(
         &self,
-        _: Request<v1::TestAccessRequest>,
-    ) -> Result<Response<v1::TestAccessResponse>, Status> {
-        Err(later("'access test'"))
+        request: Request<v1::ListPolicyChangesRequest>,
+    ) -> Result<Response<v1::ListPolicyChangesResponse>, Status> {
+        let a = Authz::of(&request)?;
+        self.history(&a, request.into_inner()).await.map(Response::new)
     }
 
-    async fn create_token(&self, _: Request<v1::CreateTokenRequest>) -> Result<Response<v1::Token>, Status> {
-        Err(later("a machine token"))
+    async fn test_access(
+        &self,
+        request: Request<v1::TestAccessRequest>,
+    ) -> Result<Response<v1::TestAccessResponse>, Status> {
+        let a = Authz::of(&request)?;
+        self.suppose(&a, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::Token>, Status> {
+        let a = Authz::of(&request)?;
+        self.make_token(&a, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_tokens(
         &self,
-        _: Request<v1::ListTokensRequest>,
+        request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
-        Err(later("a machine token"))
+        let a = Authz::of(&request)?;
+        self.tokens(&a, request.into_inner()).await.map(Response::new)
     }
 
-    async fn revoke_token(&self, _: Request<v1::RevokeTokenRequest>) -> Result<Response<()>, Status> {
-        Err(later("a machine token"))
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<()>, Status> {
+        let a = Authz::of(&request)?;
+        self.revoke(&a, request.into_inner()).await.map(Response::new)
     }
 }
 

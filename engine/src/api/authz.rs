@@ -3,6 +3,7 @@ use super::status::refuse;
 use crate::door;
 use std::sync::{Arc, OnceLock};
 use syp_auth::{
+    machine,
     policy::{Policy, Role},
     verify::Identity,
 };
@@ -53,6 +54,7 @@ impl Authz {
     pub fn actor(&self) -> String {
         match &self.identity.email {
             Some(email) => format!("user:{email}"),
+            None if self.identity.issuer == machine::ISSUER => self.identity.subject.clone(),
             None => format!("sub:{}", self.identity.subject),
         }
     }
@@ -108,7 +110,8 @@ pub fn decide(policy: &Policy, identity: &Identity) -> Option<Role> {
     d.allowed.then(|| d.role.max(Role::Viewer))
 }
 
-fn to_proto(r: Role) -> v1::Role {
+/// As the API has it.
+pub(super) fn to_proto(r: Role) -> v1::Role {
     match r {
         Role::User => v1::Role::User,
         Role::Viewer => v1::Role::Viewer,

@@ -70,6 +70,7 @@ pub(super) fn normalised(s: &mut v1::InstanceSpec) {
 fn revision_part(mut s: v1::InstanceSpec) -> v1::InstanceSpec {
     (s.access, s.operators, s.budget, s.ttl) = (None, None, None, None);
     (s.protect, s.desired_state) = (false, 0);
+    s.cors_origins.clear();
     s
 }
 
@@ -275,6 +276,7 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
         ("ttl", given.ttl.is_some() && given.ttl != have.ttl),
         ("budget", given.budget.is_some() && given.budget != have.budget),
         ("protect", given.protect && !have.protect),
+        ("cors_origins", !given.cors_origins.is_empty() && given.cors_origins != have.cors_origins),
         ("labels", !asked.labels.is_empty() && asked.labels != i.labels),
     ];
     out.extend(beside.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()));

@@ -1,6 +1,7 @@
 //! Who may call: issuers, the built-in local issuer, and the control policy.
 use super::{
     authz,
+    machines::Machines,
     status::{refuse, refuse_with},
 };
 use crate::door;
@@ -11,6 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_auth::{
     jwks::IssuerConfig,
     local::{LocalIssuer, MintRequest},
+    machine,
     policy::{Policy, Role},
     verify::{self, Identity, Verifier},
 };
@@ -53,6 +55,7 @@ pub struct Identities {
     local: Option<LocalIssuer>,
     own_uid: u32,
     policy: ArcSwap<(v1::AccessPolicy, Policy)>,
+    machines: Machines,
     /// Held from reading the control policy to having the next one on disk.
     pub(super) changing: tokio::sync::Mutex<()>,
 }
@@ -109,6 +112,7 @@ impl Identities {
             local: o.local,
             own_uid: o.own_uid,
             policy: ArcSwap::default(),
+            machines: Machines::default(),
             changing: tokio::sync::Mutex::default(),
         };
         this.set_control_policy(policy);
@@ -120,7 +124,12 @@ impl Identities {
     /// # Errors
     /// `UNAUTHENTICATED`. The reason is told: whoever calls this API is not a stranger at a public door.
     pub async fn verify(&self, token: &str) -> Result<Identity, Status> {
-        self.verifier.verify(token).await.map(|i| Identity::clone(&i)).map_err(|e| {
+        let who = if machine::is_machine(token) {
+            self.machines.verify(token)
+        } else {
+            self.verifier.verify(token).await.map(|i| Identity::clone(&i))
+        };
+        who.map_err(|e| {
             let (code, hint) = match e {
                 // another login would not help
                 verify::Error::JwksUnavailable => (
@@ -135,6 +144,16 @@ impl Identities {
             };
             refuse(code, e.reason(), e.to_string(), hint)
         })
+    }
+
+    /// Machine tokens of the control plane.
+    pub(super) fn machines(&self) -> &Machines {
+        &self.machines
+    }
+
+    /// What checks tokens for this API; for other audiences by [`Verifier::with`].
+    pub(super) fn verifier(&self) -> &Verifier {
+        &self.verifier
     }
 
     /// Is it one of the built-in issuer?
@@ -163,6 +182,9 @@ impl Identities {
     /// The role by the control policy. The engine's own user over its own socket is an administrator whatever the policy says:
     /// the way back after a lockout.
     pub fn role(&self, identity: &Identity, local_peer: bool) -> Option<Role> {
+        if identity.issuer == machine::ISSUER {
+            return self.machines.role(&identity.subject);
+        }
         if local_peer && self.is_local(identity) && identity.subject == own_subject(self.own_uid) {
             return Some(Role::Admin);
         }
@@ -217,6 +239,7 @@ impl Identities {
             groups: groups.to_vec(),
             claims: serde_json::Map::new(),
             expires_at: syp_auth::unix_now() + ttl.as_secs(),
+            scope: Vec::new(),
         };
         Ok((token, identity))
     }

@@ -22,6 +22,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
+use syp_auth::{Identity, machine};
 use syp_proto::journal::Audit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -130,6 +131,7 @@ impl Guard {
             ));
         }
         let role = self.identities.role(&identity, local_peer);
+        self.note_use(&identity);
         let authz = who.insert(Authz::new(identity, role, local_peer)).clone();
         match need {
             Need::Global(min) => authz.require(min)?,
@@ -140,10 +142,26 @@ impl Guard {
         Ok(())
     }
 
+    /// When a machine token was used last, written down now and then.
+    fn note_use(&self, who: &Identity) {
+        if who.issuer != machine::ISSUER || !self.identities.machines().used(&who.subject, self.clock.now()) {
+            return;
+        }
+        let (identities, store) = (Arc::clone(&self.identities), Arc::clone(&self.store));
+        drop(tokio::spawn(async move {
+            if let Err(e) = identities.machines().write_uses(&*store).await {
+                tracing::warn!(error = %e, "the last use of machine tokens could not be written");
+            }
+        }));
+    }
+
     /// Resolves when an answer must end.
     fn end(&self, who: Option<&Authz>) -> impl Future<Output = Status> + Send + use<> {
         let stop = self.stop.clone();
         let expires = who.map(|w| until(w.identity.expires_at, self.clock.now()));
+        let machine =
+            who.filter(|w| w.identity.issuer == machine::ISSUER).map(|w| w.identity.subject.clone());
+        let identities = Arc::clone(&self.identities);
         async move {
             let expired = async {
                 match expires {
@@ -151,7 +169,19 @@ impl Guard {
                     None => std::future::pending().await,
                 }
             };
+            let revoked = async {
+                match &machine {
+                    Some(subject) => identities.machines().until_revoked(subject).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                () = revoked => refuse(
+                    Code::Unauthenticated,
+                    "TOKEN_UNKNOWN",
+                    "the token of this stream was revoked",
+                    "make another: 'sypctl token create'",
+                ),
                 () = stop.cancelled() => refuse(
                     Code::Unavailable,
                     "ENGINE_STOPPING",

@@ -1,14 +1,17 @@
 //! The gRPC API: handlers translate, [`crate::engine::Engine`] decides.
 mod about;
 mod access;
+mod audit;
 pub mod authz;
 mod costs;
 mod create;
 mod ending;
+mod history;
 pub mod identity;
 mod instances;
 mod later;
 mod layer;
+mod machines;
 mod mask;
 mod metrics;
 mod operations;
@@ -22,6 +25,8 @@ mod scrape;
 mod series;
 mod server;
 pub mod status;
+mod suppose;
+mod tokens;
 mod update;
 pub mod validate;
 mod watch;

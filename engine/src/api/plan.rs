@@ -79,6 +79,9 @@ impl Api {
             if e.set_budget {
                 after_spec.budget.clone_from(&e.budget);
             }
+            if e.set_cors {
+                after_spec.cors_origins.clone_from(&e.cors_origins);
+            }
         }
         let mut out = v1::Plan {
             changes: words(&held, &after_spec),
@@ -182,7 +185,7 @@ fn words(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
 }
 
 /// Who gains and who loses, rule by rule: `+` and `-` before the rule in words.
-fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
+pub(super) fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
     let mut out = Vec::new();
     for (plane, b, a) in
         [("use", &before.access, &after.access), ("operate", &before.operators, &after.operators)]
@@ -197,7 +200,8 @@ fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
     out
 }
 
-fn rule_words(r: &v1::access_policy::Rule) -> String {
+/// A rule in one line.
+pub(super) fn rule_words(r: &v1::access_policy::Rule) -> String {
     let effect = if r.effect() == v1::access_policy::Effect::Deny { "deny" } else { "allow" };
     let mut out = format!("{effect} {}", r.members.join(" "));
     for (k, v) in &r.claims {
@@ -205,6 +209,9 @@ fn rule_words(r: &v1::access_policy::Rule) -> String {
     }
     if !r.issuer.is_empty() {
         out.push_str(&format!(" of {}", r.issuer));
+    }
+    if r.role() > v1::Role::User {
+        out.push_str(&format!(" as {}", r.role().as_str_name().to_lowercase()));
     }
     for p in &r.path_prefixes {
         out.push_str(&format!(" under {p}"));

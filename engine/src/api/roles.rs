@@ -67,10 +67,11 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Access/IssueLocalToken", Need::LocalPeer),
     ("syp.v1.Access/GetAccessPolicy", Need::Instance(Role::Viewer)),
     ("syp.v1.Access/SetAccessPolicy", Need::Instance(Role::Operator)),
+    ("syp.v1.Access/ListPolicyChanges", Need::Instance(Role::Viewer)),
     ("syp.v1.Access/TestAccess", Need::Instance(Role::Operator)),
-    ("syp.v1.Access/CreateToken", Need::Global(Role::Admin)),
-    ("syp.v1.Access/ListTokens", Need::Global(Role::Admin)),
-    ("syp.v1.Access/RevokeToken", Need::Global(Role::Admin)),
+    ("syp.v1.Access/CreateToken", Need::Instance(Role::Operator)),
+    ("syp.v1.Access/ListTokens", Need::Instance(Role::Operator)),
+    ("syp.v1.Access/RevokeToken", Need::Instance(Role::Operator)),
     ("syp.v1.Secrets/CreateSecret", Need::Global(Role::Operator)),
     ("syp.v1.Secrets/AddSecretVersion", Need::Global(Role::Operator)),
     ("syp.v1.Secrets/GetSecret", Need::Global(Role::Viewer)),
@@ -84,6 +85,7 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Server/CheckStore", Need::Global(Role::Admin)),
     ("syp.v1.Audit/ListAuditEvents", Need::Global(Role::Admin)),
     ("syp.v1.Audit/WatchAuditEvents", Need::Global(Role::Admin)),
+    ("syp.v1.Audit/CheckAuditTrail", Need::Global(Role::Admin)),
 ];
 
 /// What a method needs; `None`: unknown, refused.

@@ -65,6 +65,7 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
             ),
         });
     }
+    api.identities.machines().load(&**api.engine.store()).await?;
     let guard = Guard::new(
         Arc::clone(&api.identities),
         Arc::clone(api.engine.store()),

@@ -95,6 +95,10 @@ impl Api {
                     (e.budget, e.set_budget) = (asked.budget.clone(), true);
                 }
                 "spec.protect" => (e.protect, e.set_protect) = (asked.protect, true),
+                "spec.cors_origins" => {
+                    validate::cors(p, &asked.cors_origins)?;
+                    (e.cors_origins, e.set_cors) = (asked.cors_origins.clone(), true);
+                }
                 "spec.access" => e.access = Some(asked.access.clone().unwrap_or_default()),
                 "spec.operators" => e.operators = Some(asked.operators.clone().unwrap_or_default()),
                 other => fields.push(revision_field(other)?),
@@ -316,6 +320,7 @@ fn paths(mask: &[String], new: &v1::Instance, i: &Instance) -> Result<Vec<String
         ("spec.ttl", asked.ttl.is_some() && asked.ttl != held.ttl),
         ("spec.protect", asked.protect != held.protect),
         ("spec.budget", asked.budget.is_some() && asked.budget != held.budget),
+        ("spec.cors_origins", !asked.cors_origins.is_empty() && asked.cors_origins != held.cors_origins),
         ("spec.access", other_rules(&asked.access, &held.access)),
         ("spec.operators", other_rules(&asked.operators, &held.operators)),
     ];
@@ -336,7 +341,7 @@ fn revision_field(path: &str) -> Result<&str, Status> {
     Err(invalid(
         "update_mask",
         &format!(
-            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.budget, spec.protect, spec.{}",
+            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.budget, spec.protect, spec.cors_origins, spec.{}",
             REVISION.join(", spec.")
         ),
     ))

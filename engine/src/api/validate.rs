@@ -147,6 +147,7 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     if let Some(r) = &s.resources {
         resources(r)?;
     }
+    cors("spec.cors_origins", &s.cors_origins)?;
     for k in s.env.keys() {
         if k.is_empty() || k.contains(['=', '\0']) {
             return Err(invalid("spec.env", &format!("'{k}' can't be the name of a variable")));
@@ -205,6 +206,18 @@ pub fn grace(field: &str, d: Option<&prost_types::Duration>) -> Result<Option<i6
 /// `INVALID_ARGUMENT` with the policy's own words.
 pub fn access(field: &str, p: &v1::AccessPolicy) -> Result<(), Status> {
     door::policy(p).validate().map_err(|e| invalid_policy(field, &e))
+}
+
+/// Origins of browser apps.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming the field.
+pub fn cors(field: &str, origins: &[String]) -> Result<(), Status> {
+    const MOST: usize = 50;
+    if origins.len() > MOST {
+        return Err(invalid(field, &format!("at most {MOST} origins")));
+    }
+    origins.iter().try_for_each(|o| syp_auth::cors::origin(o).map(drop).map_err(|e| invalid(field, &e)))
 }
 
 /// In the policy's own words.

@@ -22,20 +22,23 @@ use tonic::Status;
 /// What handlers return.
 pub type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
-const HEARTBEAT: Duration = Duration::from_secs(20);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 /// What steps say they wait for changes without a record.
 const LOOK: Duration = Duration::from_millis(500);
 /// Changes of one moment go out together.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Why a stream looks again.
-enum Woke {
+pub(super) enum Woke {
     News,
     Beat,
 }
 
 /// Waits for news; every `beat` without any is a reason to look too.
-async fn woken(news: &mut tokio::sync::watch::Receiver<u64>, beat: Duration) -> Result<Woke, Status> {
+pub(super) async fn woken(
+    news: &mut tokio::sync::watch::Receiver<u64>,
+    beat: Duration,
+) -> Result<Woke, Status> {
     tokio::select! {
         changed = news.changed() => changed.map(|()| Woke::News).map_err(|_| Status::unavailable("the engine stops")),
         () = tokio::time::sleep(beat) => Ok(Woke::Beat),
@@ -315,6 +318,13 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             ("condition", c.r#type, c.reason, word, 0)
         }
         Some(Body::Edited(_)) => ("edited", String::new(), String::new(), "changed".into(), 0),
+        Some(Body::TokenChanged(t)) => {
+            let word = match &t.created {
+                Some(new) => format!("token {} for {} is made", new.id, new.display_name),
+                None => format!("token {} is revoked", t.revoked),
+            };
+            ("token", String::new(), String::new(), word, 0)
+        }
         Some(Body::Revised(x)) => {
             let new = x.revision.clone().unwrap_or_default();
             let image = new.spec.map_or_else(String::new, |s| s.image);

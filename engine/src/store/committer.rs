@@ -2,11 +2,11 @@
 //!
 //! No timer: batches form by themselves under load. A failed sync is final (the kernel may have dropped the pages): the
 //! committer stops and with it the engine, which is safe to start again.
-use super::{Error, Kv, Op};
+use super::{Error, Kv, Op, chain::Chain};
 use crate::id::InstanceId;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, thread};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
@@ -22,7 +22,18 @@ pub struct Job {
     pub(super) last: bool,
     pub(super) answer_key: Option<Vec<u8>>,
     pub(super) ops: Vec<Op>,
+    /// Rows for the audit trail, which get their places here.
+    pub(super) audit: Vec<Vec<u8>>,
     pub(super) reply: oneshot::Sender<Result<(), Error>>,
+}
+
+/// What the committer goes on from.
+pub struct State {
+    /// Number of the last record of every instance.
+    heads: HashMap<InstanceId, u64>,
+    chain: Chain,
+    /// Told of the last audit row that is durable.
+    tick: watch::Sender<u64>,
 }
 
 /// Sends to the committer; a full queue makes the sender wait.
@@ -37,22 +48,50 @@ pub enum Handle {
 /// What an inline committer holds.
 pub struct Inline {
     kv: Arc<dyn Kv>,
-    heads: Mutex<HashMap<InstanceId, u64>>,
+    state: Mutex<State>,
 }
 
-/// Starts the thread. `heads` holds the number of the last record of every instance.
-pub(super) fn start(kv: Arc<dyn Kv>, heads: HashMap<InstanceId, u64>) -> Result<Handle, Error> {
+/// Starts the thread.
+pub(super) fn start(kv: Arc<dyn Kv>, state: State) -> Result<Handle, Error> {
     let (tx, rx) = mpsc::channel(QUEUE);
     thread::Builder::new()
         .name("committer".into())
-        .spawn(move || run(&*kv, heads, rx))
+        .spawn(move || run(&*kv, state, rx))
         .map_err(|e| Error::Io(e.to_string()))?;
     Ok(Handle::Thread(tx))
 }
 
 /// Commits where they are asked for.
-pub(super) fn inline(kv: Arc<dyn Kv>, heads: HashMap<InstanceId, u64>) -> Handle {
-    Handle::Inline(Arc::new(Inline { kv, heads: Mutex::new(heads) }))
+pub(super) fn inline(kv: Arc<dyn Kv>, state: State) -> Handle {
+    Handle::Inline(Arc::new(Inline { kv, state: Mutex::new(state) }))
+}
+
+// === impl State ===
+
+impl State {
+    pub(super) fn new(heads: HashMap<InstanceId, u64>, chain: Chain) -> Self {
+        Self { heads, chain, tick: watch::Sender::new(chain.seq()) }
+    }
+
+    /// Number of the last audit row.
+    pub(super) fn audit(&self) -> watch::Receiver<u64> {
+        self.tick.subscribe()
+    }
+
+    /// What became durable is told.
+    fn written(&self) {
+        self.tick.send_if_modified(|seq| std::mem::replace(seq, self.chain.seq()) != self.chain.seq());
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Without anything to write.
+    pub(super) fn empty(reply: oneshot::Sender<Result<(), Error>>) -> Self {
+        let (ops, audit) = (Vec::new(), Vec::new());
+        Self { id: None, expect_head: 0, records: 0, last: false, answer_key: None, ops, audit, reply }
+    }
 }
 
 // === impl Handle ===
@@ -62,8 +101,16 @@ impl Handle {
         match self {
             Self::Thread(tx) => tx.send(job).await.map_err(|_| Error::Stopped),
             Self::Inline(all) => {
-                let done = admit(&*all.kv, &mut all.heads.lock(), &mut Vec::new(), &job);
-                let done = done.and_then(|()| all.kv.apply(job.ops)).and_then(|()| all.kv.sync());
+                let state = &mut *all.state.lock();
+                let (mut chain, mut ops) = (state.chain, job.ops);
+                let job = Job { ops: Vec::new(), ..job };
+                let done = admit(&*all.kv, &mut state.heads, &mut Vec::new(), &job);
+                let done = done.and_then(|()| chain.add(job.audit, &mut ops));
+                let done = done.and_then(|()| all.kv.apply(ops)).and_then(|()| all.kv.sync());
+                if done.is_ok() {
+                    state.chain = chain;
+                    state.written();
+                }
                 let _ = job.reply.send(done);
                 Ok(())
             }
@@ -71,7 +118,7 @@ impl Handle {
     }
 }
 
-fn run(kv: &dyn Kv, mut heads: HashMap<InstanceId, u64>, mut rx: mpsc::Receiver<Job>) {
+fn run(kv: &dyn Kv, mut state: State, mut rx: mpsc::Receiver<Job>) {
     while let Some(first) = rx.blocking_recv() {
         let mut ops = Vec::new();
         let mut replies = Vec::new();
@@ -79,11 +126,13 @@ fn run(kv: &dyn Kv, mut heads: HashMap<InstanceId, u64>, mut rx: mpsc::Receiver<
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(job) = next {
-            match admit(kv, &mut heads, &mut answers, &job) {
+            let admitted = admit(kv, &mut state.heads, &mut answers, &job);
+            let before = ops.len();
+            match admitted.and_then(|()| state.chain.add(job.audit, &mut ops)) {
                 Ok(()) => {
-                    bytes +=
-                        job.ops.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum::<usize>();
                     ops.extend(job.ops);
+                    let new = ops.iter().skip(before);
+                    bytes += new.map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum::<usize>();
                     replies.push(job.reply);
                 }
                 Err(e) => drop(job.reply.send(Err(e))),
@@ -95,6 +144,9 @@ fn run(kv: &dyn Kv, mut heads: HashMap<InstanceId, u64>, mut rx: mpsc::Receiver<
         }
         let done = kv.apply(ops).and_then(|()| kv.sync());
         let failed = done.is_err();
+        if !failed {
+            state.written();
+        }
         for reply in replies {
             // a caller that went away has its record all the same
             let _ = reply.send(done.clone());

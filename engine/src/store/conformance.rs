@@ -203,8 +203,8 @@ async fn what_is_old_goes(store: &dyn Store, gone: InstanceId, live: InstanceId)
     if has("caller|old").await? || !has("caller|young").await? {
         return Err("answers go when they expire, and not before".into());
     }
-    let audit = store.audit(10).await.map_err(text)?;
-    if audit.iter().map(|a| a.at_ms).ne([99 * day]) {
+    let audit = store.audit(None, 10).await.map_err(text)?;
+    if audit.iter().map(|a| a.audit.at_ms).ne([99 * day]) {
         return Err(format!("audit rows stay 90 days: {audit:?}"));
     }
     if !store.events(gone, 0, 10).await.map_err(text)?.is_empty()

@@ -1,6 +1,7 @@
 //! The layout over an ordered key-value store.
 use super::{
-    Commit, Error, Loaded, Store,
+    AuditRow, Checked, Commit, Error, Link, Loaded, Store,
+    chain::{self, Chain},
     committer::{self, Job},
     series, trim,
 };
@@ -13,15 +14,9 @@ use crate::{
     series::{Point, Tier},
 };
 use async_trait::async_trait;
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
-use syp_proto::journal::{Answer, Audit, Entry, Instance, Record, SeriesHead};
-use tokio::sync::oneshot;
+use std::{collections::HashMap, sync::Arc};
+use syp_proto::journal::{Answer, Entry, Instance, Record, SeriesHead};
+use tokio::sync::{oneshot, watch};
 
 /// Format of the whole store.
 const FORMAT: u64 = 1;
@@ -50,7 +45,7 @@ struct KvStore {
     committer: committer::Handle,
     id: StoreId,
     epoch: u64,
-    audit_no: AtomicU32,
+    audit: watch::Receiver<u64>,
 }
 
 /// Opens a store: checks the format, counts the boot, starts the committer.
@@ -66,12 +61,12 @@ pub fn open(kv: Arc<dyn Kv>) -> Result<Arc<dyn Store>, Error> {
 /// # Errors
 /// As [`open`].
 pub fn open_inline(kv: Arc<dyn Kv>) -> Result<Arc<dyn Store>, Error> {
-    open_with(kv, |kv, heads| Ok(committer::inline(kv, heads)))
+    open_with(kv, |kv, state| Ok(committer::inline(kv, state)))
 }
 
 fn open_with(
     kv: Arc<dyn Kv>,
-    start: impl FnOnce(Arc<dyn Kv>, HashMap<InstanceId, u64>) -> Result<committer::Handle, Error>,
+    start: impl FnOnce(Arc<dyn Kv>, committer::State) -> Result<committer::Handle, Error>,
 ) -> Result<Arc<dyn Store>, Error> {
     let number = |k: &[u8]| -> Result<Option<u64>, Error> {
         kv.get(k)?
@@ -108,8 +103,10 @@ fn open_with(
             heads.insert(id, head);
         }
     }
-    let committer = start(Arc::clone(&kv), heads)?;
-    Ok(Arc::new(KvStore { kv, committer, id, epoch, audit_no: AtomicU32::new(0) }))
+    let state = committer::State::new(heads, Chain::open(&*kv)?);
+    let audit = state.audit();
+    let committer = start(Arc::clone(&kv), state)?;
+    Ok(Arc::new(KvStore { kv, committer, id, epoch, audit }))
 }
 
 /// The next page of live instances: ids and checkpoints.
@@ -198,12 +195,6 @@ impl KvStore {
         for row in &c.series {
             ops.push(series::op(row)?);
         }
-        for a in &c.audit {
-            let n = self.audit_no.fetch_add(1, Ordering::Relaxed);
-            let k =
-                [&b"a|"[..], &a.at_ms.to_be_bytes(), &self.epoch.to_be_bytes(), &n.to_be_bytes()].concat();
-            ops.push((k, Some(codec::encode(Kind::Audit, a).map_err(too_large)?)));
-        }
         Ok(ops)
     }
 
@@ -248,7 +239,7 @@ impl KvStore {
         let n = ops.len();
         if n > 0 {
             let (reply, answer) = oneshot::channel();
-            let job = Job { id: None, expect_head: 0, records: 0, last: false, answer_key: None, ops, reply };
+            let job = Job { ops, ..Job::empty(reply) };
             self.committer.send(job).await?;
             answer.await.map_err(|_| Error::Stopped)??;
         }
@@ -272,12 +263,13 @@ impl Store for KvStore {
 
     async fn commit(&self, c: Commit) -> Result<(), Error> {
         let ops = self.encode(&c)?;
+        let audit = c.audit.iter().map(chain::encoded).collect::<Result<Vec<_>, _>>()?;
         let (reply, answer) = oneshot::channel();
         let records = c.records.len() as u64;
         let last = c.checkpoint.as_ref().is_some_and(|i| i.state == State::Destroyed as i32);
         let answer_key = c.answer.as_ref().map(|(k, _)| answer_key(k));
         self.committer
-            .send(Job { id: c.id, expect_head: c.expect_head, records, last, answer_key, ops, reply })
+            .send(Job { id: c.id, expect_head: c.expect_head, records, last, answer_key, ops, audit, reply })
             .await?;
         answer.await.map_err(|_| Error::Stopped)?
     }
@@ -323,9 +315,20 @@ impl Store for KvStore {
         self.kv.get(&[b"s|", name.as_bytes()].concat())
     }
 
-    async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error> {
-        let rows = self.kv.scan(b"a|", b"a}", limit, true)?;
-        Ok(rows.iter().filter_map(|(_, v)| codec::decode(Kind::Audit, v).ok()).collect())
+    async fn audit(&self, before: Option<&[u8]>, limit: usize) -> Result<Vec<AuditRow>, Error> {
+        chain::before(&*self.kv, before, limit)
+    }
+
+    async fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, Error> {
+        chain::after(&*self.kv, seq, limit)
+    }
+
+    fn audit_head(&self) -> watch::Receiver<u64> {
+        self.audit.clone()
+    }
+
+    async fn check_audit(&self, known: Option<Link>) -> Result<Checked, Error> {
+        chain::check(&*self.kv, known)
     }
 
     async fn series(
@@ -382,6 +385,9 @@ impl Store for KvStore {
                     _ => {}
                 }
             }
+        }
+        if let Some((seq, why)) = chain::check(&*self.kv, None)?.broken {
+            bad.push(format!("audit row {seq}: {why}"));
         }
         Ok((count, bad))
     }

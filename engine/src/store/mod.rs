@@ -7,12 +7,13 @@
 //! l|uid|first seq BE     one commit of records
 //! n|project/name|0|time  uid: every incarnation of a name
 //! d|caller|0|key         answer to a request id
-//! a|time BE|n            audit
+//! c|seq BE               audit, a chain of hashes        a|time BE|n  as versions before the chain wrote it
 //! s|name                 settings
 //! g|tier|time BE|uid     points of one resolution, from a time on
 //! h|uid                  where the next difference of an instance's counters begins
 //! k|uid|kind|name|n      a sealed secret of an instance; they go with it
 //! ```
+mod chain;
 mod committer;
 pub mod conformance;
 mod kv;
@@ -21,6 +22,7 @@ mod series;
 mod sled_kv;
 mod trim;
 
+pub use chain::{AuditRow, Checked, Hash, Link};
 pub use kv::{Kv, Op, Pair, open, open_inline};
 pub use mem::MemKv;
 pub use sled_kv::SledKv;
@@ -32,6 +34,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use syp_proto::journal::{Answer, Audit, Instance, Record, SeriesHead};
+use tokio::sync::watch;
 
 /// Everything that becomes durable together.
 #[derive(Debug, Default, Clone)]
@@ -131,8 +134,14 @@ pub trait Store: Send + Sync + 'static {
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
     /// A sealed secret.
     async fn sealed(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
-    /// Audit rows, newest first.
-    async fn audit(&self, limit: usize) -> Result<Vec<Audit>, Error>;
+    /// Audit rows before a key (`None`: from the end), newest first.
+    async fn audit(&self, before: Option<&[u8]>, limit: usize) -> Result<Vec<AuditRow>, Error>;
+    /// Audit rows after a number, oldest first.
+    async fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, Error>;
+    /// Number of the last audit row; wakes when there are more.
+    fn audit_head(&self) -> watch::Receiver<u64>;
+    /// Computes the chain of audit rows anew; `known` is a row that somebody remembers.
+    async fn check_audit(&self, known: Option<Link>) -> Result<Checked, Error>;
     /// Points of one resolution from rows that touch `from..to`, in order; a row that can't be read is a gap.
     async fn series(&self, id: InstanceId, tier: Tier, from: Millis, to: Millis)
     -> Result<Vec<Point>, Error>;

@@ -1,6 +1,6 @@
 //! What is kept for a time only. The receipt and the cost of a destroyed instance stay for ever; its journal does not.
 use super::{
-    Error, Kv, Op, Pair,
+    Error, Kv, Op, Pair, chain,
     kv::{PAGE, log_key, uid},
     series,
 };
@@ -23,8 +23,7 @@ pub(super) const MOST: usize = 2_000;
 pub(super) fn over(kv: &dyn Kv, now: Millis) -> Result<Vec<Op>, Error> {
     let mut out: Vec<Op> = Vec::new();
     let old = now - HISTORY_MS;
-    let until = [&b"a|"[..], &old.max(0).to_be_bytes()].concat();
-    out.extend(kv.scan(b"a|", &until, MOST, false)?.into_iter().map(|(k, _)| (k, None)));
+    chain::over(kv, old, MOST, &mut out)?;
     // of all resolutions: only the sampler knows which points of a finer one are summed up already
     out.extend(series::over(kv, |_| Tier::Hours.over_ms(now))?);
     each(kv, b"d|", b"d}", |k, v| {

@@ -233,6 +233,8 @@ pub fn config(issuer: &Issuer, apps: &[&App]) -> Result<GateConfig> {
         audiences: vec![AUDIENCE.to_owned()],
         issuers: vec![issuer.config()?],
         policy: allow(&[ALICE]),
+        tokens: vec![],
+        cors_origins: vec![],
         upstreams: apps.iter().enumerate().map(upstream).collect(),
         protocol: Protocol::Auto,
         probe: Probe { path: None, period_ms: 200, timeout_ms: 1_000 },
