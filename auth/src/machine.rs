@@ -168,7 +168,7 @@ mod tests {
             MachineToken { id: String::new(), ..good.clone() },
             MachineToken { sha256: "00".into(), ..good.clone() },
             MachineToken { sha256: "zz".repeat(32), ..good.clone() },
-            MachineToken { paths: vec!["/a/../b".into()], ..good.clone() },
+            MachineToken { paths: vec!["/a/../b".into()], ..good },
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
         }

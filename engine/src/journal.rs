@@ -29,7 +29,7 @@ pub enum Kind {
     /// `journal.Audit`, as versions before the chain wrote it.
     Audit = 4,
     /// `journal.ChainedAudit`.
-    ChainedAudit = 5,
+    ChainedAudit = 8,
 }
 
 /// Why bytes are not a value.
