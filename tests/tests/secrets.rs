@@ -96,6 +96,12 @@ fn an_app_has_its_secrets_and_no_byte_of_them_is_written_down() -> Result<()> {
     // the same again is the same
     let s = said(e.run(&["set", "shop", "--secret", &secrets[0], "--yes"])?);
     ensure!(s.code == 0 && s.out.contains("shop-1"), "a value that it has makes no revision: {}", s.out);
+    let s = said(e.run(&args("shop"))?);
+    ensure!(s.code == 0, "and up attaches: {}", s.err);
+    let wrong = format!("DB=@{}", file("wrong", "another")?);
+    let up = ["up", "shop", "--image", "syp-test/hello", "--port", "8080", "--allow", ALICE, "--yes"];
+    let s = said(e.run(&[&up[..], &["--secret", &wrong, "--secret-file", &secrets[1]]].concat())?);
+    ensure!(s.code == 7 && s.err.contains("secrets"), "another value is another spec: {} {}", s.code, s.err);
     // another value restarts only what uses it
     let before = container(&e, "other", "app-")?;
     let rotated = format!("DB=@{}", file("next", &next)?);

@@ -227,7 +227,9 @@ impl Api {
         };
         let i = cell.get();
         a.require_on(&i, Role::Viewer)?;
-        self.attach(a, r, &i).map(Some)
+        let given = r.instance.as_ref().and_then(|i| i.spec.clone()).unwrap_or_default().secrets;
+        let same = self.are_its_secrets(&i, &given).await;
+        self.attach(a, r, &i, same).map(Some)
     }
 
     /// `up` on a name that exists: the same spec attaches, another one is a conflict.
@@ -236,11 +238,15 @@ impl Api {
         a: &Authz,
         r: &v1::CreateInstanceRequest,
         i: &journal::Instance,
+        same_secrets: bool,
     ) -> Result<Operation, Status> {
         let (why, hint) = if i.state() == State::Draining {
             ("it is draining".to_owned(), "take it down first: 'sypctl down'")
         } else {
-            let other = differences(a, r, i);
+            let mut other = differences(a, r, i);
+            if !same_secrets && !other.iter().any(|f| f == "secrets") {
+                other.push("secrets".into());
+            }
             if other.is_empty() {
                 return Ok(newest_operation(i, self.engine.clock().now()));
             }

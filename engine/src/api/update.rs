@@ -117,6 +117,15 @@ impl Api {
         Ok(Change { edited: beside.then_some(e), spec, revision, sealed })
     }
 
+    /// Are these the values that an instance has? Those without a value are not asked about.
+    pub(super) async fn are_its_secrets(&self, i: &Instance, given: &[v1::SecretRef]) -> bool {
+        let Some(uid) = InstanceId::parse(&i.uid) else { return false };
+        let held = i.spec.clone().unwrap_or_default().secrets;
+        let mut given = given.to_vec();
+        self.known_values(uid, &held, &mut given).await;
+        given.iter().all(|r| r.value.is_empty())
+    }
+
     /// A value that the serving revision has already makes no other version of it.
     async fn known_values(&self, uid: InstanceId, held: &[v1::SecretRef], asked: &mut [v1::SecretRef]) {
         let (vault, store) = (Arc::clone(self.engine.vault()), Arc::clone(self.engine.store()));

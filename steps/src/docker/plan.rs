@@ -202,7 +202,9 @@ impl Builder<'_> {
         // what an update that failed left behind gets nothing more; what will be replaced where it is goes on until then
         let mut others = self.known(&r.retire, Some(true));
         others.extend(self.known(&r.replace, None));
-        let routes = self.routes(&open, &[], &others, 0);
+        // with nothing of this revision there yet, callers wait for the first one that comes back
+        let hold_ms = if r.keep.is_empty() && !r.replace.is_empty() { HOLD_MS } else { 0 };
+        let routes = self.routes(&open, &[], &others, hold_ms);
         self.route("config", &["gate".into()], &routes);
         let mut before_probe = vec!["config".to_owned()];
         for n in &open {
