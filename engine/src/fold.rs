@@ -270,6 +270,7 @@ fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
 
 /// Other prices from now on; what was spent before stays as it was.
 fn repriced(i: &mut Instance, r: &Record, p: &journal::Repriced) {
+    update::priced(i);
     for price in &p.prices {
         meter::settle(i, price.entry, r.at_ms);
         if let Ok(row) = row(i, price.entry) {

@@ -14,6 +14,7 @@ mod paths;
 mod protocols;
 mod reload;
 mod replicas;
+mod routes;
 mod streaming;
 mod tls;
 mod token;

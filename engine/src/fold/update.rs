@@ -52,7 +52,7 @@ pub(super) fn activated(i: &mut Instance, r: &Record) {
 }
 
 /// Rows of former versions have no rate of their own; before the instance's changes they get their share of it.
-fn priced(i: &mut Instance) {
+pub(super) fn priced(i: &mut Instance) {
     let Some(rate) = i.hourly_rate.clone() else { return };
     let shares = i.ledger.iter().filter(|r| r.billed && r.hourly.is_none() && !over(r)).count().max(1);
     let share = cost::money(cost::decimal(&rate) / Decimal::from(shares), &rate.currency_code);

@@ -29,6 +29,11 @@ pub(super) fn complete(cx: &StepCx) -> Result<GateConfig, Failure> {
     let routes = Routes::read(&cx.routes, Some(&cx.spec));
     let mut config = cx.gate.clone();
     config.upstreams = routes.upstreams(subnet(cx)?);
+    // only what differs: gates of a former version know no more than that
+    for u in &mut config.upstreams {
+        u.protocol = u.protocol.filter(|p| *p != config.protocol);
+        u.probe = u.probe.take().filter(|p| *p != config.probe);
+    }
     config.hold_ms = routes.hold_ms;
     Ok(config)
 }
