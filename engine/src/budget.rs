@@ -12,18 +12,20 @@ use syp_proto::{
         budget::{Action, Period},
     },
 };
+use time::{Duration, OffsetDateTime};
 
-/// When the period of a time began; the beginning of time for one without an end.
+/// When the period of a time began (UTC; weeks begin on Mondays); the beginning of time for one without an end.
 pub fn begins(period: Period, now: Millis) -> Millis {
-    let day = meter::day(now);
+    // a clock beyond the calendar has no periods
+    let Ok(at) = OffsetDateTime::from_unix_timestamp(now.div_euclid(1_000)) else { return 0 };
+    let date = at.date();
     let first = match period {
-        Period::Day => day,
-        // 1970 began on a Thursday; weeks begin on Mondays
-        Period::Week => day - (day + 3).rem_euclid(7),
-        Period::Month => day - i64::from(day_of_month(day)) + 1,
-        Period::Lifetime | Period::Unspecified => return 0,
+        Period::Day => Some(date),
+        Period::Week => date.checked_sub(Duration::days(date.weekday().number_days_from_monday().into())),
+        Period::Month => date.replace_day(1).ok(),
+        Period::Lifetime | Period::Unspecified => None,
     };
-    first * meter::DAY_MS
+    first.map_or(0, |d| d.midnight().assume_utc().unix_timestamp() * 1_000)
 }
 
 /// When it ends; `None`: never.
@@ -37,16 +39,6 @@ fn ends(period: Period, now: Millis) -> Option<Millis> {
         Period::Lifetime | Period::Unspecified => return None,
     };
     Some(begin + days * meter::DAY_MS)
-}
-
-/// The day of the month, from days since 1970 (the civil calendar, by Howard Hinnant's algorithm).
-fn day_of_month(day: i64) -> u8 {
-    let z = day + 719_468;
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    u8::try_from(doy - (153 * mp + 2) / 5 + 1).unwrap_or(1)
 }
 
 /// What a budget says now.
@@ -141,7 +133,6 @@ mod tests {
         assert_eq!(begins(Period::Week, at), (leap - 3) * DAY_MS);
         assert_eq!(begins(Period::Month, at), (leap - 28) * DAY_MS);
         assert_eq!(ends(Period::Month, at), Some((leap + 1) * DAY_MS));
-        assert_eq!(day_of_month(0), 1);
         assert_eq!((begins(Period::Lifetime, at), ends(Period::Lifetime, at)), (0, None));
     }
 

@@ -116,6 +116,7 @@ impl Engine {
             kill: CancellationToken::new(),
             cells: RwLock::default(),
             names: Mutex::default(),
+            pricing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
         });
         let engine = Self { inner };

@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub cells: RwLock<HashMap<InstanceId, Arc<Cell>>>,
     /// Newest incarnation of each live name.
     pub names: Mutex<HashMap<(String, String), InstanceId>>,
+    /// Held while a tariff is set: the history is read, added to and written.
+    pub pricing: tokio::sync::Mutex<()>,
     pub tasks: TaskTracker,
 }
 

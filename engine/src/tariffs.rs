@@ -42,6 +42,7 @@ impl Engine {
     /// # Errors
     /// What a target does not take, or the store's.
     pub async fn set_tariff(&self, new: Tariff, who: &Caller) -> Result<Tariff, Error> {
+        let _guard = self.inner.pricing.lock().await;
         let held = self.targets().find_map(|t| t.tariff());
         let mut tariffs = all(&**self.store()).await?;
         if tariffs.is_empty() {
@@ -61,7 +62,7 @@ impl Engine {
         if let Err(e) = self.store().commit(commit).await {
             // what is not on disk does not count
             if let Some(held) = held {
-                let _ = self.targets().try_for_each(|t| t.set_tariff(&held));
+                self.targets().try_for_each(|t| t.set_tariff(&held)).map_err(Error::Refused)?;
             }
             return Err(e.into());
         }

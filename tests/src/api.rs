@@ -21,7 +21,7 @@ use syp_engine::{
     store::{Store, open},
     vault::Vault,
 };
-use syp_proto::v1;
+use syp_proto::v1::{self, instances_client::InstancesClient};
 use syp_steps::fake::{Behaviour, FakeCloud};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -72,6 +72,27 @@ pub type Conn = InterceptedService<Channel, Bearer>;
 // === impl World ===
 
 impl World {
+    /// A server with an instance of this name that serves.
+    ///
+    /// # Errors
+    /// It does not come to serve.
+    pub async fn serving(name: &str) -> Result<Self> {
+        let w = Self::new().await?;
+        let mut i = InstancesClient::new(w.connect(Some("admin@example.com")).await?);
+        i.create_instance(create(name)).await?;
+        let ask = v1::GetInstanceRequest {
+            name: format!("projects/default/instances/{name}"),
+            ..Default::default()
+        };
+        for _ in 0..500 {
+            if i.get_instance(ask.clone()).await?.get_ref().state() == v1::instance::State::Serving {
+                return Ok(w);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::bail!("{name} does not serve")
+    }
+
     /// Starts a server over an empty store.
     ///
     /// # Errors
@@ -101,7 +122,7 @@ impl World {
     /// # Errors
     /// It does not start.
     pub async fn start(&mut self) -> Result<()> {
-        let store: Arc<dyn Store> = open(Arc::new(self.disk.clone()))?;
+        let store: Arc<dyn Store> = open(Arc::new(self.disk.taken_over()?))?;
         let local = self.issuer(&*store)?;
         let issuers =
             jwks::Issuers::new(jwks::Options::default(), Fetcher::new(Duration::from_secs(1), None)?);

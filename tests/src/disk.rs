@@ -8,11 +8,26 @@ use syp_engine::store::{Error, Kv, MemKv, Op, Pair};
 pub struct Disk {
     mem: MemKv,
     held: Arc<(Mutex<bool>, Condvar)>,
+    /// Which process has it, and which one this handle was given to.
+    owner: Arc<Mutex<u64>>,
+    me: u64,
 }
 
 // === impl Disk ===
 
 impl Disk {
+    /// For another process: whatever the one before still wants to write is not written any more, as after `kill -9`.
+    ///
+    /// # Errors
+    /// The memory's.
+    pub fn taken_over(&self) -> Result<Self, Error> {
+        let mut owner = self.owner.lock();
+        *owner += 1;
+        // what it had handed to the system is there
+        self.mem.sync()?;
+        Ok(Self { me: *owner, ..self.clone() })
+    }
+
     /// From now on no write ends.
     pub fn hold(&self) {
         *self.held.0.lock() = true;
@@ -55,7 +70,8 @@ impl Disk {
 
 impl Kv for Disk {
     fn apply(&self, ops: Vec<Op>) -> Result<(), Error> {
-        self.mem.apply(ops)
+        let owner = self.owner.lock();
+        if *owner == self.me { self.mem.apply(ops) } else { Err(Error::Stopped) }
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -64,7 +80,8 @@ impl Kv for Disk {
             self.held.1.wait(&mut held);
         }
         drop(held);
-        self.mem.sync()
+        let owner = self.owner.lock();
+        if *owner == self.me { self.mem.sync() } else { Err(Error::Stopped) }
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
