@@ -83,7 +83,8 @@ fn twenty_updates_five_failed_ones_and_five_rollbacks_lose_no_request() -> Resul
 fn the_only_replica_of_an_image_with_a_volume_is_replaced_and_callers_wait() -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     let e = Engine::new(&sypctl)?;
-    let (url, token) = serving(&e, "keeper", &[], "syp-test/volume", "8080")?;
+    // one that takes a moment to listen: that the gate reached the one before it in its place proves nothing
+    let (url, token) = serving(&e, "keeper", &["--env", "WAIT=1"], "syp-test/volume", "8080")?;
     let app = |e: &Engine| syp_tests::conformance::Docker::container(e, "keeper", "app-0");
     sh("docker", &["exec", &app(&e)?, "/bin/busybox", "sh", "-c", "echo kept > /data/mark"])?;
     let load = Load::start(&url, "/", &token, 4)?;

@@ -6,7 +6,7 @@
 //!                     └─> volume-N-M ────────────┴─> app-N ─────────┘
 //! update:      image ──> (holder, isolation, app of each new one) ──> standby ──> probe ──> switch
 //!              switch ──> settle ──> final ──> retire-app-N ──> retire-holder-N        (of each old one)
-//! in place:    close-N ──> settle-N ──> retire-app-N ──> retire-holder-N ──> (holder, app) ──> standby-N ──> probe-N
+//! in place:    close-N ──> settle-N ──> forget-N ──> retire-app-N ──> retire-holder-N ──> (holder, app) ──> standby-N ──> probe-N
 //! ```
 use super::{
     client::key,
@@ -252,7 +252,11 @@ impl Builder<'_> {
             let routes = self.routes(&open, &[], &known, HOLD_MS);
             self.route(&close, &last, &routes);
             self.settle(&settle, &close, &[*n]);
-            let gone = self.retire(*n, &settle);
+            // what the gate found out about the old one must not be taken for the new one in its place
+            let forget = format!("forget-{n}");
+            let routes = self.routes(&open, &[], &later, HOLD_MS);
+            self.route(&forget, std::slice::from_ref(&settle), &routes);
+            let gone = self.retire(*n, &forget);
             let made = self.replica(*n, &gone);
             let (standby, probe) = (format!("standby-{n}"), format!("probe-{n}"));
             let routes = self.routes(&open, &[*n], &later, HOLD_MS);

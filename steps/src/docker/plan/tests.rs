@@ -91,6 +91,11 @@ fn an_update_proves_the_new_before_it_touches_the_old() {
     let have = Have { ledger: &rows, revision: 2, routes: &routes, serving: Some(&old) };
     let p = plan(RunKind::Update, &owner(2), &new, &volumes, &have);
     syp_engine::plan::validate(&p).unwrap();
+    // the gate knows nothing of the place while nobody is in it
+    assert_eq!(
+        (open(&p, "forget-0"), after(&p, "retire-app-0")),
+        (vec![(1, false)], &["forget-0".into()][..])
+    );
     assert_eq!(after(&p, "holder-0"), ["retire-holder-0"]);
     assert_eq!(after(&p, "close-1"), ["probe-0"]);
     assert_eq!(open(&p, "close-1"), [(0, false), (1, true)]);
