@@ -1,5 +1,6 @@
 //! `sypctl`: the command line of Serve Yourself Private, and the local engine.
 mod args;
+mod backup;
 mod change;
 mod channel;
 mod client;

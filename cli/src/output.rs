@@ -105,6 +105,19 @@ impl Out {
         Ok(())
     }
 
+    /// What a command of this program has to tell: a document, words or a name.
+    ///
+    /// # Errors
+    /// When it can't be printed.
+    pub fn summary(&self, v: &serde_json::Value, text: &str, name: &str) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => self.data(text),
+            Format::Name => self.data(name),
+            Format::Json | Format::Yaml => self.value(v)?,
+        }
+        Ok(())
+    }
+
     fn written(&self, v: &serde_json::Value) -> Result<String, Failure> {
         if self.format == Format::Yaml {
             return Ok(serde_yaml_ng::to_string(v).map_err(anyhow::Error::from)?);

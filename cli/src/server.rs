@@ -30,6 +30,7 @@ use syp_steps::{
     docker::{self, DockerTarget},
     prices::local::Tariff,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What `sypctl server run` was asked for.
@@ -59,6 +60,9 @@ pub struct ServerOptions {
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// An issuer that does not answer is asked again by itself.
 const ISSUER_TIMEOUT: Duration = Duration::from_secs(2);
+/// An engine that has just ended, or was killed, lets go of its files within this.
+const ENDING: Duration = Duration::from_secs(2);
+const ENDING_LOOK: Duration = Duration::from_millis(20);
 /// How often an engine that may end looks whether there is still something to do.
 const IDLE_LOOK: Duration = Duration::from_secs(60);
 
@@ -77,8 +81,14 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         );
     }
     private_dir(&o.data_dir).with_context(|| format!("{} can't be made", o.data_dir.display()))?;
+    if crate::backup::unfinished(&o.data_dir) {
+        bail!(
+            "a restore of {} was interrupted: run 'sypctl server restore' once more (reason: RESTORE_UNFINISHED)",
+            o.data_dir.display()
+        );
+    }
     let place = o.data_dir.join("store");
-    let store = open_store(&place)?;
+    let store = open_store(&place).await?;
     // a folder of an earlier version, or one that somebody made by hand
     only_ours(&place).with_context(|| format!("{} can't be closed to others", place.display()))?;
     let uid = nix::unistd::getuid().as_raw();
@@ -212,8 +222,15 @@ async fn stop_when_idle(engine: Engine, shutdown: CancellationToken) {
     }
 }
 
-fn open_store(dir: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
-    let kv = SledKv::open(dir).map_err(|e| match e {
+async fn open_store(dir: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
+    let end = Instant::now() + ENDING;
+    let opened = loop {
+        match SledKv::open(dir) {
+            Err(store::Error::Busy(_)) if Instant::now() < end => tokio::time::sleep(ENDING_LOOK).await,
+            other => break other,
+        }
+    };
+    let kv = opened.map_err(|e| match e {
         store::Error::Busy(_) => {
             anyhow::anyhow!("another engine is using {} (reason: STORE_BUSY)", dir.display())
         }
@@ -222,7 +239,12 @@ fn open_store(dir: &Path) -> anyhow::Result<Arc<dyn store::Store>> {
         }
         other => other.into(),
     })?;
-    Ok(store::open(crash::disk(kv))?)
+    store::open(crash::disk(kv)).map_err(|e| match e {
+        store::Error::Newer { .. } => anyhow::anyhow!(
+            "{e}; nothing was changed: use the version of sypctl that wrote it, or a newer one (reason: UNSUPPORTED_VERSION)"
+        ),
+        other => other.into(),
+    })
 }
 
 async fn stored_policy(store: &dyn store::Store) -> anyhow::Result<Option<v1::AccessPolicy>> {

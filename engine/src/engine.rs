@@ -22,7 +22,7 @@ use crate::{
 use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use syp_proto::journal::{Failure, Instance};
+use syp_proto::journal::{self, Failure, Instance, record::Body};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -128,13 +128,26 @@ impl Engine {
             after = Some(last.id);
             page.into_iter().for_each(|l| engine.adopt(cell_of(l)));
         }
+        let cells: Vec<_> = engine.inner.cells.read().values().cloned().collect();
+        engine.tell_of_restore(&cells).await?;
         engine.spawn_timer();
         engine.spawn_trimmer();
-        let cells: Vec<_> = engine.inner.cells.read().values().cloned().collect();
         for cell in cells {
             engine.kick(&cell);
         }
         Ok(engine)
+    }
+
+    /// Every instance must know of a restore before anything else is done to it: what it thinks that gates have may be old.
+    async fn tell_of_restore(&self, cells: &[Arc<Cell>]) -> Result<(), Error> {
+        let Some(at) = store::restored_at(&*self.inner.store).await? else { return Ok(()) };
+        let who = Caller { actor: "engine".into(), ..Default::default() };
+        for cell in cells.iter().filter(|c| c.blocked().is_none() && c.get().restored_ms < at) {
+            let _guard = cell.writer.lock().await;
+            let body = Body::Restored(journal::Restored { restored_ms: at });
+            self.append_locked(cell, vec![body], &who, None).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn adopt(&self, cell: Arc<Cell>) {

@@ -111,6 +111,12 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         }
         Body::Repriced(p) => repriced(i, r, p),
         Body::Drift(_) => {}
+        Body::Restored(x) => {
+            i.restored_ms = x.restored_ms;
+            // above all that gates may have: there are fewer records than milliseconds
+            next_generation(i, u64::try_from(x.restored_ms).unwrap_or(0));
+            (i.gate_retry_ms, i.gate_attempt) = (0, 0);
+        }
         Body::GatePushed(p) => {
             if p.failure.is_some() {
                 i.gate_retry_ms = p.retry_at_ms;
@@ -149,7 +155,7 @@ fn created(i: &mut Instance, r: &Record, c: &journal::Created) -> Result<(), &'s
     i.create_ms = r.at_ms;
     i.generation = 1;
     i.revision = revision::name(&c.name, 1);
-    i.gate_generation = r.seq;
+    next_generation(i, r.seq);
     i.set_state(State::Pending);
     Ok(())
 }
@@ -207,7 +213,7 @@ fn transition(i: &mut Instance, r: &Record, t: &journal::Transition) -> Result<(
     }
     // what the gate does differs only in and out of draining
     if (i.state() == State::Draining) != (to == State::Draining) {
-        i.gate_generation = r.seq;
+        next_generation(i, r.seq);
     }
     i.state = t.to;
     // nobody is served any more, for a reason that is not a failure (a failure has said so itself)
@@ -219,6 +225,11 @@ fn transition(i: &mut Instance, r: &Record, t: &journal::Transition) -> Result<(
         set_condition(i, Condition { r#type: "Ready".into(), status, reason, ..Default::default() }, r.at_ms);
     }
     Ok(())
+}
+
+/// The gate must hear of something new.
+fn next_generation(i: &mut Instance, at_least: u64) {
+    i.gate_generation = at_least.max(i.gate_generation + 1);
 }
 
 /// A `Ready` that tells of no failure.
@@ -239,16 +250,16 @@ fn set_condition(i: &mut Instance, mut c: Condition, at_ms: Millis) {
 }
 
 fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
+    if e.access.is_some() || e.set_cors {
+        next_generation(i, r.seq);
+        i.gate_retry_ms = 0;
+    }
     let spec = i.spec.get_or_insert_default();
     if e.access.is_some() {
         spec.access.clone_from(&e.access);
-        i.gate_generation = r.seq;
-        i.gate_retry_ms = 0;
     }
     if e.set_cors {
         spec.cors_origins.clone_from(&e.cors_origins);
-        i.gate_generation = r.seq;
-        i.gate_retry_ms = 0;
     }
     if e.operators.is_some() {
         spec.operators.clone_from(&e.operators);

@@ -61,6 +61,11 @@ impl Engine {
         self.env.clear();
     }
 
+    /// From now on with another binary, as after an upgrade.
+    pub fn becomes(&mut self, sypctl: &Path) {
+        self.sypctl = sypctl.into();
+    }
+
     /// The binary.
     pub fn sypctl(&self) -> &Path {
         &self.sypctl

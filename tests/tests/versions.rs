@@ -1,8 +1,10 @@
 //! A server of another version: `sypctl` says who is newer and what to do, and works on.
 use anyhow::{Context, Result, ensure};
+use futures_util::stream::BoxStream;
 use std::process::Command;
 use syp_proto::v1::{
-    CheckStoreRequest, CheckStoreResponse, GetServerInfoRequest, ServerInfo, ShutdownServerRequest,
+    BackupChunk, BackupStoreRequest, CheckStoreRequest, CheckStoreResponse, GetServerInfoRequest, ServerInfo,
+    ShutdownServerRequest,
     server_server::{Server, ServerServer},
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -23,6 +25,15 @@ impl Server for Other {
     }
 
     async fn shutdown_server(&self, _: Request<ShutdownServerRequest>) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type BackupStoreStream = BoxStream<'static, Result<BackupChunk, Status>>;
+
+    async fn backup_store(
+        &self,
+        _: Request<BackupStoreRequest>,
+    ) -> Result<Response<Self::BackupStoreStream>, Status> {
         Err(Status::unimplemented(""))
     }
 

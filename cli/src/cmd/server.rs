@@ -1,4 +1,6 @@
 //! `sypctl server`: the engine itself.
+mod backup;
+
 use super::Ctx;
 use crate::{
     client::{Client, Start},
@@ -70,6 +72,19 @@ Examples:
         #[arg(long)]
         force: bool,
     },
+    /// Copy the store and its keys to a file while the engine works on
+    #[command(after_help = "\
+Examples:
+  sypctl server backup syp-2026-11-26.backup
+  sypctl server backup - | age -r RECIPIENT > syp.backup.age")]
+    Backup(backup::Backup),
+    /// Bring a backup back; no engine may run meanwhile
+    #[command(after_help = "\
+Examples:
+  sypctl server restore syp-2026-11-26.backup
+  sypctl server stop && sypctl server restore --replace syp-2026-11-26.backup
+  age -d -i KEY syp.backup.age | sypctl server restore -")]
+    Restore(backup::Restore),
 }
 
 /// Runs it.
@@ -81,6 +96,8 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         Command::Run(r) => serve(ctx, r).await,
         Command::Status => status(ctx).await,
         Command::Stop { force } => stop(ctx, force).await,
+        Command::Backup(a) => backup::backup(ctx, a).await,
+        Command::Restore(a) => backup::restore(ctx, a).await,
     }
 }
 

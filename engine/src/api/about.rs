@@ -1,8 +1,11 @@
 //! `syp.v1.Server`: the engine about itself.
-use super::{Api, VERSION, identity::API_AUDIENCE};
-use crate::{clock::timestamp, error::Error};
+use super::{Api, VERSION, identity::API_AUDIENCE, watch};
+use crate::{clock::timestamp, error::Error, store::FORMAT};
 use syp_proto::v1::{self, server_server::Server};
 use tonic::{Request, Response, Status, async_trait};
+
+/// What a backup is made of.
+pub const BACKUP_FORMAT: u32 = 1;
 
 #[async_trait]
 impl Server for Api {
@@ -33,6 +36,39 @@ impl Server for Api {
     async fn shutdown_server(&self, _: Request<v1::ShutdownServerRequest>) -> Result<Response<()>, Status> {
         self.shutdown.cancel();
         Ok(Response::new(()))
+    }
+
+    type BackupStoreStream = watch::Stream<v1::BackupChunk>;
+
+    async fn backup_store(
+        &self,
+        _: Request<v1::BackupStoreRequest>,
+    ) -> Result<Response<Self::BackupStoreStream>, Status> {
+        use v1::backup_chunk::{Batch, End, Header, Pair, Part};
+        let cells = self.engine.cells();
+        let mut instances: Vec<_> = cells.iter().map(|c| c.get().name.clone()).collect();
+        instances.sort();
+        let header = Header {
+            backup_format: BACKUP_FORMAT,
+            store_format: FORMAT,
+            store_id: self.engine.store().store_id().to_string(),
+            version: VERSION.into(),
+            time: timestamp(self.engine.clock().now()),
+            instances,
+        };
+        let mut parts = self.engine.store().backup();
+        let chunk = |part| v1::BackupChunk { part: Some(part) };
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            yield chunk(Part::Header(header));
+            let mut batches = 0;
+            while let Some(part) = parts.recv().await {
+                let pairs = part.map_err(|e| Status::from(Error::from(e)))?;
+                batches += 1;
+                let pairs = pairs.into_iter().map(|(key, value)| Pair { key, value }).collect();
+                yield chunk(Part::Batch(Batch { pairs }));
+            }
+            yield chunk(Part::End(End { batches, ..Default::default() }));
+        })))
     }
 
     async fn check_store(

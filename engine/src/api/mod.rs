@@ -31,6 +31,7 @@ mod update;
 pub mod validate;
 mod watch;
 
+pub use about::BACKUP_FORMAT;
 pub use server::{Listen, serve};
 
 use crate::{

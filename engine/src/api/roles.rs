@@ -83,6 +83,7 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Server/GetServerInfo", Need::Authenticated),
     ("syp.v1.Server/ShutdownServer", Need::Global(Role::Admin)),
     ("syp.v1.Server/CheckStore", Need::Global(Role::Admin)),
+    ("syp.v1.Server/BackupStore", Need::Global(Role::Admin)),
     ("syp.v1.Audit/ListAuditEvents", Need::Global(Role::Admin)),
     ("syp.v1.Audit/WatchAuditEvents", Need::Global(Role::Admin)),
     ("syp.v1.Audit/CheckAuditTrail", Need::Global(Role::Admin)),
@@ -163,6 +164,7 @@ mod tests {
             "Wait",
             "IssueLocalToken",
             "Scrape",
+            "Backup",
             "metrics",
         ];
         for (path, need) in TABLE {

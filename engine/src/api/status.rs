@@ -120,6 +120,9 @@ fn of_store(e: &store::Error) -> Status {
             (Code::Unavailable, "STORE_IO", "free space on the disk of the data directory")
         }
         store::Error::Stopped => (Code::Unavailable, "STORE_STOPPED", "start the engine again"),
+        store::Error::Behind => {
+            (Code::Aborted, "BACKUP_TOO_SLOW", "write it to a faster disk, or when less is being changed")
+        }
         _ => (Code::DataLoss, "STORE_CORRUPT", "run 'sypctl doctor'"),
     };
     refuse(code, reason, e.to_string(), hint)

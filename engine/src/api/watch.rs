@@ -334,6 +334,9 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             let what = format!("{} % of the budget: {}", b.percent, b.action().as_str_name().to_lowercase());
             ("budget_reached", String::new(), "BUDGET_EXCEEDED".into(), what, 0)
         }
+        Some(Body::Restored(_)) => {
+            ("restored", String::new(), String::new(), "the store came back from a backup".into(), 0)
+        }
         Some(Body::Repriced(_)) => ("repriced", String::new(), String::new(), "other prices".into(), 0),
         Some(Body::Drift(d)) => ("drift", String::new(), "DRIFT".into(), d.findings.join("; "), 0),
         Some(Body::GatePushed(p)) => {

@@ -17,7 +17,7 @@ pub(super) fn changed(i: &mut Instance, r: &Record, t: &TokenChanged) -> Result<
         i.tokens.retain(|x| x.id != t.revoked);
     }
     i.tokens.retain(|x| x.expire_ms > r.at_ms - SHOWN_MS);
-    i.gate_generation = r.seq;
+    super::next_generation(i, r.seq);
     i.gate_retry_ms = 0;
     Ok(())
 }

@@ -28,7 +28,7 @@ pub(super) fn revised(i: &mut Instance, r: &Record, x: &journal::Revised) -> Res
 pub(super) fn routed(i: &mut Instance, r: &Record, def: &PlanNode, s: &StepIntent) {
     if !def.routes.is_empty() && s.attempt == 1 {
         i.routes.clone_from(&def.routes);
-        i.gate_generation = r.seq;
+        super::next_generation(i, r.seq);
         (i.gate_retry_ms, i.gate_attempt) = (0, 0);
     }
 }

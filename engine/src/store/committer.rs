@@ -2,7 +2,7 @@
 //!
 //! No timer: batches form by themselves under load. A failed sync is final (the kernel may have dropped the pages): the
 //! committer stops and with it the engine, which is safe to start again.
-use super::{Error, Kv, Op, chain::Chain};
+use super::{Error, Kv, Op, backup::Taps, chain::Chain};
 use crate::id::InstanceId;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, thread};
@@ -34,6 +34,7 @@ pub struct State {
     chain: Chain,
     /// Told of the last audit row that is durable.
     tick: watch::Sender<u64>,
+    taps: Arc<Taps>,
 }
 
 /// Sends to the committer; a full queue makes the sender wait.
@@ -70,7 +71,12 @@ pub(super) fn inline(kv: Arc<dyn Kv>, state: State) -> Handle {
 
 impl State {
     pub(super) fn new(heads: HashMap<InstanceId, u64>, chain: Chain) -> Self {
-        Self { heads, chain, tick: watch::Sender::new(chain.seq()) }
+        Self { heads, chain, tick: watch::Sender::new(chain.seq()), taps: Arc::default() }
+    }
+
+    /// For those who want every batch.
+    pub(super) fn taps(&self) -> Arc<Taps> {
+        Arc::clone(&self.taps)
     }
 
     /// Number of the last audit row.
@@ -106,7 +112,7 @@ impl Handle {
                 let job = Job { ops: Vec::new(), ..job };
                 let done = admit(&*all.kv, &mut state.heads, &mut Vec::new(), &job);
                 let done = done.and_then(|()| chain.add(job.audit, &mut ops));
-                let done = done.and_then(|()| all.kv.apply(ops)).and_then(|()| all.kv.sync());
+                let done = done.and_then(|()| state.taps.apply(&*all.kv, ops)).and_then(|()| all.kv.sync());
                 if done.is_ok() {
                     state.chain = chain;
                     state.written();
@@ -142,7 +148,7 @@ fn run(kv: &dyn Kv, mut state: State, mut rx: mpsc::Receiver<Job>) {
         if replies.is_empty() {
             continue;
         }
-        let done = kv.apply(ops).and_then(|()| kv.sync());
+        let done = state.taps.apply(kv, ops).and_then(|()| kv.sync());
         let failed = done.is_err();
         if !failed {
             state.written();

@@ -1,9 +1,10 @@
 //! The layout over an ordered key-value store.
 use super::{
     AuditRow, Checked, Commit, Error, Link, Loaded, Store,
+    backup::{Source, Taps},
     chain::{self, Chain},
     committer::{self, Job},
-    series, trim,
+    series, trim, upgrade,
 };
 use crate::{
     clock::Millis,
@@ -16,10 +17,11 @@ use crate::{
 use async_trait::async_trait;
 use std::{collections::HashMap, sync::Arc};
 use syp_proto::journal::{Answer, Entry, Instance, Record, SeriesHead};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-/// Format of the whole store.
-const FORMAT: u64 = 1;
+/// Format of the whole store. It grows when a former version would take what it does not know for damage: 2 has packed values,
+/// revisions, secrets, series and the audit chain.
+pub const FORMAT: u64 = 2;
 /// Instances read at once.
 pub(super) const PAGE: usize = 256;
 
@@ -43,6 +45,7 @@ pub trait Kv: Send + Sync + 'static {
 struct KvStore {
     kv: Arc<dyn Kv>,
     committer: committer::Handle,
+    taps: Arc<Taps>,
     id: StoreId,
     epoch: u64,
     audit: watch::Receiver<u64>,
@@ -77,6 +80,9 @@ fn open_with(
     if found > FORMAT {
         return Err(Error::Newer { found, known: FORMAT });
     }
+    if found < FORMAT {
+        upgrade::upgrade(&*kv)?;
+    }
     let id = match kv.get(b"m|store_id")? {
         Some(v) => StoreId::from_stored(String::from_utf8(v).map_err(|_| Error::Corrupt("store id".into()))?),
         None => StoreId::random(),
@@ -104,9 +110,9 @@ fn open_with(
         }
     }
     let state = committer::State::new(heads, Chain::open(&*kv)?);
-    let audit = state.audit();
+    let (audit, taps) = (state.audit(), state.taps());
     let committer = start(Arc::clone(&kv), state)?;
-    Ok(Arc::new(KvStore { kv, committer, id, epoch, audit }))
+    Ok(Arc::new(KvStore { kv, committer, taps, id, epoch, audit }))
 }
 
 /// The next page of live instances: ids and checkpoints.
@@ -355,6 +361,13 @@ impl Store for KvStore {
 
     async fn trim(&self, now: Millis) -> Result<usize, Error> {
         self.remove(trim::over(&*self.kv, now)?).await
+    }
+
+    fn backup(&self) -> mpsc::Receiver<Result<Vec<Op>, Error>> {
+        let (tx, rx) = mpsc::channel(2);
+        let (kv, taps, committer) = (Arc::clone(&self.kv), Arc::clone(&self.taps), self.committer.clone());
+        tokio::spawn(Source { kv, taps, committer }.send(tx));
+        rx
     }
 
     async fn fsck(&self) -> Result<(u64, Vec<String>), Error> {

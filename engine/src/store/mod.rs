@@ -13,6 +13,7 @@
 //! h|uid                  where the next difference of an instance's counters begins
 //! k|uid|kind|name|n      a sealed secret of an instance; they go with it
 //! ```
+mod backup;
 mod chain;
 mod committer;
 pub mod conformance;
@@ -21,9 +22,11 @@ mod mem;
 mod series;
 mod sled_kv;
 mod trim;
+mod upgrade;
 
+pub use backup::{restored, restored_at};
 pub use chain::{AuditRow, Checked, Hash, Link};
-pub use kv::{Kv, Op, Pair, open, open_inline};
+pub use kv::{FORMAT, Kv, Op, Pair, open, open_inline};
 pub use mem::MemKv;
 pub use sled_kv::SledKv;
 
@@ -34,7 +37,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use syp_proto::journal::{Answer, Audit, Instance, Record, SeriesHead};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Everything that becomes durable together.
 #[derive(Debug, Default, Clone)]
@@ -91,6 +94,9 @@ pub enum Error {
         /// Known.
         known: u64,
     },
+    /// Commits came faster than the reader of a backup took them.
+    #[error("the backup was read too slowly for all that is being written")]
+    Behind,
     /// A record is too large.
     #[error("{0}")]
     TooLarge(String),
@@ -145,6 +151,9 @@ pub trait Store: Send + Sync + 'static {
     /// Points of one resolution from rows that touch `from..to`, in order; a row that can't be read is a gap.
     async fn series(&self, id: InstanceId, tier: Tier, from: Millis, to: Millis)
     -> Result<Vec<Point>, Error>;
+    /// Batches that, applied in order to an empty store, give this one as it is when the last of them is sent. Commits go on
+    /// meanwhile. An error is the last thing that comes.
+    fn backup(&self) -> mpsc::Receiver<Result<Vec<Op>, Error>>;
     /// Where the next difference of an instance begins.
     async fn series_head(&self, id: InstanceId) -> Result<Option<SeriesHead>, Error>;
     /// The instances that have a head.
@@ -199,7 +208,7 @@ mod tests {
         let kv = MemKv::default();
         kv.apply(vec![(b"m|format".to_vec(), Some(9u64.to_be_bytes().to_vec()))]).unwrap();
         kv.sync().unwrap();
-        assert!(matches!(open(Arc::new(kv.clone())), Err(Error::Newer { found: 9, known: 1 })));
+        assert!(matches!(open(Arc::new(kv.clone())), Err(Error::Newer { found: 9, known: FORMAT })));
         assert_eq!(kv.get(b"m|boot_epoch").unwrap(), None);
     }
 }

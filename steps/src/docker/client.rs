@@ -24,6 +24,8 @@ pub const NAME: &str = "syp.dev/name";
 pub const STEP: &str = "syp.dev/step";
 /// Label of the revision.
 pub const REVISION: &str = "syp.dev/revision";
+/// Label: what a replica was made for, so that one of another revision is never taken for it.
+pub const TEMPLATE: &str = "syp.dev/template";
 
 /// Name of everything that a node makes: known before the call.
 pub fn key(owner: &Owner, node: &str) -> String {

@@ -1,5 +1,10 @@
 //! Brings policy, keys and upstreams to the gate. It changes what the gate's row owns, so it has no row of its own.
-use super::{Shared, admin, gate::subnet, names::ADMIN, routes::Routes};
+use super::{
+    Shared, admin,
+    gate::{self, subnet},
+    names::ADMIN,
+    routes::Routes,
+};
 use async_trait::async_trait;
 use serde_json::json;
 use std::{
@@ -38,8 +43,19 @@ pub(super) fn complete(cx: &StepCx) -> Result<GateConfig, Failure> {
     Ok(config)
 }
 
-/// Pushes, waiting a moment for a gate that starts.
-pub(super) async fn push(s: &Shared, cx: &StepCx) -> Result<(), Failure> {
+/// Pushes. A gate of a former version that does not understand it is replaced by one of this version: what is asked for now
+/// counts more than the connections of that moment.
+pub(super) async fn push(s: &Arc<Shared>, cx: &StepCx) -> Result<(), Failure> {
+    match told(s, cx).await {
+        Err(f) if f.reason == "GATE_REFUSED" && Box::pin(gate::replaced_former(s, cx)).await? => {
+            told(s, cx).await
+        }
+        other => other,
+    }
+}
+
+/// Waits a moment for a gate that starts.
+async fn told(s: &Shared, cx: &StepCx) -> Result<(), Failure> {
     let (to, config) = (admin_address(cx)?, complete(cx)?);
     let token = s.admin_token(&cx.owner);
     let mut wait = Duration::from_millis(3);

@@ -1,7 +1,7 @@
 //! What gate, holder and app have in common: a container with a name known before the call.
 use super::{
     Shared,
-    client::{self, code, failed, inspect, is_ours, labels_of, running},
+    client::{self, TEMPLATE, code, failed, inspect, is_ours, labels_of, running},
 };
 use bollard::{
     models::{ContainerCreateBody, ContainerInspectResponse},
@@ -38,15 +38,26 @@ pub(super) async fn ensure(
     key: &str,
     body: impl AsyncFnOnce() -> Result<ContainerCreateBody, Failure>,
 ) -> Result<(ContainerInspectResponse, bool), Failure> {
+    let template = cx.params["template"].as_str();
     if let Some(c) = inspect(&s.docker, key).await? {
-        return if is_ours(&cx.owner, labels_of(&c)) {
-            Ok((c, false))
-        } else {
-            Err(syp_engine::name_conflict(key))
-        };
+        let labels = labels_of(&c);
+        if !is_ours(&cx.owner, labels) {
+            return Err(syp_engine::name_conflict(key));
+        }
+        let made_for = labels.and_then(|l| l.get(TEMPLATE)).map(String::as_str);
+        if made_for.is_none() || made_for == template {
+            return Ok((c, false));
+        }
+        // of a revision that this journal does not know, since it came from a backup
+        client::remove(&s.docker, key, Some(0)).await?;
     }
     let name = CreateContainerOptions { name: Some(key.to_owned()), ..Default::default() };
-    match s.docker.create_container(Some(name), body().await?).await {
+    let create = async {
+        let mut body = body().await?;
+        body.labels.get_or_insert_default().extend(template.map(|t| (TEMPLATE.to_owned(), t.to_owned())));
+        Ok::<_, Failure>(s.docker.create_container(Some(name), body).await)
+    };
+    match Box::pin(create).await? {
         Ok(_) => {}
         // an earlier call of ours landed meanwhile: what is there decides
         Err(e) if code(&e) == Some(409) => {}

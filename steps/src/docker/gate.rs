@@ -29,6 +29,10 @@ pub(super) struct Gate(pub Arc<Shared>);
 /// Nobody in particular: the gate needs no rights at all.
 const USER: u32 = 65_534;
 const MEMORY: i64 = 256 << 20;
+/// The step's place in every plan.
+const NODE: &str = "gate";
+/// What a gate that is replaced may take to finish what it has.
+const GRACE_S: i32 = 10;
 
 // === impl Gate ===
 
@@ -60,7 +64,7 @@ impl Gate {
             image: Some(image),
             cmd: Some(cmd),
             user: Some(format!("{USER}:{USER}")),
-            labels: Some(labels(&cx.owner, &cx.node)),
+            labels: Some(labels(&cx.owner, NODE)),
             exposed_ports: Some(vec![traffic.clone()]),
             host_config: Some(HostConfig {
                 network_mode: Some(network.clone()),
@@ -103,6 +107,26 @@ impl Gate {
             .await
             .map_err(|e| failed(&e))
     }
+}
+
+/// Replaces a gate that was started by a former version, under its name and at its port; false for one of this version. Its
+/// ledger row stays the same. Killed in between, the next repair makes it like any gate that is missing.
+///
+/// # Errors
+/// The daemon's.
+pub(super) async fn replaced_former(s: &Arc<Shared>, cx: &StepCx) -> Result<bool, Failure> {
+    let key = client::key(&cx.owner, NODE);
+    let Some(c) = client::inspect(&s.docker, &key).await? else { return Ok(false) };
+    let image = s.gate_image.ensure(&s.docker).await?;
+    if !client::is_ours(&cx.owner, client::labels_of(&c)) || c.config.and_then(|c| c.image) == Some(image) {
+        return Ok(false);
+    }
+    let what = "replacing the gate of a former version: new connections are refused for a moment";
+    cx.waiting.on(&cx.node, "GATE_REPLACED", what, "", s.clock.now());
+    tracing::info!(instance = %cx.owner.name, "{what}");
+    client::remove(&s.docker, &key, Some(GRACE_S)).await?;
+    Gate(Arc::clone(s)).started(cx, &key).await?;
+    Ok(true)
 }
 
 fn archive(files: &[(&str, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
