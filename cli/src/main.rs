@@ -23,6 +23,7 @@ mod reasons;
 mod render;
 mod secrets;
 mod server;
+mod service;
 mod spark;
 mod traces;
 

@@ -184,6 +184,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         stopped.stopped().await;
         on_failure.cancel();
     });
+    tokio::spawn(tell_supervisor(socket.clone()));
     let served = syp_engine::api::serve(api, listen).await;
     engine.shutdown(STOP_GRACE).await;
     let _ = fs::remove_file(&socket);
@@ -211,6 +212,16 @@ async fn stop_signals(shutdown: CancellationToken) {
         _ = int.recv() => {}
     }
     shutdown.cancel();
+}
+
+/// systemd waits until the engine answers.
+async fn tell_supervisor(socket: PathBuf) {
+    while crate::local::connect(&socket).await.is_err() {
+        tokio::time::sleep(ENDING_LOOK).await;
+    }
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd could not be told that the engine is ready");
+    }
 }
 
 async fn stop_when_idle(engine: Engine, shutdown: CancellationToken) {

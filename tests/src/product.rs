@@ -293,7 +293,8 @@ fn is_zombie(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z "))
 }
 
-fn said(o: &Output) -> Said {
+/// What a finished command said.
+pub fn said(o: &Output) -> Said {
     Said {
         code: o.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&o.stdout).into_owned(),

@@ -10,7 +10,7 @@ set -euo pipefail
 
 HERE=$SYP_ROOT/tests/testbed/images
 DIR=$SYP_CACHE/images
-ALL=(hello stubborn crash silent volume wrongarch nginx flask grpc ws loopback wrongport)
+ALL=(systemd hello stubborn crash silent volume wrongarch nginx flask grpc ws loopback wrongport)
 LABEL=syp.test/content
 REBUILD=
 WORK=
@@ -114,6 +114,8 @@ make_stubborn() { busybox_tar; image stubborn "CMD [\"/bin/sh\",\"-c\",\"trap ''
 make_crash() { busybox_tar; image crash 'CMD ["/bin/sh","-c","echo starting up; echo fatal: no database configured >&2; exit 3"]' 'EXPOSE 8080'; }
 make_silent() { busybox_tar; image silent "$(polite 'echo waiting for nothing; sleep 2147483647')" 'EXPOSE 8080'; }
 make_volume() { busybox_tar; image volume "$(polite 'cp -n /www/index.html /data; date >>/data/starts; sleep ${WAIT:-0}; httpd -f -p 8080 -h /data')" 'EXPOSE 8080' 'VOLUME /data'; }
+# a machine of its own: systemd as process 1, and a Docker engine
+make_systemd() { debian_tar systemd systemd,systemd-sysv,dbus,docker.io,iptables,curl,procps; image systemd 'CMD ["/sbin/init"]' 'ENV container=docker'; }
 make_nginx() { nginx_tar; image nginx 'CMD ["nginx","-g","daemon off;"]' 'EXPOSE 80'; }
 make_flask() { py_tar; image flask 'CMD ["python3","-u","/app/flask_app.py"]' 'EXPOSE 5000' 'WORKDIR /app'; }
 make_grpc() { py_tar; image grpc 'CMD ["python3","-u","/app/grpc_app.py"]' 'EXPOSE 50051' 'WORKDIR /app'; }

@@ -1,5 +1,7 @@
 //! `sypctl server`: the engine itself.
 mod backup;
+mod install;
+mod uninstall;
 
 use super::Ctx;
 use crate::{
@@ -72,6 +74,19 @@ Examples:
         #[arg(long)]
         force: bool,
     },
+    /// Make it a service of systemd, hardened, under a user of its own; again: bring it to this version and these flags
+    #[command(after_help = "\
+Examples:
+  sudo sypctl server install
+  sudo sypctl server install --listen 127.0.0.1:7443 --issuer https://login.example.com --admin group:sre
+  sypctl server install --print")]
+    Install(Box<install::Install>),
+    /// Remove the service and all that it left on this machine
+    #[command(after_help = "\
+Examples:
+  sudo sypctl server uninstall
+  sudo sypctl server uninstall --keep-data")]
+    Uninstall(uninstall::Uninstall),
     /// Copy the store and its keys to a file while the engine works on
     #[command(after_help = "\
 Examples:
@@ -96,16 +111,15 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         Command::Run(r) => serve(ctx, r).await,
         Command::Status => status(ctx).await,
         Command::Stop { force } => stop(ctx, force).await,
+        Command::Install(a) => install::install(ctx, *a).await,
+        Command::Uninstall(a) => uninstall::uninstall(ctx, a).await,
         Command::Backup(a) => backup::backup(ctx, a).await,
         Command::Restore(a) => backup::restore(ctx, a).await,
     }
 }
 
 async fn serve(ctx: &Ctx<'_>, r: Run) -> Done {
-    let open = [r.listen, r.metrics_listen].into_iter().flatten().any(|a| !a.ip().is_loopback());
-    if open && r.tls_cert.is_none() {
-        return Err(Failure::usage("off loopback TLS is required: --tls-cert and --tls-key"));
-    }
+    tls_off_loopback([r.listen, r.metrics_listen], r.tls_cert.is_some())?;
     let absolute = |p: Option<PathBuf>| p.map(std::path::absolute).transpose();
     let options = ServerOptions {
         data_dir: paths::data_dir(ctx.global.data_dir.as_deref())?,
@@ -120,6 +134,14 @@ async fn serve(ctx: &Ctx<'_>, r: Run) -> Done {
     };
     server::run(options).await?;
     Ok(exit::OK)
+}
+
+/// Tokens must not cross a network in clear.
+fn tls_off_loopback(at: [Option<SocketAddr>; 2], tls: bool) -> Result<(), Failure> {
+    if !tls && at.into_iter().flatten().any(|a| !a.ip().is_loopback()) {
+        return Err(Failure::usage("off loopback TLS is required: --tls-cert and --tls-key"));
+    }
+    Ok(())
 }
 
 /// What the engine tells about itself.

@@ -1,12 +1,18 @@
 //! The gate's image, made here from the `syp-gate` binary beside the engine: no registry is asked.
-use super::client::{failed, optional};
-use bollard::{Docker, query_parameters::CreateImageOptions};
+use super::client::{code, failed, optional};
+use bollard::{
+    Docker,
+    query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions},
+};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 use syp_engine::failure::{Class, failure};
 use syp_proto::journal::Failure;
 use tokio::sync::Mutex;
+
+/// What our images carry.
+const LABEL: &str = "syp.dev/gate";
 
 /// Makes the image once and remembers its name.
 #[derive(Debug)]
@@ -52,6 +58,26 @@ impl GateImage {
     }
 }
 
+/// Removes all images of gates that no container uses, of any version; their names.
+///
+/// # Errors
+/// The daemon's.
+pub async fn remove_gate_images(host: &str) -> Result<Vec<String>, Failure> {
+    let d = super::connect(host)?;
+    let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL}=1")])]);
+    let all = ListImagesOptions { all: false, filters: Some(filters), ..Default::default() };
+    let mut removed = Vec::new();
+    for image in d.list_images(Some(all)).await.map_err(|e| failed(&e))? {
+        match d.remove_image(&image.id, None::<RemoveImageOptions>, None).await {
+            Ok(_) => removed.push(image.repo_tags.into_iter().next().unwrap_or(image.id)),
+            // it is used, or somebody else removed it
+            Err(e) if matches!(code(&e), Some(404 | 409)) => {}
+            Err(e) => return Err(failed(&e)),
+        }
+    }
+    Ok(removed)
+}
+
 async fn import(d: &Docker, name: &str, binary: &[u8]) -> Result<(), Failure> {
     let tar = archive(binary)
         .map_err(|e| failure(Class::Terminal, "INTERNAL", e.to_string(), "please report this bug"))?;
@@ -60,7 +86,7 @@ async fn import(d: &Docker, name: &str, binary: &[u8]) -> Result<(), Failure> {
         from_src: Some("-".into()),
         repo: Some(repo.into()),
         tag: Some(tag.into()),
-        changes: vec!["ENTRYPOINT [\"/syp-gate\"]".into(), "LABEL syp.dev/gate=1".into()],
+        changes: vec!["ENTRYPOINT [\"/syp-gate\"]".into(), format!("LABEL {LABEL}=1")],
         ..Default::default()
     };
     let mut progress = d.create_image(Some(how), Some(bollard::body_full(tar.into())), None);

@@ -24,7 +24,7 @@ mod settle;
 mod tls;
 mod volume;
 
-pub use gate_image::GateImage;
+pub use gate_image::{GateImage, remove_gate_images};
 
 use crate::prices::local::Tariff;
 use async_trait::async_trait;
@@ -106,6 +106,21 @@ impl Shared {
     }
 }
 
+fn wrong(what: &str, e: &str) -> Failure {
+    failure(Class::Terminal, "INVALID_ARGUMENT", format!("{what}: {e}"), "")
+}
+
+/// The engine at a host as `DOCKER_HOST` says it; empty: the usual socket.
+fn connect(host: &str) -> Result<Docker, Failure> {
+    let host = if host.is_empty() { "unix:///var/run/docker.sock" } else { host };
+    let docker = match host.strip_prefix("unix://") {
+        // a socket that is not there yet is met at the first call, with words
+        Some(path) => Docker::connect_with_unix(path, CALL_TIMEOUT_S, API_DEFAULT_VERSION),
+        None => Docker::connect_with_host(host),
+    };
+    docker.map_err(|e| wrong("DOCKER_HOST", &e.to_string()))
+}
+
 // === impl DockerTarget ===
 
 impl DockerTarget {
@@ -114,17 +129,9 @@ impl DockerTarget {
     /// # Errors
     /// A host or pool that can't be understood.
     pub fn new(o: Options) -> Result<Self, Failure> {
-        let wrong =
-            |what: &str, e: String| failure(Class::Terminal, "INVALID_ARGUMENT", format!("{what}: {e}"), "");
-        let host = if o.host.is_empty() { "unix:///var/run/docker.sock" } else { &o.host };
-        let docker = match host.strip_prefix("unix://") {
-            // a socket that is not there yet is met at the first call, with words
-            Some(path) => Docker::connect_with_unix(path, CALL_TIMEOUT_S, API_DEFAULT_VERSION),
-            None => Docker::connect_with_host(host),
-        };
-        let docker = docker.map_err(|e| wrong("DOCKER_HOST", e.to_string()))?;
+        let docker = connect(&o.host)?;
         let pool = Subnet::parse(&o.pool)
-            .ok_or_else(|| wrong("SYP_DOCKER_POOL", format!("'{}' is no network", o.pool)))?;
+            .ok_or_else(|| wrong("SYP_DOCKER_POOL", &format!("'{}' is no network", o.pool)))?;
         let gate_image = GateImage::new(o.gate_binary);
         let shared = Arc::new(Shared {
             docker,
