@@ -348,7 +348,8 @@ impl Client {
     }
 }
 
-fn token_given() -> Option<String> {
+/// The token of the environment.
+pub fn token_given() -> Option<String> {
     // the second is the name of earlier versions
     let set = |name| std::env::var(name).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
     set("SYPCTL_TOKEN").or_else(|| set("SYP_TOKEN"))

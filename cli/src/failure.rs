@@ -101,6 +101,11 @@ impl Failure {
         &self.0.message
     }
 
+    /// What to do next.
+    pub fn hint(&self) -> &str {
+        &self.0.hint
+    }
+
     /// The server itself has said so (it was reached and has decided).
     pub fn is_decision(&self) -> bool {
         self.0.from_server

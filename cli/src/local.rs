@@ -1,10 +1,10 @@
 //! The local engine: is it there, and if not, start it. Two commands at once start one.
-use crate::{exit, failure::Failure, output, paths};
+use crate::{exit, failure::Failure, output, paths, server::log::put_aside};
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -14,8 +14,6 @@ const WAIT: Duration = Duration::from_secs(20);
 /// An engine that is told to stop takes up to 20 s to reach its next record.
 const STOPPING: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
-/// The log starts again beyond this.
-const MAX_LOG: u64 = 16 << 20;
 
 /// Connects to the engine's socket. Only an engine of our own user (or root's) is believed; root believes that of whose folder
 /// it was told to use, such as the service's.
@@ -247,14 +245,7 @@ fn inherited_descriptors() -> Vec<u32> {
 
 /// Where this start begins in the log.
 fn prepare_log(log: &Path) -> io::Result<u64> {
-    let len = fs::metadata(log).map_or(0, |m| m.len());
-    if len <= MAX_LOG {
-        return Ok(len);
-    }
-    let mut old = log.as_os_str().to_owned();
-    old.push(".1");
-    fs::rename(log, PathBuf::from(old))?;
-    Ok(0)
+    if put_aside(log)? { Ok(0) } else { Ok(fs::metadata(log).map_or(0, |m| m.len())) }
 }
 
 /// The last lines of the log from a place on.

@@ -130,6 +130,11 @@ impl Login {
         }
     }
 
+    /// Can it go on without a person when its token ends?
+    pub fn can_renew(&self) -> bool {
+        self.refresh_token.is_some()
+    }
+
     /// The token for calls: the access token when it is a JWT, else the ID token.
     pub fn bearer(&self) -> &str {
         match &self.id_token {

@@ -1,12 +1,13 @@
 //! The engine, wired: store, identities, targets, API. The only place that knows all of them.
 mod crash;
+pub mod log;
 
 use crate::paths::{only_ours, private_dir, socket_path, write_private};
 use anyhow::{Context, bail};
 use secrecy::SecretSlice;
 use std::{
     fs,
-    io::{ErrorKind, IsTerminal},
+    io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -73,7 +74,7 @@ const IDLE_LOOK: Duration = Duration::from_secs(60);
 pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     // whatever is written from here on is ours alone, the store's files too
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    log_to_stderr();
+    log::to_stderr();
     syp_auth::install_crypto();
     if o.audience.as_deref() == Some(API_AUDIENCE) {
         bail!(
@@ -185,20 +186,12 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         on_failure.cancel();
     });
     tokio::spawn(tell_supervisor(socket.clone()));
+    tokio::spawn(log::keep_small(o.data_dir.join("engine.log")));
     let served = syp_engine::api::serve(api, listen).await;
     engine.shutdown(STOP_GRACE).await;
     let _ = fs::remove_file(&socket);
     tracing::info!("engine stopped");
     served.map_err(Into::into)
-}
-
-/// For people on a terminal, one JSON object a line elsewhere (`engine.log`). `RUST_LOG` changes what is told.
-fn log_to_stderr() {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // a process has one; a second one would be this same
-    let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().try_init() };
 }
 
 async fn stop_signals(shutdown: CancellationToken) {

@@ -132,6 +132,7 @@ impl Engine {
         engine.tell_of_restore(&cells).await?;
         engine.spawn_timer();
         engine.spawn_trimmer();
+        engine.stop_with_store();
         for cell in cells {
             engine.kick(&cell);
         }
@@ -156,6 +157,20 @@ impl Engine {
             self.inner.names.lock().insert((i.project.clone(), i.name.clone()), cell.id);
         }
         self.inner.cells.write().insert(cell.id, cell);
+    }
+
+    /// Whoever met the failed write: an engine that can only read would look alive and do nothing.
+    fn stop_with_store(&self) {
+        let e = self.clone();
+        self.spawn(async move {
+            tokio::select! {
+                () = e.inner.store.closed() => {
+                    tracing::error!("the store can't be written any more: the engine stops, a new start goes on");
+                    e.inner.stop.cancel();
+                }
+                () = e.inner.stop.cancelled() => {}
+            }
+        });
     }
 
     fn spawn_timer(&self) {

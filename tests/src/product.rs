@@ -124,6 +124,15 @@ impl Engine {
         Ok(c.stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
+    /// As [`Engine::start`], with flags.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start_with(&self, flags: &[&str]) -> Result<std::process::Child> {
+        let mut c = self.command(&[&["server", "run"], flags].concat());
+        Ok(c.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    }
+
     /// [`Engine::start`], and waits until it answers.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Millis},
-    store::{Commit, Store},
+    store::{Commit, RESERVE, Store},
 };
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
@@ -138,8 +138,28 @@ impl Guard {
             // whether it holds is known with the instance in hand
             Need::Instance(_) | Need::Authenticated | Need::Open | Need::LocalPeer => {}
         }
+        if roles::grows(request.uri().path()) {
+            self.has_room()?;
+        }
         request.extensions_mut().insert(authz);
         Ok(())
+    }
+
+    /// Nothing new begins on a disk without room to bring it to its end.
+    fn has_room(&self) -> Result<(), Status> {
+        match self.store.room() {
+            Some(left) if left < RESERVE => Err(refuse(
+                Code::FailedPrecondition,
+                "DISK_FULL",
+                format!(
+                    "{} MiB are left on the disk of the engine's data: nothing new is begun below {} MiB",
+                    left >> 20,
+                    RESERVE >> 20
+                ),
+                "make room there; 'down', 'access deny' and all that takes away go on working",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// When a machine token was used last, written down now and then.

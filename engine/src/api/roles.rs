@@ -116,6 +116,12 @@ pub fn changes(path: &str) -> bool {
     VERBS.iter().any(|v| method.starts_with(v))
 }
 
+/// Whether a method begins something that writes much; what takes away, ends or undoes is none of these.
+pub fn grows(path: &str) -> bool {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    ["Create", "Update", "Add", "Rollback", "Adopt"].iter().any(|v| method.starts_with(v))
+}
+
 /// Whether a method does nothing but wait: it ends with its caller.
 pub fn only_waits(path: &str) -> bool {
     path == "/google.longrunning.Operations/WaitOperation"

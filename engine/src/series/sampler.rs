@@ -1,6 +1,14 @@
 //! The one task that looks at all instances: every 10 s, so many at a time, and nobody waits for it.
 use super::{EVERY_MS, Head, Live, Row, Tier, gather::gather, head_of, tier::floor, to_head};
-use crate::{calls, clock::Millis, cost, engine::Engine, graph::State, id::InstanceId, store::Commit};
+use crate::{
+    calls,
+    clock::Millis,
+    cost,
+    engine::Engine,
+    graph::State,
+    id::InstanceId,
+    store::{Commit, RESERVE},
+};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -17,6 +25,8 @@ const FLUSH_MS: Millis = 60_000;
 const LEAVING: Duration = Duration::from_secs(1);
 /// Rows of one commit.
 const BATCH: usize = 200;
+/// Points of an hour.
+const HOUR: usize = 360;
 /// How often points that are over their time are removed.
 const TRIM_MS: Millis = 300_000;
 
@@ -228,6 +238,14 @@ impl Sampler {
     }
 
     async fn commit(&self, series: Vec<Row>, written: Vec<(Arc<Mutex<Live>>, Live, Millis)>) {
+        // figures are the first to go without; an hour of them waits for room
+        if self.engine.store().room().is_some_and(|left| left < RESERVE / 2) {
+            for (live, ..) in written {
+                let points = &mut live.lock().points;
+                points.drain(..points.len().saturating_sub(HOUR));
+            }
+            return;
+        }
         if series.is_empty() {
             return;
         }

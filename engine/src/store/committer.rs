@@ -103,6 +103,14 @@ impl Job {
 // === impl Handle ===
 
 impl Handle {
+    /// Resolves when the thread has given up.
+    pub(super) async fn closed(&self) {
+        match self {
+            Self::Thread(tx) => tx.closed().await,
+            Self::Inline(_) => std::future::pending().await,
+        }
+    }
+
     pub(super) async fn send(&self, job: Job) -> Result<(), Error> {
         match self {
             Self::Thread(tx) => tx.send(job).await.map_err(|_| Error::Stopped),

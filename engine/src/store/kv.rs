@@ -38,6 +38,10 @@ pub trait Kv: Send + Sync + 'static {
     fn sync(&self) -> Result<(), Error>;
     /// One value.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+    /// Bytes that can still be written; `None` where nobody knows.
+    fn room(&self) -> Option<u64> {
+        None
+    }
     /// Pairs of `from..to`.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Pair>, Error>;
 }
@@ -361,6 +365,14 @@ impl Store for KvStore {
 
     async fn trim(&self, now: Millis) -> Result<usize, Error> {
         self.remove(trim::over(&*self.kv, now)?).await
+    }
+
+    async fn closed(&self) {
+        self.committer.closed().await;
+    }
+
+    fn room(&self) -> Option<u64> {
+        self.kv.room()
     }
 
     fn backup(&self) -> mpsc::Receiver<Result<Vec<Op>, Error>> {

@@ -39,6 +39,10 @@ use async_trait::async_trait;
 use syp_proto::journal::{Answer, Audit, Instance, Record, SeriesHead};
 use tokio::sync::{mpsc, watch};
 
+/// Room that is kept for what must always be possible: taking things down, taking access away, what is under way. What would
+/// make the store grow is refused before it begins. A store that meets a full disk stops its engine.
+pub const RESERVE: u64 = 32 << 20;
+
 /// Everything that becomes durable together.
 #[derive(Debug, Default, Clone)]
 pub struct Commit {
@@ -151,6 +155,10 @@ pub trait Store: Send + Sync + 'static {
     /// Points of one resolution from rows that touch `from..to`, in order; a row that can't be read is a gap.
     async fn series(&self, id: InstanceId, tier: Tier, from: Millis, to: Millis)
     -> Result<Vec<Point>, Error>;
+    /// Resolves when nothing can be written any more: after a failed write only a new start knows what is on disk.
+    async fn closed(&self);
+    /// Bytes that can still be written; `None` where nobody knows.
+    fn room(&self) -> Option<u64>;
     /// Batches that, applied in order to an empty store, give this one as it is when the last of them is sent. Commits go on
     /// meanwhile. An error is the last thing that comes.
     fn backup(&self) -> mpsc::Receiver<Result<Vec<Op>, Error>>;

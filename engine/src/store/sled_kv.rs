@@ -1,13 +1,18 @@
 //! sled 0.34.7, with the rules that make it safe: own flushing, `fdatasync` after every flush, one tree, small values,
 //! and a panic while it opens a damaged file becomes an error.
 use super::{Error, Kv, Op, Pair};
-use std::{fs::File, path::Path, thread};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    thread,
+};
 
 /// A sled database in a directory.
 #[derive(Debug)]
 pub struct SledKv {
     db: sled::Db,
     file: File,
+    dir: PathBuf,
 }
 
 // === impl SledKv ===
@@ -33,7 +38,7 @@ impl SledKv {
             Ok(Ok(db)) => db,
         };
         let file = File::open(dir.join("db")).map_err(|e| Error::Io(e.to_string()))?;
-        Ok(Self { db, file })
+        Ok(Self { db, file, dir: dir.to_owned() })
     }
 }
 
@@ -57,6 +62,13 @@ impl Kv for SledKv {
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.db.get(key).map_err(error)?.map(|v| v.to_vec()))
+    }
+
+    fn room(&self) -> Option<u64> {
+        let s = nix::sys::statvfs::statvfs(&self.dir).ok()?;
+        // the types differ from platform to platform
+        #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+        Some((s.blocks_available() as u64).saturating_mul(s.fragment_size() as u64))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Pair>, Error> {

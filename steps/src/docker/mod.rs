@@ -25,6 +25,7 @@ mod tls;
 mod volume;
 
 pub use gate_image::{GateImage, remove_gate_images};
+pub use names::pool_conflict;
 
 use crate::prices::local::Tariff;
 use async_trait::async_trait;

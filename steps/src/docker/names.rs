@@ -89,9 +89,30 @@ pub fn local_routes(proc_net_route: &str) -> Vec<Subnet> {
         .collect()
 }
 
+/// Which route of this host (`/proc/net/route`) takes all of a pool, if any.
+///
+/// # Errors
+/// The pool is no network.
+#[allow(clippy::result_unit_err)]
+pub fn pool_conflict(pool: &str, proc_net_route: &str) -> Result<Option<String>, ()> {
+    let pool = Subnet::parse(pool).ok_or(())?;
+    let takes = |r: &Subnet| r.prefix <= pool.prefix && r.overlaps(pool);
+    Ok(local_routes(proc_net_route).into_iter().find(takes).map(|r| r.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_route_that_takes_the_whole_pool_is_a_conflict() {
+        let head = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
+        let all = format!("{head}tun0 0000000A 00000000 0003 0 0 0 000000FF 0 0 0\n");
+        let part = format!("{head}br0 0000D50A 00000000 0001 0 0 0 F0FFFFFF 0 0 0\n");
+        assert_eq!(pool_conflict("10.213.0.0/16", &all), Ok(Some("10.0.0.0/8".into())));
+        assert_eq!(pool_conflict("10.213.0.0/16", &part), Ok(None), "a network of an instance");
+        assert_eq!(pool_conflict("10.213.0.0", &part), Err(()));
+    }
 
     #[test]
     fn subnets_of_a_pool() {
