@@ -12,11 +12,14 @@ use super::{
 };
 use crate::clock::Millis;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 use tokio::sync::{mpsc, oneshot};
 
-/// Batches that a backup may be behind.
-const BEHIND: usize = 256;
+/// Bytes of batches that a backup may be behind.
+const BEHIND: usize = 64 << 20;
 /// Bytes that are handed on at once.
 const PART: usize = 1 << 20;
 
@@ -41,7 +44,19 @@ pub async fn restored_at(store: &dyn Store) -> Result<Option<Millis>, Error> {
 
 /// Who wants to have every batch.
 #[derive(Default)]
-pub(super) struct Taps(Mutex<Vec<mpsc::Sender<Vec<Op>>>>);
+pub(super) struct Taps(Mutex<Vec<Tap>>);
+
+/// One of them. The channel has no bound of its own: the bytes in it do.
+struct Tap {
+    to: mpsc::UnboundedSender<Vec<Op>>,
+    behind: Arc<AtomicUsize>,
+}
+
+/// Its other end.
+struct Batches {
+    from: mpsc::UnboundedReceiver<Vec<Op>>,
+    behind: Arc<AtomicUsize>,
+}
 
 // === impl Taps ===
 
@@ -49,21 +64,38 @@ impl Taps {
     /// Applies a batch and hands it on. Under one lock: a tap has a batch, or its first page is read after it.
     pub fn apply(&self, kv: &dyn Kv, ops: Vec<Op>) -> Result<(), Error> {
         let mut taps = self.0.lock();
-        taps.retain(|t| !t.is_closed());
+        taps.retain(|t| !t.to.is_closed());
         if taps.is_empty() {
             return kv.apply(ops);
         }
         kv.apply(ops.clone())?;
-        // one that is full is given up: its reader sees the end of what it has
-        taps.retain(|t| t.try_send(ops.clone()).is_ok());
+        let bytes = size(&ops);
+        // one that is too far behind is given up: its reader sees the end of what it has
+        taps.retain(|t| t.behind.fetch_add(bytes, Relaxed) <= BEHIND && t.to.send(ops.clone()).is_ok());
         Ok(())
     }
 
-    fn open(&self) -> mpsc::Receiver<Vec<Op>> {
-        let (tx, rx) = mpsc::channel(BEHIND);
-        self.0.lock().push(tx);
-        rx
+    fn open(&self) -> Batches {
+        let (to, from) = mpsc::unbounded_channel();
+        let behind = Arc::new(AtomicUsize::new(0));
+        self.0.lock().push(Tap { to, behind: Arc::clone(&behind) });
+        Batches { from, behind }
     }
+}
+
+// === impl Batches ===
+
+impl Batches {
+    /// What is there now.
+    fn next(&mut self) -> Option<Vec<Op>> {
+        let batch = self.from.try_recv().ok()?;
+        self.behind.fetch_sub(size(&batch), Relaxed);
+        Some(batch)
+    }
+}
+
+fn size(ops: &[Op]) -> usize {
+    ops.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum()
 }
 
 /// Where the parts of a copy come from.
@@ -96,15 +128,15 @@ impl Source {
             from = [last.as_slice(), &[0]].concat();
             pass(to, page.into_iter().map(|(k, v)| (k, Some(v)))).await?;
             // never between the reading of a page and its sending: what a page holds is older than these
-            while let Ok(batch) = batches.try_recv() {
+            while let Some(batch) = batches.next() {
                 pass(to, batch).await?;
             }
             tokio::task::yield_now().await;
         }
         self.barrier().await?;
-        let behind = batches.is_closed();
-        batches.close();
-        while let Some(batch) = batches.recv().await {
+        let behind = batches.from.is_closed();
+        batches.from.close();
+        while let Some(batch) = batches.next() {
             pass(to, batch).await?;
         }
         if behind { Err(Error::Behind) } else { Ok(()) }
@@ -141,7 +173,7 @@ async fn pass(
 mod tests {
     use super::super::{Commit, MemKv, SledKv, open};
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::AtomicBool;
 
     /// Two settings that are always written together, many times, and a lot that the scan has to get past.
     async fn writer(store: Arc<dyn Store>, stop: Arc<AtomicBool>) -> u64 {
@@ -202,13 +234,13 @@ mod tests {
         store.commit(Commit { settings, ..Default::default() }).await.unwrap();
         let mut parts = store.backup();
         assert!(parts.recv().await.unwrap().is_ok());
-        for n in 0..2 * BEHIND {
-            let settings = vec![(format!("n{n}"), vec![1])];
+        for n in 0..2 * BEHIND / PART {
+            let settings = vec![(format!("n{n}"), vec![1; PART])];
             store.commit(Commit { settings, ..Default::default() }).await.unwrap();
         }
         let mut last = None;
         while let Some(part) = parts.recv().await {
-            last = Some(part);
+            last = Some(part.map(|_| ()));
         }
         assert_eq!(last, Some(Err(Error::Behind)));
     }
