@@ -4,6 +4,7 @@ mod change;
 mod channel;
 mod client;
 mod cmd;
+mod complete;
 mod exit;
 mod failure;
 mod follow;
@@ -33,6 +34,9 @@ use tokio::runtime::{Builder, Runtime};
 fn main() -> ExitCode {
     // one backend for TLS, chosen before anything asks for it
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if let Some(code) = complete::answer() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => Cli { global: cli.global.or_earlier_names(), ..cli },
         Err(e) => return misread(&e),

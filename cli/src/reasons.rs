@@ -132,6 +132,12 @@ pub fn page(reason: &str) -> Option<&'static str> {
     PAGES.iter().find(|(r, _)| *r == reason).map(|(_, p)| *p)
 }
 
+/// The first line of a page, without the reason.
+pub fn summary(reason: &str, page: &str) -> String {
+    let first = page.lines().next().unwrap_or_default();
+    first.trim_start_matches(reason).trim_start_matches(':').trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,7 @@ pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
             Format::Json | Format::Yaml => {
                 let all: Vec<_> = reasons::PAGES
                     .iter()
-                    .map(|(r, p)| json!({"reason": r, "summary": summary(r, p)}))
+                    .map(|(r, p)| json!({"reason": r, "summary": reasons::summary(r, p)}))
                     .collect();
                 ctx.out.value(&json!({ "reasons": all }))?;
             }
@@ -59,11 +59,6 @@ pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
     Ok(exit::OK)
 }
 
-fn summary(reason: &str, page: &str) -> String {
-    let first = page.lines().next().unwrap_or_default();
-    first.trim_start_matches(reason).trim_start_matches(':').trim().to_owned()
-}
-
 /// A page for programs.
 fn parts(reason: &str, page: &str) -> Value {
     let (above, below) = page.split_once("\nWhat to do:\n").unwrap_or((page, ""));
@@ -71,7 +66,7 @@ fn parts(reason: &str, page: &str) -> Value {
     let steps: Vec<_> = below.lines().filter_map(|l| l.strip_prefix("- ")).collect();
     json!({
         "reason": reason,
-        "summary": summary(reason, page),
+        "summary": reasons::summary(reason, page),
         "why": why.trim_start_matches("Why: "),
         "whatToDo": steps,
     })
