@@ -167,13 +167,15 @@ pub enum Command {
     Explain(cmd::explain::Args),
     /// Completion for your shell
     #[command(
-        after_help = "Examples:\n  source <(sypctl completion bash)\n  sypctl completion fish > ~/.config/fish/completions/sypctl.fish"
+        after_help = "Examples:\n  source <(sypctl completion bash)        (in ~/.bashrc)\n  source <(sypctl completion zsh)         (in ~/.zshrc, behind compinit)\n  sypctl completion fish | source         (in ~/.config/fish/config.fish)"
     )]
     Completion {
         /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Manual pages
+    Man(cmd::man::Args),
     /// Version of sypctl, and of the engine if one answers
     Version,
 }
@@ -265,6 +267,7 @@ mod tests {
             "sypctl server stop",
             "sypctl doctor",
             "sypctl version",
+            "sypctl man --dir /tmp/man1",
             "sypctl token shop --as user:bob@example.com --group g --ttl 1h",
             "sypctl token create shop --name ci --ttl 30d --path /x --path /y",
             "sypctl token create --control operator --name ci --ttl 30d",
