@@ -288,7 +288,7 @@ mod tests {
         for (words, says) in [
             ("sypctl up Shop --image x", "lower-case"),
             ("sypctl up shop", "--image"),
-            ("sypctl up shop --image x --port 65535", "1..=65534"),
+            ("sypctl up shop --image x --port 65535", "1 to 65534"),
             ("sypctl up shop --image x --ttl soon", "length of time"),
             ("sypctl up shop --image x --allow alice", "user:ADDRESS"),
             ("sypctl up shop --image x --memory 5x", "256Mi"),

@@ -39,6 +39,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("ISSUER_UNREACHABLE", include_str!("reasons/ISSUER_UNREACHABLE.md")),
     ("JWKS_UNAVAILABLE", include_str!("reasons/JWKS_UNAVAILABLE.md")),
     ("LISTING", include_str!("reasons/LISTING.md")),
+    ("LOCAL_IO", include_str!("reasons/LOCAL_IO.md")),
     ("LOCAL_ISSUER", include_str!("reasons/LOCAL_ISSUER.md")),
     ("LOGIN_FAILED", include_str!("reasons/LOGIN_FAILED.md")),
     ("NAME_CONFLICT", include_str!("reasons/NAME_CONFLICT.md")),

@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse::lines)]
     tail: Option<i32>,
     /// Only of the last minutes, hours
     #[arg(long, value_parser = parse::duration, value_name = "TIME")]

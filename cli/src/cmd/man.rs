@@ -60,7 +60,7 @@ pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
     };
     let refused = |what: &std::path::Path, e: io::Error| {
         let said = format!("{} can't be written: {e}", what.display());
-        Failure::new(exit::FAILED, "", said, "name a folder that you may write to with --dir")
+        Failure::new(exit::FAILED, "LOCAL_IO", said, "name a folder that you may write to with --dir")
     };
     fs::create_dir_all(dir).map_err(|e| refused(dir, e))?;
     for (name, text) in &pages {

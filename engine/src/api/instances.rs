@@ -193,7 +193,7 @@ impl Instances for Api {
             .map_err(|f| of_failure(&f))?;
         let query = LogQuery {
             follow: r.follow,
-            tail: u32::try_from(r.tail).unwrap_or(0),
+            tail: u32::try_from(r.tail).map_err(|_| invalid("tail", "a number of lines; 0: all of them"))?,
             since_ms: r.since_time.as_ref().map_or(0, crate::clock::millis),
             replica: r.replica,
         };
