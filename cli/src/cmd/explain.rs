@@ -4,7 +4,7 @@ use crate::{
     exit,
     failure::{Done, Failure},
     output::Format,
-    reasons,
+    reasons, render,
 };
 use serde_json::{Value, json};
 
@@ -33,21 +33,23 @@ pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
                     .collect();
                 ctx.out.value(&json!({ "reasons": all }))?;
             }
-            _ => ctx.out.data(reasons::PAGES.iter().map(|(r, _)| *r).collect::<Vec<_>>().join("\n")),
+            Format::Table => {
+                let rows = reasons::PAGES.iter().map(|(r, p)| [(*r).to_owned(), reasons::summary(r, p)]);
+                ctx.out.data(render::table(&["REASON", "MEANS"], rows, ctx.out.colours));
+            }
+            Format::Name => {
+                ctx.out.data(reasons::PAGES.iter().map(|(r, _)| *r).collect::<Vec<_>>().join("\n"))
+            }
         }
         return Ok(exit::OK);
     };
     let word = word.to_uppercase().replace('-', "_");
     let Some(page) = reasons::page(&word) else {
-        let near: Vec<_> = reasons::PAGES
-            .iter()
-            .map(|(r, _)| *r)
-            .filter(|r| word.split('_').any(|w| w.len() > 2 && r.contains(w)))
-            .collect();
+        let near = reasons::near(&word);
         let hint = if near.is_empty() {
             "'sypctl explain' lists every reason".into()
         } else {
-            format!("perhaps {}", near.join(", "))
+            format!("perhaps {}; 'sypctl explain' lists every reason", near.join(", "))
         };
         return Err(Failure::new(exit::NOT_FOUND, "NOT_FOUND", format!("no reason '{word}'"), hint));
     };
