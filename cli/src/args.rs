@@ -231,6 +231,7 @@ mod tests {
             "sypctl show shop -o json",
             "sypctl events shop -w",
             "sypctl logs shop -f --tail 10 --since 10m",
+            "sypctl logs shop -p --tail 10",
             "sypctl cost shop",
             "sypctl metrics shop --since 1h --step 1m",
             "sypctl metrics --prometheus",

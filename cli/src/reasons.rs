@@ -53,6 +53,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("NOT_SERVING", include_str!("reasons/NOT_SERVING.md")),
     ("NOT_SUPPORTED", include_str!("reasons/NOT_SUPPORTED.md")),
     ("NO_LOCAL_ROUTE", include_str!("reasons/NO_LOCAL_ROUTE.md")),
+    ("NO_PREVIOUS_RUN", include_str!("reasons/NO_PREVIOUS_RUN.md")),
     ("NO_REPLICA_READY", include_str!("reasons/NO_REPLICA_READY.md")),
     ("OPERATION_DONE", include_str!("reasons/OPERATION_DONE.md")),
     ("OPERATION_IN_PROGRESS", include_str!("reasons/OPERATION_IN_PROGRESS.md")),

@@ -47,6 +47,7 @@ pub fn of_failure(f: &Failure) -> Status {
     let code = match (f.reason.as_str(), Class::parse(&f.class)) {
         ("PROVIDER_UNREACHABLE" | "UNSUPPORTED_VERSION", _) => Code::Unavailable,
         ("QUOTA_EXCEEDED" | "BUDGET_EXCEEDED", _) => Code::ResourceExhausted,
+        ("NO_PREVIOUS_RUN", _) => Code::NotFound,
         ("TARGET_UNKNOWN" | "INVALID_ARGUMENT", _) => Code::InvalidArgument,
         (_, Class::Terminal) => Code::FailedPrecondition,
         _ => Code::Unavailable,
