@@ -13,8 +13,9 @@ use std::{path::PathBuf, time::Duration};
     max_term_width = 110,
     after_help = "\
 Examples:
-  sypctl up shop --image nginx:1.27 --port 80 --allow user:alice@example.com
+  sypctl up shop --image nginx:1.27 --port 80
   sypctl curl shop /
+  sypctl access allow shop user:alice@example.com
   sypctl down shop
 
 Exit codes: 0 ok, 1 failed, 2 usage, 4 not authenticated, 5 not found, 6 not allowed (now, or to you), 7 conflict,

@@ -8,6 +8,8 @@ mod complete;
 mod exit;
 mod failure;
 mod follow;
+#[cfg(test)]
+mod guide;
 mod history;
 mod http;
 mod input;
