@@ -23,6 +23,8 @@ const DIFFERS: &[(&str, &str)] = &[
     (r"[0-9a-f]{32}", "UID"),
     (r"\b[0-9a-f]{12}\b", "ID"),
     (r"@[0-9a-f]{8}\b", "@UID"),
+    // versions of Docker have words of their own
+    (r"registry does not answer: .*", "registry does not answer: ..."),
     // what the image prints comes on two streams
     (r"(?m)(^(starting up|fatal: no database configured)\n)+", "LINES\n"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
