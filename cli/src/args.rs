@@ -13,8 +13,9 @@ use std::{path::PathBuf, time::Duration};
     max_term_width = 110,
     after_help = "\
 Examples:
-  sypctl up shop --image nginx:1.27 --port 80 --allow user:alice@example.com
+  sypctl up shop --image nginx:1.27 --port 80
   sypctl curl shop /
+  sypctl access allow shop user:alice@example.com
   sypctl down shop
 
 Exit codes: 0 ok, 1 failed, 2 usage, 4 not authenticated, 5 not found, 6 not allowed (now, or to you), 7 conflict,
@@ -167,13 +168,15 @@ pub enum Command {
     Explain(cmd::explain::Args),
     /// Completion for your shell
     #[command(
-        after_help = "Examples:\n  source <(sypctl completion bash)\n  sypctl completion fish > ~/.config/fish/completions/sypctl.fish"
+        after_help = "Examples:\n  source <(sypctl completion bash)        (in ~/.bashrc)\n  source <(sypctl completion zsh)         (in ~/.zshrc, behind compinit)\n  sypctl completion fish | source         (in ~/.config/fish/config.fish)"
     )]
     Completion {
         /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Manual pages
+    Man(cmd::man::Args),
     /// Version of sypctl, and of the engine if one answers
     Version,
 }
@@ -229,6 +232,7 @@ mod tests {
             "sypctl show shop -o json",
             "sypctl events shop -w",
             "sypctl logs shop -f --tail 10 --since 10m",
+            "sypctl logs shop -p --tail 10",
             "sypctl cost shop",
             "sypctl metrics shop --since 1h --step 1m",
             "sypctl metrics --prometheus",
@@ -265,6 +269,7 @@ mod tests {
             "sypctl server stop",
             "sypctl doctor",
             "sypctl version",
+            "sypctl man --dir /tmp/man1",
             "sypctl token shop --as user:bob@example.com --group g --ttl 1h",
             "sypctl token create shop --name ci --ttl 30d --path /x --path /y",
             "sypctl token create --control operator --name ci --ttl 30d",
@@ -285,7 +290,7 @@ mod tests {
         for (words, says) in [
             ("sypctl up Shop --image x", "lower-case"),
             ("sypctl up shop", "--image"),
-            ("sypctl up shop --image x --port 65535", "1..=65534"),
+            ("sypctl up shop --image x --port 65535", "1 to 65534"),
             ("sypctl up shop --image x --ttl soon", "length of time"),
             ("sypctl up shop --image x --allow alice", "user:ADDRESS"),
             ("sypctl up shop --image x --memory 5x", "256Mi"),

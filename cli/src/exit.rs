@@ -26,6 +26,22 @@ pub const UNAVAILABLE: u8 = 11;
 /// Ctrl-C; the work goes on.
 pub const INTERRUPTED: u8 = 130;
 
+/// What each means, for people.
+pub const MEANINGS: &[(u8, &str)] = &[
+    (OK, "It worked."),
+    (FAILED, "It was tried and failed."),
+    (USAGE, "The command line, a file or the request can't be right."),
+    (UNAUTHENTICATED, "Not authenticated: no token, or not a good one."),
+    (NOT_FOUND, "No such thing."),
+    (NOT_ALLOWED, "Not allowed now, or not to you."),
+    (CONFLICT, "A conflict: another operation, another spec or another change came first."),
+    (TIMED_OUT, "The wait timed out; the work goes on."),
+    (RESIDUALS, "Something is left after a teardown."),
+    (BLOCKED, "A budget or a quota is in the way."),
+    (UNAVAILABLE, "The engine or the provider can't be reached."),
+    (INTERRUPTED, "Interrupted; the work goes on."),
+];
+
 /// The exit code of a refused call.
 pub fn of_call(code: Code, reason: &str) -> u8 {
     if let Some(exit) = of_reason(reason) {

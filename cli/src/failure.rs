@@ -1,5 +1,5 @@
 //! What went wrong: message, reason, what to do next, and the exit code.
-use crate::exit;
+use crate::{exit, misread};
 use prost::{Message, Name};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ impl Failure {
 
     /// Wrong usage that clap could not see.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(exit::USAGE, "INVALID_ARGUMENT", message, "see --help")
+        Self::new(exit::USAGE, "INVALID_ARGUMENT", message, misread::help())
     }
 
     /// The wait is over, the work is not.
@@ -67,7 +67,10 @@ impl Failure {
             exit: exit::of_call(code, &info.reason),
             code,
             message,
-            hint: Some(meta("hint")).filter(|h| !h.is_empty()).unwrap_or_else(|| usual_hint(&info.reason)),
+            // of a field the API says less than the help of the command
+            hint: Some(meta("hint"))
+                .filter(|h| !h.is_empty() && info.reason != "INVALID_ARGUMENT")
+                .unwrap_or_else(|| usual_hint(&info.reason)),
             step: meta("step"),
             reason: info.reason,
             from_server,
@@ -143,26 +146,23 @@ impl From<Status> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(e: anyhow::Error) -> Self {
-        Self::new(exit::FAILED, "", format!("{e:#}"), "")
+        Self::new(exit::FAILED, "INTERNAL", format!("{e:#}"), usual_hint("INTERNAL"))
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(e: std::io::Error) -> Self {
-        Self::new(exit::FAILED, "", e.to_string(), "")
+        Self::new(exit::FAILED, "LOCAL_IO", e.to_string(), usual_hint("LOCAL_IO"))
     }
 }
 
 /// What to do where the server left it open.
 fn usual_hint(reason: &str) -> String {
     match reason {
-        "INVALID_ARGUMENT" => {
-            "put the field right that the message names; '--help' of the command has the forms"
-        }
-        "" => "",
-        _ => return format!("'sypctl explain {reason}' says what it means"),
+        "INVALID_ARGUMENT" => format!("put right what the message names; {}", misread::help()),
+        "" => String::new(),
+        _ => format!("'sypctl explain {reason}' says what it means"),
     }
-    .to_owned()
 }
 
 /// The `ErrorInfo` of a status.

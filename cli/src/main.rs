@@ -5,15 +5,19 @@ mod change;
 mod channel;
 mod client;
 mod cmd;
+mod complete;
 mod exit;
 mod failure;
 mod follow;
+#[cfg(test)]
+mod guide;
 mod history;
 mod http;
 mod input;
 mod local;
 mod login;
 mod manifest;
+mod misread;
 mod output;
 mod parse;
 mod paths;
@@ -29,15 +33,18 @@ mod traces;
 
 use args::{Cli, Command};
 use clap::Parser;
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
     // one backend for TLS, chosen before anything asks for it
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if let Some(code) = complete::answer() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => Cli { global: cli.global.or_earlier_names(), ..cli },
-        Err(e) => return misread(&e),
+        Err(e) => return misread::tell(e),
     };
     let out = output::Out::new(cli.global.output, cli.global.quiet);
     let runtime = match runtime(&cli.command) {
@@ -57,17 +64,6 @@ fn main() -> ExitCode {
     // a blocked read of stdin or of a name server must not hold us
     runtime.shutdown_background();
     ExitCode::from(code)
-}
-
-/// Help and version are data; wrong words are a failure like every other: for people on a terminal, JSON elsewhere.
-fn misread(e: &clap::Error) -> ExitCode {
-    if !e.use_stderr() || std::io::stderr().is_terminal() {
-        e.exit();
-    }
-    let text = e.render().to_string();
-    let text = text.trim_end().strip_prefix("error: ").unwrap_or(&text);
-    output::Out::new(output::Format::Table, false).failure(&failure::Failure::usage(text));
-    ExitCode::from(exit::USAGE)
 }
 
 /// Viewers need one thread; the engine needs all.

@@ -24,7 +24,11 @@ pub struct Manifest {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "an instance with apiVersion, kind, name and spec"
+)]
 struct Document {
     api_version: String,
     kind: String,
@@ -117,7 +121,9 @@ fn documents(text: &str, beside: &Path) -> Result<Vec<Manifest>, String> {
     let mut out = Vec::new();
     for (n, d) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
         let at = |e: &dyn std::fmt::Display| format!("document {}: {e}", n + 1);
-        let value = Value::deserialize(d).map_err(|e| at(&e))?;
+        // by way of YAML's own value, which refuses a key that is there twice
+        let value = serde_yaml_ng::Value::deserialize(d).map_err(|e| at(&e))?;
+        let value = serde_json::to_value(value).map_err(|e| at(&e))?;
         if value.is_null() {
             continue;
         }
@@ -209,6 +215,7 @@ mod tests {
             ("kind: Instance", "kind: Pod", "Pod"),
             ("a@x.org", "alice", "user:ADDRESS"),
             ("spec: {", "spec: {access: {}, ", "choose one"),
+            ("port: 80", "port: 80, port: 81", "port"),
             ("spec: {image", "spec: [image", "document 1"),
             ("spec: {", "secrets: [{env: A, from: ./nowhere}]\nspec: {", "nowhere"),
             ("spec: {", "spec: {secrets: [{env: A, value: eA==}], ", "does not belong"),

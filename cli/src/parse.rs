@@ -11,6 +11,49 @@ use syp_proto::v1::{
 /// Highest port that can be sealed off (a routing rule can't name 65535); the engine refuses it too.
 pub const MAX_PORT: u16 = 65_534;
 
+/// A port of an app.
+pub fn port(text: &str) -> Result<u16, String> {
+    number(text, 1, MAX_PORT).ok_or_else(|| format!("a port from 1 to {MAX_PORT}"))
+}
+
+/// How many replicas.
+pub fn replicas(text: &str) -> Result<i32, String> {
+    number(text, 1, 64).ok_or_else(|| "1 to 64 replicas".into())
+}
+
+/// How many lines.
+pub fn lines(text: &str) -> Result<i32, String> {
+    number(text, 1, i32::MAX).ok_or_else(|| "a number of lines, 1 or more".into())
+}
+
+fn number<N: std::str::FromStr + PartialOrd>(text: &str, least: N, most: N) -> Option<N> {
+    text.parse().ok().filter(|n| *n >= least && *n <= most)
+}
+
+/// An address to listen on.
+pub fn listen(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:7443 or 0.0.0.0:7443".into())
+}
+
+/// The URL of an identity provider.
+pub fn issuer(text: &str) -> Result<String, String> {
+    let uri: Option<http::Uri> = text.parse().ok();
+    let whole = uri.filter(|u| u.host().is_some() && matches!(u.scheme_str(), Some("https" | "http")));
+    match whole {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("the issuer's URL, such as https://login.example.com".into()),
+    }
+}
+
+/// A variable and its value. Other names can't be set in a shell, and a space in one is a mistake.
+pub fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = key_value(text)?;
+    if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(format!("'{name}' can't be the name of a variable: it has a space"));
+    }
+    Ok((name, value))
+}
+
 /// An instance's name, perhaps with `@uid`, perhaps in full.
 pub fn name(text: &str) -> Result<String, String> {
     let short = text.rsplit('/').next().unwrap_or(text);
@@ -211,7 +254,7 @@ pub fn env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let lines =
         text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#'));
-    lines.map(|(n, l)| key_value(l).map_err(|e| format!("{}, line {}: {e}", path.display(), n + 1))).collect()
+    lines.map(|(n, l)| variable(l).map_err(|e| format!("{}, line {}: {e}", path.display(), n + 1))).collect()
 }
 
 /// A label selector, `a=1` or `a=1,b=2`, as a filter of the API.

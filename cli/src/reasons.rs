@@ -17,6 +17,8 @@ pub const PAGES: &[(&str, &str)] = &[
     ("DESTROYED", include_str!("reasons/DESTROYED.md")),
     ("DEVICE_LOGIN_UNSUPPORTED", include_str!("reasons/DEVICE_LOGIN_UNSUPPORTED.md")),
     ("DISK_FULL", include_str!("reasons/DISK_FULL.md")),
+    ("DRAINED", include_str!("reasons/DRAINED.md")),
+    ("DRAINING", include_str!("reasons/DRAINING.md")),
     ("DRIFT", include_str!("reasons/DRIFT.md")),
     ("EMAIL_UNVERIFIED", include_str!("reasons/EMAIL_UNVERIFIED.md")),
     ("ENDPOINT_UNREACHABLE", include_str!("reasons/ENDPOINT_UNREACHABLE.md")),
@@ -44,6 +46,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("ISSUER_UNREACHABLE", include_str!("reasons/ISSUER_UNREACHABLE.md")),
     ("JWKS_UNAVAILABLE", include_str!("reasons/JWKS_UNAVAILABLE.md")),
     ("LISTING", include_str!("reasons/LISTING.md")),
+    ("LOCAL_IO", include_str!("reasons/LOCAL_IO.md")),
     ("LOCAL_ISSUER", include_str!("reasons/LOCAL_ISSUER.md")),
     ("LOGIN_FAILED", include_str!("reasons/LOGIN_FAILED.md")),
     ("NAME_CONFLICT", include_str!("reasons/NAME_CONFLICT.md")),
@@ -56,6 +59,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("NOT_SERVING", include_str!("reasons/NOT_SERVING.md")),
     ("NOT_SUPPORTED", include_str!("reasons/NOT_SUPPORTED.md")),
     ("NO_LOCAL_ROUTE", include_str!("reasons/NO_LOCAL_ROUTE.md")),
+    ("NO_PREVIOUS_RUN", include_str!("reasons/NO_PREVIOUS_RUN.md")),
     ("NO_REPLICA_READY", include_str!("reasons/NO_REPLICA_READY.md")),
     ("NO_SYSTEMD", include_str!("reasons/NO_SYSTEMD.md")),
     ("OPERATION_DONE", include_str!("reasons/OPERATION_DONE.md")),
@@ -70,11 +74,13 @@ pub const PAGES: &[(&str, &str)] = &[
     ("PORT_TAKEN", include_str!("reasons/PORT_TAKEN.md")),
     ("PORT_UNKNOWN", include_str!("reasons/PORT_UNKNOWN.md")),
     ("PROBE_FAILED", include_str!("reasons/PROBE_FAILED.md")),
+    ("PROBING", include_str!("reasons/PROBING.md")),
     ("PROVIDER_BUSY", include_str!("reasons/PROVIDER_BUSY.md")),
     ("PROVIDER_ERROR", include_str!("reasons/PROVIDER_ERROR.md")),
     ("PROVIDER_REFUSED", include_str!("reasons/PROVIDER_REFUSED.md")),
     ("PROVIDER_THROTTLED", include_str!("reasons/PROVIDER_THROTTLED.md")),
     ("PROVIDER_UNREACHABLE", include_str!("reasons/PROVIDER_UNREACHABLE.md")),
+    ("PULLING", include_str!("reasons/PULLING.md")),
     ("QUEUED", include_str!("reasons/QUEUED.md")),
     ("QUOTA_EXCEEDED", include_str!("reasons/QUOTA_EXCEEDED.md")),
     ("REMOVING", include_str!("reasons/REMOVING.md")),
@@ -95,11 +101,13 @@ pub const PAGES: &[(&str, &str)] = &[
     ("REVISION_NOT_FOUND", include_str!("reasons/REVISION_NOT_FOUND.md")),
     ("REVISION_SERVES", include_str!("reasons/REVISION_SERVES.md")),
     ("RUNNING", include_str!("reasons/RUNNING.md")),
+    ("SEALING", include_str!("reasons/SEALING.md")),
     ("SECRET_FILES_UNSUPPORTED", include_str!("reasons/SECRET_FILES_UNSUPPORTED.md")),
     ("SECRET_UNREADABLE", include_str!("reasons/SECRET_UNREADABLE.md")),
     ("SELF_LOCKOUT", include_str!("reasons/SELF_LOCKOUT.md")),
     ("SERVICE_CONFLICT", include_str!("reasons/SERVICE_CONFLICT.md")),
     ("SERVICE_FAILED", include_str!("reasons/SERVICE_FAILED.md")),
+    ("SERVING", include_str!("reasons/SERVING.md")),
     ("SPEC_TOO_LARGE", include_str!("reasons/SPEC_TOO_LARGE.md")),
     ("STATE_DIFFERS", include_str!("reasons/STATE_DIFFERS.md")),
     ("STEP_TIMEOUT", include_str!("reasons/STEP_TIMEOUT.md")),
@@ -143,70 +151,139 @@ pub fn page(reason: &str) -> Option<&'static str> {
     PAGES.iter().find(|(r, _)| *r == reason).map(|(_, p)| *p)
 }
 
+/// The first line of a page, without the reason.
+pub fn summary(reason: &str, page: &str) -> String {
+    let first = page.lines().next().unwrap_or_default();
+    first.trim_start_matches(reason).trim_start_matches(':').trim().to_owned()
+}
+
+/// Reasons that were perhaps meant, the nearest first.
+pub fn near(word: &str) -> Vec<&'static str> {
+    const LIKE: f64 = 0.85;
+    const MOST: usize = 4;
+    let part = |r: &str| word.split('_').any(|w| w.len() > 2 && r.split('_').any(|p| p == w));
+    let rate = |r: &&'static str| (strsim::jaro_winkler(word, r), *r);
+    let mut all: Vec<_> =
+        PAGES.iter().map(|(r, _)| r).map(rate).filter(|(l, r)| *l > LIKE || part(r)).collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    all.into_iter().take(MOST).map(|(_, r)| r).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::{collections::BTreeSet, fs, path::Path};
 
-    /// Literals that look like reasons: variables, capabilities and settings.
-    const NO_REASON: [&str; 4] = ["CARGO_PKG_VERSION", "CARGO_MANIFEST_DIR", "NET_ADMIN", "WAYLAND_DISPLAY"];
+    /// Words that are no reasons: of protocols, keys and units, of variables, capabilities and the journal.
+    const NO_REASON: &[&str] = &[
+        "AAAA",
+        "ALL",
+        "API",
+        "CARGO_MANIFEST_DIR",
+        "CARGO_PKG_VERSION",
+        "EUR",
+        "GET",
+        "JWT",
+        "NET_ADMIN",
+        "OKP",
+        "POST",
+        "PUT",
+        "RSA",
+        "STATE",
+        "WAYLAND_DISPLAY",
+        "TLS",
+    ];
+    /// What they begin with: settings, crash points, algorithms.
+    const NO_REASONS: &[&str] = &[
+        "SYP_", "SYPCTL_", "DOCKER_", "OTEL_", "XDG_", "NO_COLOR", "NO_PROXY", "HTTP_", "HTTPS_", "LC_",
+        "CP", "ES", "HS", "PS", "RS",
+    ];
 
-    fn literals(dir: &Path, out: &mut BTreeSet<String>) {
+    fn sources(dir: &Path, out: &mut Vec<String>) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() {
-                literals(&path, out);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                // what stands in tests is made up
+                sources(&path, out);
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && path.file_name().is_some_and(|n| n != "tests.rs")
+            {
                 let text = fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-                for word in text.split('"').filter(|w| is_reason(w)) {
-                    out.insert(word.to_owned());
-                }
+                // what stands in tests is made up
+                out.push(text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned());
             }
         }
     }
 
     fn is_reason(word: &str) -> bool {
         let shape = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        let setting = ["SYP_", "SYPCTL_", "DOCKER_", "OTEL_", "XDG_", "NO_COLOR", "LC_"]
-            .iter()
-            .any(|p| word.starts_with(p));
-        word.contains('_')
+        word.len() > 2
             && word.starts_with(|c: char| c.is_ascii_uppercase())
             && !word.ends_with('_')
             && word.chars().all(shape)
-            && !setting
+            && !NO_REASONS
+                .iter()
+                .any(|p| word.starts_with(p) && (p.len() > 2 || word.contains(|c: char| c.is_ascii_digit())))
             && !NO_REASON.contains(&word)
     }
 
-    #[test]
-    fn every_reason_in_the_sources_has_a_page() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut found = BTreeSet::new();
-        for dir in ["engine", "steps", "auth", "gate", "cli"] {
-            let before = found.len();
-            // the fake cloud of the tests makes its own
-            literals(&root.join(dir).join("src"), &mut found);
-            assert!(dir != "engine" || found.len() > before + 10, "{dir}: no reasons found");
+    /// Every reason that a crate can give. The words of the command line are full of capitals: there a reason without '_' is
+    /// only what a failure is made with.
+    fn given(dir: &str) -> BTreeSet<String> {
+        let mut texts = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(dir).join("src"), &mut texts);
+        let mut out = BTreeSet::new();
+        for text in &texts {
+            let words = text.split('"').filter(|w| is_reason(w));
+            out.extend(words.filter(|w| dir != "cli" || w.contains('_')).map(str::to_owned));
+            let made = text.split("Failure::new(").skip(1).filter_map(|t| t.split('"').nth(1));
+            out.extend(made.filter(|w| is_reason(w)).map(str::to_owned));
         }
-        let missing: Vec<_> = found.iter().filter(|r| page(r).is_none()).collect();
+        out
+    }
+
+    #[test]
+    fn every_reason_in_the_sources_has_a_page_and_every_page_a_reason() {
+        // states, which are reasons where they are why an instance is not ready
+        let mut all: BTreeSet<String> = ["DRAINING", "DESTROYED"].map(str::to_owned).into();
+        for (dir, least) in [("engine", 30), ("steps", 25), ("auth", 12), ("gate", 12), ("cli", 10)] {
+            let found = given(dir);
+            assert!(found.len() >= least, "{dir}: only {found:?}");
+            all.extend(found);
+        }
+        let missing: Vec<_> = all.iter().filter(|r| page(r).is_none()).collect();
         assert!(
             missing.is_empty(),
             "write cli/src/reasons/REASON.md and a line in reasons.rs for {missing:?}"
         );
+        let stale: Vec<_> = PAGES.iter().filter(|(r, _)| !all.contains(*r)).map(|(r, _)| r).collect();
+        assert!(stale.is_empty(), "nothing gives {stale:?}: take the pages away");
+        let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/reasons")).unwrap();
+        assert_eq!(files.count(), PAGES.len(), "every file is a page");
     }
 
     #[test]
-    fn pages_are_short_sorted_and_say_what_to_do() {
+    fn pages_are_short_sorted_and_say_what_why_and_what_to_do() {
         assert!(PAGES.is_sorted());
         for (reason, text) in PAGES {
             let lines = text.lines().count();
-            assert!((5..=12).contains(&lines), "{reason}: {lines} lines");
-            assert!(
-                text.starts_with(&format!("{reason}: ")) && text.contains("\nWhat to do:\n- "),
-                "{reason}"
-            );
+            assert!((5..=14).contains(&lines), "{reason}: {lines} lines");
+            let parts = [format!("{reason}: "), "\n\nWhy: ".into(), "\n\nWhat to do:\n- ".into()];
+            let at: Vec<_> = parts.iter().map(|p| text.find(p.as_str())).collect();
+            assert!(at[0] == Some(0) && at[1] > at[0] && at[2] > at[1], "{reason}: {at:?} in {text}");
+            assert!(summary(reason, text).ends_with('.') && summary(reason, text).len() > 15, "{reason}");
         }
+    }
+
+    #[test]
+    fn a_word_that_is_nearly_a_reason_is_understood() {
+        for (word, first) in [
+            ("CRSH_LOOP", "CRASH_LOOP"),
+            ("QUEUD", "QUEUED"),
+            ("IMAGE_NOTFOUND", "IMAGE_NOT_FOUND"),
+            ("TOKEN_EXPIERD", "TOKEN_EXPIRED"),
+        ] {
+            assert_eq!(near(word).first(), Some(&first), "{word}: {:?}", near(word));
+        }
+        assert!(near("XYZZY").is_empty() && near("TOKEN").len() == 4);
     }
 }

@@ -22,6 +22,14 @@ pub fn money_or(m: Option<&Money>) -> String {
     m.map_or_else(|| "unknown".into(), money)
 }
 
+/// `5.00 EUR a day: 80% notify, 100% drain`.
+pub fn budget(b: &v1::Budget) -> String {
+    let lines =
+        b.thresholds.iter().map(|t| format!("{}% {}", t.percent, t.action().as_str_name().to_lowercase()));
+    let lines = lines.collect::<Vec<_>>().join(", ");
+    format!("{} a {}: {lines}", money_or(b.limit.as_ref()), b.period().as_str_name().to_lowercase())
+}
+
 /// The last second that has four digits for its year.
 const LAST_SECOND: i64 = 253_402_300_799;
 

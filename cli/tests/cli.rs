@@ -53,7 +53,9 @@ fn explain_has_pages_and_says_what_is_near() {
         (
             Some("no reason 'IMAGE_LOST'"),
             Some("NOT_FOUND"),
-            Some("perhaps IMAGE_ARCH_MISMATCH, IMAGE_AUTH_FAILED, IMAGE_NOT_FOUND")
+            Some(
+                "perhaps IMAGE_NOT_FOUND, IMAGE_ARCH_MISMATCH, IMAGE_AUTH_FAILED; 'sypctl explain' lists every reason"
+            )
         )
     );
 }

@@ -238,7 +238,8 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
         Ok(found) => {
             let kept =
                 |handle: &str| i.ledger.iter().any(|r| r.handle == handle && !r.retained_reason.is_empty());
-            listed.found = found.into_iter().filter(|f| !kept(&f.handle)).collect();
+            let known = |key: &str| i.ledger.iter().any(|r| r.key == key && !over(r));
+            listed.found = found.into_iter().filter(|f| !kept(&f.handle) && !known(&f.key)).collect();
             listed.retry_at_ms = now + settle_ms(i);
             for (n, f) in listed.found.iter().enumerate() {
                 let entry = next_ordinal(&i.ledger) + u32::try_from(n).unwrap_or(0);

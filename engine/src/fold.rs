@@ -65,6 +65,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         Body::UndoOutcome(u) => rows::undo_outcome(i, r, u)?,
         Body::Adopted(a) => rows::adopted(i, r, a)?,
         Body::Listed(l) => {
+            let nothing_known = i.ledger.iter().all(over);
             let run = open_run(i, l.run)?;
             if run.kind() != RunKind::Teardown {
                 return Err("only a teardown lists");
@@ -74,7 +75,8 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
                 run.listing_attempt += 1;
             } else {
                 run.listing_attempt = 0;
-                run.clean_listings = if l.found.is_empty() { run.clean_listings + 1 } else { 0 };
+                let clean = l.found.is_empty() && nothing_known;
+                run.clean_listings = if clean { run.clean_listings + 1 } else { 0 };
             }
             run.failure.clone_from(&l.failure);
         }

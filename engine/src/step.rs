@@ -232,6 +232,8 @@ pub struct LogQuery {
     pub since_ms: Millis,
     /// One replica only.
     pub replica: String,
+    /// Of runs that have ended, not of the one that is.
+    pub previous: bool,
 }
 
 /// A provider: it plans, checks, lists and tells; its steps do.

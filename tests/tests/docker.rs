@@ -205,7 +205,7 @@ fn a_failed_up_says_why_and_takes_itself_away() -> Result<()> {
         says(
             &e.up_fails("wrong", "syp-test/wrongport", &["--port", "8080"])?,
             "PORT_NOT_LISTENING",
-            &["9999", "--port 9999"],
+            &["it listens on 9999. Its", "--port 9999"],
         )?;
         for name in ["crash", "wrong"] {
             e.ok(&["wait", name, "--for", "state=destroyed", "--timeout", "60s"])?;
@@ -216,6 +216,16 @@ fn a_failed_up_says_why_and_takes_itself_away() -> Result<()> {
         // and the name is free
         e.up("crash", "syp-test/hello", &["--port", "8080"])?;
         e.down("crash")
+    })
+}
+
+#[test]
+fn an_app_that_takes_a_while_to_listen_is_waited_for() -> Result<()> {
+    with_engine(|e, _| {
+        // longer than one that listens elsewhere is waited for
+        let app = "sleep 12; httpd -f -p 8080 -h /www & wait";
+        e.up("slow", "syp-test/hello", &["--port", "8080", "--entrypoint", "/bin/sh", "--", "-c", app])?;
+        e.down("slow")
     })
 }
 

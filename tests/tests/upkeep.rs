@@ -91,6 +91,24 @@ fn a_backup_made_under_way_brings_everything_back_after_the_disk_is_lost() -> Re
     Ok(())
 }
 
+#[test]
+fn what_a_restored_journal_does_not_know_is_found_by_its_teardown() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    let away = tempfile::tempdir()?;
+    let path = away.path().join("b").to_string_lossy().into_owned();
+    up(&e, "shop", &[])?;
+    e.ok(&["server", "backup", &path])?;
+    // another replica, in another place, of which the backup knows nothing
+    e.ok(&["set", "shop", "--env", "A=1", "--yes", "-q"])?;
+    let store = e.store_id()?;
+    e.ok(&["server", "stop"])?;
+    e.ok(&["server", "restore", "--replace", &path])?;
+    e.ok(&["down", "shop", "--yes", "--timeout", "2m"])?;
+    ensure!(left_of(&store)?.is_empty(), "{:?}", left_of(&store)?);
+    e.ok(&["receipt", "shop", "--verify"]).map(drop)
+}
+
 /// No operation is open: what the backup knew as under way has come to its end, whatever was done since.
 fn settled(e: &Engine, name: &str) -> Result<()> {
     let end = Instant::now() + LIMIT;

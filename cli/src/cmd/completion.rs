@@ -1,16 +1,13 @@
 //! `sypctl completion`.
 use super::Ctx;
-use crate::{args::Cli, exit, failure::Done};
-use clap::CommandFactory;
+use crate::{complete, exit, failure::Done};
 use clap_complete::Shell;
 
 /// Runs it.
 ///
 /// # Errors
-/// When it is no text (never).
+/// For a shell that is not known (never: the command line refuses it).
 pub fn run(ctx: &Ctx<'_>, shell: Shell) -> Done {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "sypctl", &mut script);
-    ctx.out.data(String::from_utf8(script).map_err(anyhow::Error::from)?);
+    ctx.out.data(complete::script(&shell.to_string())?);
     Ok(exit::OK)
 }

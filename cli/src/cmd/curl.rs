@@ -5,7 +5,7 @@ use crate::{
     failure::{Done, Failure},
     http, login, parse,
 };
-use ::http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use clap::Parser;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -162,10 +162,10 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
             format!("sypctl show {}", a.name),
         )
     })?;
-    print(ctx, answer, flags.include).await
+    print(ctx, &a.name, answer, flags.include).await
 }
 
-async fn print(ctx: &Ctx<'_>, answer: Response<Incoming>, include: bool) -> Done {
+async fn print(ctx: &Ctx<'_>, name: &str, answer: Response<Incoming>, include: bool) -> Done {
     let status = answer.status();
     let (parts, mut body) = answer.into_parts();
     let mut out = std::io::stdout().lock();
@@ -178,7 +178,13 @@ async fn print(ctx: &Ctx<'_>, answer: Response<Incoming>, include: bool) -> Done
     }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| {
-            Failure::new(exit::FAILED, "", format!("the answer broke off: {}", login::chain(&e)), "")
+            let hint = format!("'sypctl logs {name}' shows what the app says");
+            Failure::new(
+                exit::FAILED,
+                "UPSTREAM_BROKE_OFF",
+                format!("the answer broke off: {}", login::chain(&e)),
+                hint,
+            )
         })?;
         if let Some(bytes) = frame.data_ref() {
             out.write_all(bytes)?;
@@ -188,7 +194,14 @@ async fn print(ctx: &Ctx<'_>, answer: Response<Incoming>, include: bool) -> Done
     if status.is_success() {
         return Ok(exit::OK);
     }
-    ctx.out.note(format!("HTTP {status}"));
+    // the app may say 403 too: then its own words are above
+    let why = match status {
+        StatusCode::FORBIDDEN => format!(
+            "; if it was the gate: 'sypctl access show {name}' says who gets in, '--as MEMBER' calls as somebody else"
+        ),
+        _ => String::new(),
+    };
+    ctx.out.note(format!("HTTP {status}{why}"));
     Ok(exit::FAILED)
 }
 

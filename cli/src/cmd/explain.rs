@@ -4,7 +4,7 @@ use crate::{
     exit,
     failure::{Done, Failure},
     output::Format,
-    reasons,
+    reasons, render,
 };
 use serde_json::{Value, json};
 
@@ -29,25 +29,27 @@ pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
             Format::Json | Format::Yaml => {
                 let all: Vec<_> = reasons::PAGES
                     .iter()
-                    .map(|(r, p)| json!({"reason": r, "summary": summary(r, p)}))
+                    .map(|(r, p)| json!({"reason": r, "summary": reasons::summary(r, p)}))
                     .collect();
                 ctx.out.value(&json!({ "reasons": all }))?;
             }
-            _ => ctx.out.data(reasons::PAGES.iter().map(|(r, _)| *r).collect::<Vec<_>>().join("\n")),
+            Format::Table => {
+                let rows = reasons::PAGES.iter().map(|(r, p)| [(*r).to_owned(), reasons::summary(r, p)]);
+                ctx.out.data(render::table(&["REASON", "MEANS"], rows, ctx.out.colours));
+            }
+            Format::Name => {
+                ctx.out.data(reasons::PAGES.iter().map(|(r, _)| *r).collect::<Vec<_>>().join("\n"))
+            }
         }
         return Ok(exit::OK);
     };
     let word = word.to_uppercase().replace('-', "_");
     let Some(page) = reasons::page(&word) else {
-        let near: Vec<_> = reasons::PAGES
-            .iter()
-            .map(|(r, _)| *r)
-            .filter(|r| word.split('_').any(|w| w.len() > 2 && r.contains(w)))
-            .collect();
+        let near = reasons::near(&word);
         let hint = if near.is_empty() {
             "'sypctl explain' lists every reason".into()
         } else {
-            format!("perhaps {}", near.join(", "))
+            format!("perhaps {}; 'sypctl explain' lists every reason", near.join(", "))
         };
         return Err(Failure::new(exit::NOT_FOUND, "NOT_FOUND", format!("no reason '{word}'"), hint));
     };
@@ -59,11 +61,6 @@ pub fn run(ctx: &Ctx<'_>, a: &Args) -> Done {
     Ok(exit::OK)
 }
 
-fn summary(reason: &str, page: &str) -> String {
-    let first = page.lines().next().unwrap_or_default();
-    first.trim_start_matches(reason).trim_start_matches(':').trim().to_owned()
-}
-
 /// A page for programs.
 fn parts(reason: &str, page: &str) -> Value {
     let (above, below) = page.split_once("\nWhat to do:\n").unwrap_or((page, ""));
@@ -71,7 +68,7 @@ fn parts(reason: &str, page: &str) -> Value {
     let steps: Vec<_> = below.lines().filter_map(|l| l.strip_prefix("- ")).collect();
     json!({
         "reason": reason,
-        "summary": summary(reason, page),
+        "summary": reasons::summary(reason, page),
         "why": why.trim_start_matches("Why: "),
         "whatToDo": steps,
     })

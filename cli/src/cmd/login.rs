@@ -7,7 +7,7 @@ use crate::{
     failure::{Done, Failure, error_info},
     http::{self, Http},
     login::{self, Discovery, Login, Place, Tokens, device_client, discover},
-    paths,
+    parse, paths,
 };
 use oauth2::{HttpRequest, Scope, StandardDeviceAuthorizationResponse};
 use prost::Message;
@@ -27,7 +27,7 @@ Examples:
 Shows an address and a code to enter there. The token is kept in login.json in the data directory, for your eyes only.")]
 pub struct Args {
     /// The identity provider, as its discovery document calls it [default: the server's]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_parser = parse::issuer, value_name = "URL")]
     issuer: Option<String>,
     /// Our client there
     #[arg(long, default_value = "sypctl", value_name = "ID")]

@@ -12,17 +12,20 @@ use syp_proto::v1::{LogEntry, StreamLogsRequest, instances_client::InstancesClie
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sypctl logs shop --tail 50\n  sypctl logs shop -f --since 10m\n  sypctl logs shop --replica 1 -o json    (a JSON line each)"
+    after_help = "Examples:\n  sypctl logs shop --tail 50\n  sypctl logs shop -f --since 10m\n  sypctl logs shop --previous          (why it ended)\n  sypctl logs shop --replica 1 -o json    (a JSON line each)"
 )]
 pub struct Args {
     /// Name
     #[arg(value_parser = parse::name)]
     name: String,
     /// Go on with what comes
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "previous")]
     follow: bool,
+    /// Of the runs before this one, such as those that crashed; a replica that was replaced took its lines along
+    #[arg(short, long)]
+    previous: bool,
     /// Only the last lines
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse::lines)]
     tail: Option<i32>,
     /// Only of the last minutes, hours
     #[arg(long, value_parser = parse::duration, value_name = "TIME")]
@@ -51,6 +54,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         since_time: since,
         tail: a.tail.unwrap_or(0),
         replica: a.replica.unwrap_or_default(),
+        previous: a.previous,
         ..Default::default()
     };
     let mut lines =

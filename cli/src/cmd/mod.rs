@@ -15,6 +15,7 @@ pub mod graph;
 pub mod login;
 pub mod logs;
 pub mod ls;
+pub mod man;
 pub mod metrics;
 pub mod op;
 pub mod open;
@@ -126,6 +127,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Doctor => doctor::run(&ctx).await,
         Command::Explain(a) => explain::run(&ctx, &a),
         Command::Completion { shell } => completion::run(&ctx, shell),
+        Command::Man(a) => man::run(&ctx, &a),
         Command::Version => version::run(&ctx).await,
     }
 }

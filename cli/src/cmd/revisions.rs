@@ -31,7 +31,11 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     Ok(exit::OK)
 }
 
-async fn all(c: &Client, parent: String) -> Result<ListInstanceRevisionsResponse, Failure> {
+/// Every revision of an instance.
+///
+/// # Errors
+/// What the engine said.
+pub async fn all(c: &Client, parent: String) -> Result<ListInstanceRevisionsResponse, Failure> {
     let mut ask = ListInstanceRevisionsRequest { parent, page_size: 100, ..Default::default() };
     let mut out = ListInstanceRevisionsResponse::default();
     loop {
@@ -57,7 +61,8 @@ fn names(all: &ListInstanceRevisionsResponse) -> String {
     all.instance_revisions.iter().map(short).collect::<Vec<_>>().join("\n")
 }
 
-fn state(r: &InstanceRevision) -> String {
+/// How a revision does, in a word.
+pub fn state(r: &InstanceRevision) -> String {
     match (&r.failure, r.traffic_percent, &r.serving_time) {
         (_, 100, _) => "serves".into(),
         (Some(f), ..) => format!("failed: {}", f.message.lines().next().unwrap_or_default()),

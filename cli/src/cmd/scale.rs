@@ -18,7 +18,7 @@ pub struct Args {
     #[arg(value_parser = parse::name)]
     name: String,
     /// How many
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=64))]
+    #[arg(long, value_parser = parse::replicas, allow_negative_numbers = true)]
     replicas: i32,
     /// Only show what would change and what it would cost
     #[arg(long)]

@@ -26,10 +26,10 @@ const FORCED: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 pub struct Run {
     /// TCP address beside the Unix socket; off loopback with TLS files
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_parser = parse::listen, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
     /// HTTP address where Prometheus scrapes /metrics with a viewer's token; off loopback with TLS files
-    #[arg(long, env = "SYP_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, value_parser = parse::listen, env = "SYP_METRICS_LISTEN", value_name = "ADDR:PORT")]
     metrics_listen: Option<SocketAddr>,
     /// Certificate chain, PEM
     #[arg(long, requires = "tls_key", value_name = "FILE")]
@@ -38,10 +38,10 @@ pub struct Run {
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// An identity provider whose tokens are taken
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_parser = parse::issuer, value_name = "URL")]
     issuer: Vec<String>,
     /// Audience that its tokens carry for the instances
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_parser = audience, value_name = "NAME")]
     audience: Option<String>,
     /// Who may do everything: user: group: domain: sub: claim:
     #[arg(long, value_parser = parse::member, value_name = "MEMBER")]
@@ -49,6 +49,17 @@ pub struct Run {
     /// End when there is nothing to do
     #[arg(long, hide = true)]
     idle_exit: bool,
+}
+
+/// The control plane's own is not for instances.
+fn audience(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("the name that the tokens' 'aud' has".into()),
+        syp_engine::api::identity::API_AUDIENCE => {
+            Err("that is the control plane's own: a token for an instance must not drive the engine".into())
+        }
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// What to do.

@@ -32,19 +32,19 @@ pub struct Args {
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     /// The port the image listens on
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(parse::MAX_PORT)))]
+    #[arg(long, value_parser = parse::port, allow_negative_numbers = true)]
     port: Option<u16>,
     /// Cores of a replica: 0.5 or 500m
-    #[arg(long, value_parser = parse::cpu)]
+    #[arg(long, value_parser = parse::cpu, allow_negative_numbers = true)]
     cpu: Option<String>,
     /// Memory of a replica: 256Mi
-    #[arg(long, value_parser = parse::memory)]
+    #[arg(long, value_parser = parse::memory, allow_negative_numbers = true)]
     memory: Option<String>,
     /// How many of it
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=64))]
+    #[arg(long, value_parser = parse::replicas, allow_negative_numbers = true)]
     replicas: Option<i32>,
     /// A variable for the image
-    #[arg(long, value_parser = parse::key_value, value_name = "NAME=VALUE")]
+    #[arg(long, value_parser = parse::variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
     /// Variables from a file, NAME=VALUE a line
     #[arg(long, value_name = "FILE")]

@@ -108,6 +108,7 @@ fn text(i: &Instance, figures: &[(&'static str, String)], now: i64) -> String {
         ("Rate", format!("{} an hour", render::money_or(cost.rate_per_hour.as_ref()))),
         ("Accrued", format!("{}{}", render::money_or(cost.accrued.as_ref()), render::accuracy(&cost))),
         ("Price", cost.price_source),
+        ("Budget", spec.budget.as_ref().map_or_else(String::new, render::budget)),
     ];
     let tail = [
         ("Created", format!("{} by {}", render::time(i.create_time.as_ref()), i.creator)),

@@ -21,13 +21,13 @@ pub enum Command {
 #[group(required = true, multiple = true)]
 pub struct Set {
     /// Price of a kWh, in the engine's currency
-    #[arg(long, default_value = "", value_name = "PRICE")]
+    #[arg(long, default_value = "", allow_negative_numbers = true, value_name = "PRICE")]
     per_kwh: String,
     /// Watts of a busy core, its share of fans and supply included
-    #[arg(long, default_value = "", value_name = "WATTS")]
+    #[arg(long, default_value = "", allow_negative_numbers = true, value_name = "WATTS")]
     watts_per_core: String,
     /// Watts of a GiB of memory
-    #[arg(long, default_value = "", value_name = "WATTS")]
+    #[arg(long, default_value = "", allow_negative_numbers = true, value_name = "WATTS")]
     watts_per_gib: String,
 }
 

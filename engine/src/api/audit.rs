@@ -1,6 +1,6 @@
 //! `syp.v1.Audit`: who did what, when, and with what outcome. Rows are written by `layer.rs` and chained by the store.
 use super::{
-    Api,
+    Api, roles,
     status::invalid,
     validate,
     watch::{self, HEARTBEAT, Woke, woken},
@@ -19,7 +19,7 @@ use syp_proto::{
     journal,
     v1::{self, audit_server::Audit},
 };
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Code, Request, Response, Status, async_trait};
 
 /// Rows read at once.
 const CHUNK: usize = 512;
@@ -70,9 +70,12 @@ impl Filter {
             };
             match (field.trim(), operator) {
                 ("actor", "=") => out.actors.push(value),
-                ("method", "=") => out.methods.push(value),
+                // whole paths of methods that are not ours are there too: somebody tried them
+                ("method", "=") if value.contains('/') || is_method(&value) => out.methods.push(value),
+                ("method", "=") => return Err(bad("no method of the API, such as SetAccessPolicy")),
                 ("target", "=") => out.targets.push(Target { name: value, ..Default::default() }),
-                ("outcome", "=") => out.outcomes.push(value),
+                ("outcome", "=") if is_code(&value) => out.outcomes.push(value),
+                ("outcome", "=") => return Err(bad("no outcome, such as Ok or PermissionDenied")),
                 ("time", ">=") => out.from = Some(time()?),
                 ("time", "<") => out.to = Some(time()?),
                 _ => {
@@ -97,6 +100,14 @@ impl Filter {
     fn is_behind(&self, a: &journal::Audit) -> bool {
         self.from.is_some_and(|t| a.at_ms < t.saturating_sub(SLACK_MS))
     }
+}
+
+fn is_method(short: &str) -> bool {
+    roles::methods().any(|m| m.rsplit('/').next() == Some(short))
+}
+
+fn is_code(word: &str) -> bool {
+    (0..=16).map(Code::from_i32).any(|c| word.eq_ignore_ascii_case(&format!("{c:?}")))
 }
 
 /// `user:ADDRESS`, `sub:SUBJECT`, `token:ID`, or either without its kind.
@@ -312,13 +323,23 @@ mod tests {
         ] {
             assert!(holds("projects/p", yes), "{yes}");
         }
-        for no in ["actor=user:b@x.org", "actor=user:s1", "method=Create", "target=projects/p/instances/sho"]
+        for no in
+            ["actor=user:b@x.org", "actor=user:s1", "method=GetInstance", "target=projects/p/instances/sho"]
         {
             assert!(!holds("", no), "{no}");
         }
         assert!(!holds("projects/other", "") && holds("projects/-", ""));
         assert!(!holds("", "time>=1970-01-01T00:16:41Z") && !holds("", "time<1970-01-01T00:16:40Z"));
-        for bad in ["who=x", "actor", "time=1970-01-01T00:00:00Z", "time>=soon", "actor<x", "time>x"] {
+        for bad in [
+            "who=x",
+            "actor",
+            "time=1970-01-01T00:00:00Z",
+            "time>=soon",
+            "actor<x",
+            "time>x",
+            "method=Create",
+            "outcome=Fine",
+        ] {
             let e = Filter::parse("", bad).unwrap_err();
             assert!(e.message().contains(bad), "{e:?}");
         }

@@ -52,7 +52,8 @@ pub(super) fn normalised(s: &mut v1::InstanceSpec) {
         s.scaling = Some(v1::Scaling { min: 1, max: 1, ..Default::default() });
     }
     if let Some(sc) = &mut s.scaling {
-        sc.min = sc.min.max(1);
+        // nothing said; less than nothing is refused where all else is
+        sc.min = if sc.min == 0 { 1 } else { sc.min };
         sc.max = sc.max.max(sc.min);
     }
     if s.protocol() == instance_spec::Protocol::Unspecified {

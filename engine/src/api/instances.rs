@@ -185,6 +185,9 @@ impl Instances for Api {
     ) -> Result<Response<Self::StreamLogsStream>, Status> {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
+        if r.previous && r.follow {
+            return Err(invalid("follow", "nothing comes of a run that has ended; ask for one of the two"));
+        }
         let cell = self.live(&a, &r.name, Role::Viewer).await?;
         let i = cell.get();
         let target = self
@@ -193,9 +196,10 @@ impl Instances for Api {
             .map_err(|f| of_failure(&f))?;
         let query = LogQuery {
             follow: r.follow,
-            tail: u32::try_from(r.tail).unwrap_or(0),
+            tail: u32::try_from(r.tail).map_err(|_| invalid("tail", "a number of lines; 0: all of them"))?,
             since_ms: r.since_time.as_ref().map_or(0, crate::clock::millis),
             replica: r.replica,
+            previous: r.previous,
         };
         let revision = i.revision.clone();
         let lines = target.logs(&self.engine.context(&cell), query).await.map_err(|f| of_failure(&f))?;

@@ -100,8 +100,7 @@ impl Guard {
         request: &mut Request<B>,
         who: &mut Option<Authz>,
     ) -> Result<(), Status> {
-        let need =
-            roles::need(request.uri().path()).ok_or_else(|| Status::unimplemented("unknown method"))?;
+        let need = roles::need(request.uri().path()).ok_or_else(|| unknown(request.uri().path()))?;
         let peer = Peer::of(request);
         let local_peer = peer.uid.is_some_and(|u| u == self.own_uid || u == 0);
         match need {
@@ -252,6 +251,33 @@ impl Guard {
     }
 }
 
+fn unknown(path: &str) -> Status {
+    let words = format!("there is no method '{}' here", path.trim_start_matches('/'));
+    refuse(
+        Code::Unimplemented,
+        "NOT_SUPPORTED",
+        words,
+        "compare the versions of both sides: 'sypctl version'",
+    )
+}
+
+/// What tonic itself says of bytes that are no message is no error of ours: the caller's, with a reason.
+fn in_words(response: Response<Body>) -> Response<Body> {
+    let status = Status::from_header_map(response.headers());
+    let undecoded =
+        |s: &Status| s.code() == Code::Internal && s.message().starts_with("failed to decode Protobuf");
+    match status.filter(undecoded) {
+        Some(s) => refuse(
+            Code::InvalidArgument,
+            "INVALID_ARGUMENT",
+            format!("the request is not the message of this method: {}", s.message()),
+            "make it from the published proto files",
+        )
+        .into_http(),
+        None => response,
+    }
+}
+
 fn until(expires_s: u64, now: Millis) -> tokio::time::Instant {
     let expires_ms = i64::try_from(expires_s.saturating_mul(1000)).unwrap_or(i64::MAX);
     let left = expires_ms.saturating_sub(now).clamp(0, 86_400_000);
@@ -327,7 +353,7 @@ where
             let (peer, mut who) = (Peer::of(&request), None);
             let mut response = match guard.admit(&mut request, &mut who).await {
                 Ok(()) => {
-                    let response = inner.call(request).await?;
+                    let response = in_words(inner.call(request).await?);
                     let status = Status::from_header_map(response.headers());
                     let (code, why) = status.as_ref().map_or((Code::Ok, ""), |s| (s.code(), s.message()));
                     guard.record(&path, peer, who.as_ref(), code, why).await;

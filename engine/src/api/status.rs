@@ -33,7 +33,11 @@ pub fn refuse_with(
 pub fn invalid(field: &str, message: &str) -> Status {
     let mut details = ErrorDetails::new();
     details
-        .set_error_info("INVALID_ARGUMENT", DOMAIN, HashMap::new())
+        .set_error_info(
+            "INVALID_ARGUMENT",
+            DOMAIN,
+            HashMap::from([("hint".to_owned(), format!("put '{field}' right and call again"))]),
+        )
         .add_bad_request_violation(field, message);
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {message}"), details)
 }
@@ -43,6 +47,7 @@ pub fn of_failure(f: &Failure) -> Status {
     let code = match (f.reason.as_str(), Class::parse(&f.class)) {
         ("PROVIDER_UNREACHABLE" | "UNSUPPORTED_VERSION", _) => Code::Unavailable,
         ("QUOTA_EXCEEDED" | "BUDGET_EXCEEDED", _) => Code::ResourceExhausted,
+        ("NO_PREVIOUS_RUN", _) => Code::NotFound,
         ("TARGET_UNKNOWN" | "INVALID_ARGUMENT", _) => Code::InvalidArgument,
         (_, Class::Terminal) => Code::FailedPrecondition,
         _ => Code::Unavailable,
@@ -60,9 +65,12 @@ impl From<Error> for Status {
                 format!("the name belongs to instance {id}"),
                 "choose another name, or take it down first: 'sypctl down'",
             ),
-            Error::NotFound(_) => {
-                refuse(Code::NotFound, "NOT_FOUND", text, "'sypctl ls' shows what is there")
-            }
+            Error::NotFound(what) => refuse(
+                Code::NotFound,
+                "NOT_FOUND",
+                text,
+                &format!("'sypctl {}' shows what is there", lists(&what)),
+            ),
             Error::Invalid { field, message } => invalid(&field, &message),
             Error::NotAllowed { from, to, allowed, why } => {
                 not_allowed(from.as_str_name(), to.as_str_name(), &allowed, &why)
@@ -87,6 +95,15 @@ impl From<Error> for Status {
             Error::Store(s) => of_store(&s),
             Error::Internal(_) => refuse(Code::Internal, "INTERNAL", text, "this is a bug: please report it"),
         }
+    }
+}
+
+/// The command that shows things of a kind.
+fn lists(name: &str) -> &'static str {
+    match name {
+        n if n.starts_with("tokens/") || n.contains("/tokens/") => "token ls",
+        n if n.starts_with("operations/") => "op ls",
+        _ => "ls",
     }
 }
 

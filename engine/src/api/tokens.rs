@@ -160,7 +160,7 @@ impl Api {
             all.extend(self.identities.machines().all().into_iter().map(|t| shown("", t)));
         } else if r.parent.contains("/instances/") {
             let cell = self.live(a, &r.parent, Role::Operator).await?;
-            all.extend(self.of_instance(&cell).await);
+            all.extend(self.of_instance(&cell, !r.without_uses).await);
         } else {
             let project = validate::parent(&r.parent)?;
             for cell in self.engine.cells() {
@@ -168,7 +168,7 @@ impl Api {
                 let seen = (project == "-" || i.project == project)
                     && a.role_on(&i).is_some_and(|role| role >= Role::Operator);
                 if seen && !i.tokens.is_empty() {
-                    all.extend(self.of_instance(&cell).await);
+                    all.extend(self.of_instance(&cell, !r.without_uses).await);
                 }
             }
         }
@@ -178,10 +178,11 @@ impl Api {
         Ok(v1::ListTokensResponse { tokens, next_page_token })
     }
 
-    /// With what the gate says of their use; a gate that does not answer says nothing.
-    async fn of_instance(&self, cell: &Arc<Cell>) -> Vec<v1::Token> {
+    /// If wanted, with what the gate says of their use; a gate that does not answer says nothing.
+    async fn of_instance(&self, cell: &Arc<Cell>, with_uses: bool) -> Vec<v1::Token> {
         let i = cell.get();
-        let uses = if i.tokens.is_empty() { BTreeMap::new() } else { self.uses(cell, &i).await };
+        let ask = with_uses && !i.tokens.is_empty();
+        let uses = if ask { self.uses(cell, &i).await } else { BTreeMap::new() };
         let parent = view::full_name(&i);
         let token = |t: &MachineToken| {
             let last = uses.get(&t.id).and_then(|s| i64::try_from(*s).ok()).unwrap_or(0);

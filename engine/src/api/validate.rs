@@ -130,7 +130,10 @@ fn is_label_word(w: &str) -> bool {
 /// `INVALID_ARGUMENT` naming the field.
 pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     if s.image.trim().is_empty() || s.image.contains(char::is_whitespace) {
-        return Err(invalid("spec.image", "the name of an image, such as nginx:1.27"));
+        return Err(invalid(
+            "spec.image",
+            &format!("'{}' can't be an image; a name such as nginx:1.27", s.image),
+        ));
     }
     if s.port < 0 || s.port > MAX_PORT || s.port == HOLDER_PORT {
         return Err(invalid(
@@ -149,8 +152,9 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     }
     cors("spec.cors_origins", &s.cors_origins)?;
     for k in s.env.keys() {
-        if k.is_empty() || k.contains(['=', '\0']) {
-            return Err(invalid("spec.env", &format!("'{k}' can't be the name of a variable")));
+        if k.is_empty() || k.contains(|c: char| c == '=' || c.is_whitespace() || c.is_control()) {
+            let why = "'=', spaces and control characters are not for names";
+            return Err(invalid("spec.env", &format!("'{k}' can't be the name of a variable: {why}")));
         }
     }
     if let Some(p) = s.probe.as_ref().filter(|p| !p.path.is_empty())

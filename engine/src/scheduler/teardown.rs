@@ -8,6 +8,8 @@ use syp_proto::{
 
 /// Undo attempts after which the instance says that it is stuck (it goes on trying).
 const STUCK_AFTER: u32 = 8;
+/// Undo attempts after which is looked for what else there is.
+const LOOK_AFTER: u32 = 2;
 
 /// Removes what a row stands for, as soon as that is sure to find it.
 pub(super) fn undo(row: &journal::LedgerRow, now: Millis, open: &mut usize, d: &mut Decision) {
@@ -51,6 +53,13 @@ pub(super) fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
     }
     stuck(i, d);
     if left {
+        // what holds it may be something that the journal does not know, since it came from a backup or somebody made it by hand
+        let held = |r: &journal::LedgerRow| {
+            !over(r) && !r.undo_open && r.undo_attempt >= LOOK_AFTER && r.failure.is_some()
+        };
+        if run.next_listing_ms <= now && i.ledger.iter().any(held) {
+            d.calls.push(list(run));
+        }
         return;
     }
     let needed = if i.let_go_in_doubt || i.ledger.iter().any(|r| r.ever_in_doubt) { 2 } else { 1 };
@@ -65,8 +74,12 @@ pub(super) fn teardown(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
     if run.next_listing_ms > now {
         d.wake(run.next_listing_ms);
     } else {
-        d.calls.push(Call::List { run: run.no, nth: run.clean_listings * 1000 + run.listing_attempt });
+        d.calls.push(list(run));
     }
+}
+
+fn list(run: &Run) -> Call {
+    Call::List { run: run.no, nth: run.clean_listings * 1000 + run.listing_attempt }
 }
 
 /// Settle window of an instance: the longest of its rows.

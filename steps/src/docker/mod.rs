@@ -12,6 +12,7 @@ mod holder;
 mod image;
 mod isolation;
 mod listing;
+mod logs;
 pub mod names;
 mod network;
 mod observe;
@@ -238,7 +239,7 @@ impl Target for DockerTarget {
         cx: &StepCx,
         q: LogQuery,
     ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
-        observe::logs(&self.shared, cx, q).await
+        logs::logs(&self.shared, cx, q).await
     }
 
     async fn check(&self) -> Result<String, Failure> {

@@ -1,29 +1,22 @@
-//! Figures, logs and news of instances.
+//! Figures and news of instances.
 use super::{
     Shared, admin,
     client::{INSTANCE, REVISION, STORE, failed, inspect, key, labels_of, running, started_at},
     config::admin_address,
     routes::slot,
 };
-use bollard::{
-    container::LogOutput,
-    query_parameters::{EventsOptions, LogsOptions, StatsOptions},
-};
-use futures_util::{
-    StreamExt,
-    stream::{BoxStream, SelectAll},
-};
+use bollard::query_parameters::{EventsOptions, StatsOptions};
+use futures_util::{StreamExt, stream::BoxStream};
 use std::collections::HashMap;
 use syp_engine::{
-    clock::{Millis, millis},
-    failure::{Class, failure},
+    clock::millis,
     id::{InstanceId, StoreId},
-    step::{LogLine, LogQuery, ReplicaStats, Stats, StepCx},
+    step::{ReplicaStats, Stats, StepCx},
 };
 use syp_proto::journal::Failure;
 
 /// Slots of the replicas that may be there, those of two revisions during an update.
-fn replicas(cx: &StepCx) -> Vec<u32> {
+pub(super) fn replicas(cx: &StepCx) -> Vec<u32> {
     let mut slots: Vec<_> = cx.live.iter().filter_map(|n| slot(n, "app")).collect();
     slots.sort_unstable();
     slots
@@ -59,58 +52,6 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     Ok(out)
 }
 
-/// Lines of the replicas, each with its time.
-pub(super) async fn logs(
-    s: &Shared,
-    cx: &StepCx,
-    q: LogQuery,
-) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
-    let mut names: Vec<(String, String)> =
-        replicas(cx).into_iter().map(|n| (n.to_string(), key(&cx.owner, &format!("app-{n}")))).collect();
-    names.push(("gate".into(), key(&cx.owner, "gate")));
-    // the gate's access log is asked for by name
-    names.retain(|(id, _)| if q.replica.is_empty() { id != "gate" } else { *id == q.replica });
-    if names.is_empty() {
-        let message = format!("there is no replica '{}'", q.replica);
-        return Err(failure(Class::Terminal, "INVALID_ARGUMENT", message, "use 0, 1, ... or 'gate'"));
-    }
-    let mut all = SelectAll::new();
-    for (replica, name) in names {
-        let how = LogsOptions {
-            follow: q.follow,
-            stdout: true,
-            stderr: true,
-            timestamps: true,
-            since: i32::try_from(q.since_ms / 1000).unwrap_or(0),
-            tail: if q.tail == 0 { "all".into() } else { q.tail.to_string() },
-            ..Default::default()
-        };
-        let lines = s.docker.logs(&name, Some(how)).map(move |l| match l {
-            Ok(l) => Ok(line(&replica, &l)),
-            Err(e) => Err(failed(&e)),
-        });
-        all.push(lines.boxed());
-    }
-    Ok(all.boxed())
-}
-
-fn line(replica: &str, l: &LogOutput) -> LogLine {
-    let stream = if matches!(l, LogOutput::StdErr { .. }) { "stderr" } else { "stdout" };
-    let text = l.to_string();
-    let (at, rest) = text.split_once(' ').unwrap_or(("", &text));
-    LogLine {
-        at_ms: rfc3339_ms(at),
-        replica: replica.to_owned(),
-        stream,
-        line: rest.trim_end_matches(['\n', '\r']).to_owned(),
-    }
-}
-
-/// `2026-11-24T19:40:30.123456789Z` in Unix milliseconds; 0 when it is not a time.
-fn rfc3339_ms(text: &str) -> Millis {
-    text.parse::<prost_types::Timestamp>().map_or(0, |t| syp_engine::clock::millis(&t))
-}
-
 /// Ends of containers of this store, as the daemon tells them.
 pub(super) async fn changes(
     s: &Shared,
@@ -130,16 +71,4 @@ pub(super) async fn changes(
             InstanceId::parse(labels.get(INSTANCE)?)
         })
         .boxed())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_line_keeps_its_time_stream_and_text() {
-        let l =
-            line("0", &LogOutput::StdErr { message: "2026-11-24T19:40:30.123456789Z two  words\n".into() });
-        assert_eq!((l.at_ms, l.stream, l.line.as_str()), (1_795_549_230_123, "stderr", "two  words"));
-    }
 }

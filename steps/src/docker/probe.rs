@@ -8,11 +8,11 @@ use super::{
 use async_trait::async_trait;
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
-use syp_auth::door::{GateStatus, UpstreamStatus};
+use syp_auth::door::{GateStatus, Listener, UpstreamStatus};
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
@@ -128,10 +128,16 @@ fn with_lines(mut f: Failure, lines: &str) -> Failure {
     f
 }
 
+/// Ports of the app: not the holder's, and not that of Docker's own name server, which is in every namespace.
+fn of_app(listeners: &[Listener]) -> BTreeSet<u16> {
+    const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+    listeners.iter().filter(|l| l.address != NAME_SERVER && l.port != HOLDER).map(|l| l.port).collect()
+}
+
 /// Is it time to give up on a replica, and with which words? Pure.
 fn verdict(cx: &StepCx, u: &UpstreamStatus, waited: Duration, limit: Duration) -> Option<Failure> {
     let port = u16::try_from(cx.spec.port).unwrap_or(0);
-    let others: BTreeSet<u16> = u.listeners.iter().map(|l| l.port).filter(|p| *p != HOLDER).collect();
+    let others = of_app(&u.listeners);
     let wrong = !others.is_empty() && !others.contains(&port);
     let nothing = others.is_empty() && u.sealed.is_some();
     if (wrong && waited >= WRONG_PORT)
@@ -202,5 +208,18 @@ impl Step for Probe {
 
     async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_and_the_holder_listen_on_is_not_the_apps() {
+        let l = |address: &str, port| Listener { address: address.parse().unwrap(), port };
+        let all = [l("127.0.0.11", 35_103), l("0.0.0.0", HOLDER), l("::", 9_999), l("127.0.0.1", 80)];
+        assert_eq!(of_app(&all), BTreeSet::from([80, 9_999]));
+        assert!(of_app(&all[..2]).is_empty(), "an app that is slow to start listens on nothing yet");
     }
 }
