@@ -36,6 +36,7 @@ pub mod reconcile;
 pub mod revision;
 pub mod scheduler;
 pub mod series;
+pub mod shared;
 pub mod step;
 pub mod store;
 pub mod tariffs;

@@ -191,7 +191,7 @@ impl Bare {
                     cancel: CancellationToken::new(),
                     waiting: Waiting::default(),
                     routes: serde_json::from_str(&n.routes).unwrap_or(Value::Null),
-                    secrets: Secrets::new(Arc::clone(&vault), Arc::clone(&store), owner.uid),
+                    secrets: Secrets::new(Arc::clone(&vault), Arc::clone(&store), owner.uid, "default"),
                     live: Arc::default(),
                     grace: Duration::from_secs(1),
                 };
