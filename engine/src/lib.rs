@@ -19,6 +19,7 @@ pub mod clock;
 pub mod cost;
 pub mod door;
 mod ended;
+pub mod energy;
 pub mod engine;
 pub mod error;
 pub mod failure;

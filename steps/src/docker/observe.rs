@@ -16,6 +16,7 @@ use futures_util::{
 use std::collections::HashMap;
 use syp_engine::{
     clock::{Millis, millis},
+    energy::Power,
     failure::{Class, failure},
     id::{InstanceId, StoreId},
     step::{LogLine, LogQuery, ReplicaStats, Stats, StepCx},
@@ -56,6 +57,8 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
         }
     }
     out.status = admin::read(to, &token, "/status").await.ok();
+    let models = s.tariffs.read().models(&cx.spec);
+    out.power = s.power.read().map(|reading| Power { reading, models });
     Ok(out)
 }
 
