@@ -157,6 +157,9 @@ pub enum Command {
     Access(cmd::access::Command),
     /// Who did what: every call to the engine, with its outcome
     Audit(cmd::audit::Args),
+    /// Secrets that several instances use
+    #[command(subcommand)]
+    Secret(cmd::secret::Command),
     /// The engine itself
     #[command(subcommand)]
     Server(cmd::server::Command),
@@ -278,6 +281,13 @@ mod tests {
             "sypctl token revoke 0af3",
             "sypctl token projects/default/instances/ls",
             "sypctl explain CRASH_LOOP",
+            "sypctl secret create pw=@./pw --operator group:ml@example.com",
+            "sypctl secret add pw=- --no-rollout",
+            "sypctl secret ls",
+            "sypctl secret show pw -o json",
+            "sypctl secret set pw --operator user:a@x.org",
+            "sypctl secret rm pw --yes",
+            "sypctl up shop --image x --secret DB=secret:pw --secret-file /k=secret:key@3",
         ] {
             if let Err(e) = parse(words) {
                 panic!("{words}: {e}");

@@ -82,7 +82,7 @@ fn of_reason(reason: &str) -> Option<u8> {
         | "ENGINE_NOT_RUNNING"
         | "ENGINE_START_FAILED" => UNAVAILABLE,
         "SELF_LOCKOUT" | "PERMISSION_DENIED" => NOT_ALLOWED,
-        "NAME_IN_USE" => CONFLICT,
+        "NAME_IN_USE" | "SECRET_EXISTS" => CONFLICT,
         // the thing was tried and does not work: that is not "not allowed now"
         "IMAGE_NOT_FOUND"
         | "IMAGE_AUTH_FAILED"

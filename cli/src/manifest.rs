@@ -1,5 +1,5 @@
 //! `syp.yaml`: instances as files say. The spec has the field names of the API's JSON; what is not known is refused by name.
-use crate::{failure::Failure, parse};
+use crate::{failure::Failure, parse, secrets};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -41,7 +41,7 @@ struct Document {
     /// Short for `spec.operators`.
     #[serde(default)]
     operators: Vec<String>,
-    /// Values come from files beside the manifest, never from it.
+    /// Values come from files beside the manifest or from shared secrets, never from it.
     #[serde(default)]
     secrets: Vec<Secret>,
     spec: Value,
@@ -54,8 +54,12 @@ struct Secret {
     env: String,
     #[serde(default)]
     file: String,
-    /// The file with the value, relative to the manifest.
-    from: PathBuf,
+    /// The file with the value, relative to the manifest; or
+    from: Option<PathBuf>,
+    /// the name of a shared secret,
+    secret: Option<String>,
+    /// perhaps one version of it.
+    version: Option<u32>,
 }
 
 /// Reads all files, folders and standard input (`-`); in the order given, a folder's files by name.
@@ -152,7 +156,18 @@ fn manifest(d: Document, beside: &Path) -> Result<Manifest, String> {
         );
     }
     for s in d.secrets {
-        let from = beside.join(&s.from);
+        let from = match (s.from, s.secret, s.version) {
+            (Some(from), None, None) => beside.join(from),
+            (None, Some(name), version) => {
+                let version = version.map(|v| v.to_string());
+                let r = secrets::reference(&name, version.as_deref());
+                spec.secrets.push(v1::SecretRef { env: s.env, file: s.file, ..r });
+                continue;
+            }
+            _ => {
+                return Err("secrets: each has 'from' (a file) or 'secret' (the name of a shared one)".into());
+            }
+        };
         let mut value = std::fs::read(&from).map_err(|e| format!("secrets: {}: {e}", from.display()))?;
         if !s.env.is_empty() && value.last() == Some(&b'\n') {
             value.pop();
@@ -204,6 +219,15 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_secret_is_named_with_or_without_a_version() {
+        let words = "secrets: [{env: A, secret: pw}, {file: /k, secret: pw, version: 3}]\nspec: {";
+        let all = documents(&SHOP.replace("spec: {", words), Path::new(".")).unwrap();
+        let s = &all[0].spec.secrets;
+        assert_eq!((s[0].secret.as_str(), s[0].version.as_str(), s[0].pinned), ("pw", "", false));
+        assert_eq!((s[1].file.as_str(), s[1].version.as_str(), s[1].pinned), ("/k", "3", true));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let wrong = |from: &str, to: &str| documents(&SHOP.replace(from, to), Path::new(".")).unwrap_err();
         for (from, to, says) in [
@@ -218,6 +242,9 @@ mod tests {
             ("port: 80", "port: 80, port: 81", "port"),
             ("spec: {image", "spec: [image", "document 1"),
             ("spec: {", "secrets: [{env: A, from: ./nowhere}]\nspec: {", "nowhere"),
+            ("spec: {", "secrets: [{env: A}]\nspec: {", "'from'"),
+            ("spec: {", "secrets: [{env: A, from: ./x, secret: y}]\nspec: {", "'secret'"),
+            ("spec: {", "secrets: [{env: A, from: ./x, version: 1}]\nspec: {", "'from'"),
             ("spec: {", "spec: {secrets: [{env: A, value: eA==}], ", "does not belong"),
         ] {
             let said = wrong(from, to);

@@ -10,6 +10,8 @@ pub enum From {
     File(PathBuf),
     /// Standard input.
     Stdin,
+    /// A shared secret, perhaps one version of it.
+    Shared(String, Option<String>),
 }
 
 /// A secret as flags name it.
@@ -21,21 +23,49 @@ pub struct Named {
     pub from: From,
 }
 
+/// What stands before the name of a shared secret.
+const SHARED: &str = "secret:";
+
+/// `NAME` or `NAME@VERSION`.
+fn shared(text: &str) -> Result<From, String> {
+    let (name, version) = text.split_once('@').map_or((text, None), |(n, v)| (n, Some(v)));
+    parse::name(name).map_err(|e| format!("secret '{name}': {e}"))?;
+    match version {
+        Some(v) if v.is_empty() || !v.chars().all(|c| c.is_ascii_digit()) => {
+            Err(format!("'{v}' is no version: a number, as 'sypctl secret show' has them"))
+        }
+        version => Ok(From::Shared(name.to_owned(), version.map(str::to_owned))),
+    }
+}
+
 fn named(text: &str) -> Result<Named, String> {
     let (name, from) = parse::key_value(text)?;
     let from = match from.strip_prefix('@') {
         Some(path) if !path.is_empty() => From::File(path.into()),
         _ if from == "-" => From::Stdin,
+        _ if from.starts_with(SHARED) => shared(&from[SHARED.len()..])?,
         _ => {
             return Err("a value on the command line can be read by others: \
-                        NAME=@FILE takes it from a file, NAME=- from standard input"
+                        NAME=@FILE takes it from a file, NAME=- from standard input, NAME=secret:NAME from a shared secret"
                 .into());
         }
     };
     Ok(Named { name, from })
 }
 
-/// `NAME=@FILE` or `NAME=-`.
+/// `NAME=@FILE` or `NAME=-`: the value of a shared secret.
+pub fn value(text: &str) -> Result<Named, String> {
+    let s = named(text)?;
+    parse::name(&s.name)?;
+    match s.from {
+        From::Shared(..) => {
+            Err("the value of a shared secret comes from a file (@FILE) or standard input (-)".into())
+        }
+        _ => Ok(s),
+    }
+}
+
+/// `NAME=@FILE`, `NAME=-` or `NAME=secret:NAME[@VERSION]`.
 pub fn env(text: &str) -> Result<Named, String> {
     let s = named(text)?;
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -45,7 +75,7 @@ pub fn env(text: &str) -> Result<Named, String> {
     Err(format!("'{}' can't be the name of a variable", s.name))
 }
 
-/// `/PATH=@FILE` or `/PATH=-`.
+/// `/PATH=@FILE`, `/PATH=-` or `/PATH=secret:NAME[@VERSION]`.
 pub fn file(text: &str) -> Result<Named, String> {
     let s = named(text)?;
     if s.name.starts_with('/') { Ok(s) } else { Err("the path in the replica begins with /".into()) }
@@ -54,11 +84,11 @@ pub fn file(text: &str) -> Result<Named, String> {
 /// Flags for secrets, the same wherever a spec is given.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Flags {
-    /// A secret variable for the image, from a file or standard input
-    #[arg(long, value_parser = env, value_name = "NAME=@FILE|-")]
+    /// A secret variable for the image, from a file, standard input or a shared secret (secret:NAME, secret:NAME@VERSION)
+    #[arg(long, value_parser = env, value_name = "NAME=@FILE|-|secret:NAME")]
     secret: Vec<Named>,
     /// A secret file for the image, in memory only
-    #[arg(long, value_parser = file, value_name = "/PATH=@FILE|-")]
+    #[arg(long, value_parser = file, value_name = "/PATH=@FILE|-|secret:NAME")]
     secret_file: Vec<Named>,
 }
 
@@ -81,6 +111,10 @@ impl Flags {
         }
         let mut out = Vec::new();
         for s in &self.secret {
+            if let From::Shared(name, version) = &s.from {
+                out.push(SecretRef { env: s.name.clone(), ..reference(name, version.as_deref()) });
+                continue;
+            }
             let mut value = bytes(s)?;
             // the line end that editors and echo leave is not part of a password
             if value.last() == Some(&b'\n') {
@@ -89,11 +123,33 @@ impl Flags {
             out.push(SecretRef { env: s.name.clone(), value: full(s, value)?, ..Default::default() });
         }
         for s in &self.secret_file {
+            if let From::Shared(name, version) = &s.from {
+                out.push(SecretRef { file: s.name.clone(), ..reference(name, version.as_deref()) });
+                continue;
+            }
             let value = full(s, bytes(s)?)?;
             out.push(SecretRef { file: s.name.clone(), value, ..Default::default() });
         }
         Ok(out)
     }
+}
+
+/// A reference to a shared secret; with a version it stays there.
+pub fn reference(name: &str, version: Option<&str>) -> SecretRef {
+    SecretRef {
+        secret: name.to_owned(),
+        version: version.unwrap_or_default().to_owned(),
+        pinned: version.is_some(),
+        ..Default::default()
+    }
+}
+
+/// A value as it is.
+///
+/// # Errors
+/// A file that can't be read, or an empty value.
+pub fn read(s: &Named) -> Result<Vec<u8>, Failure> {
+    full(s, bytes(s)?)
 }
 
 fn bytes(s: &Named) -> Result<Vec<u8>, Failure> {
@@ -105,6 +161,7 @@ fn bytes(s: &Named) -> Result<Vec<u8>, Failure> {
             std::io::stdin().read_to_end(&mut value).map_err(|e| failed("standard input".into(), e))?;
             Ok(value)
         }
+        From::Shared(..) => Ok(vec![]),
     }
 }
 
@@ -133,6 +190,12 @@ mod tests {
         assert!(env("DB=hunter2").unwrap_err().contains("@FILE"));
         assert_eq!(env("DB=@./pw").unwrap().from, From::File("./pw".into()));
         assert_eq!(file("/run/key=-").unwrap().from, From::Stdin);
+        assert_eq!(env("DB=secret:pw").unwrap().from, From::Shared("pw".into(), None));
+        assert_eq!(file("/k=secret:pw@3").unwrap().from, From::Shared("pw".into(), Some("3".into())));
+        for wrong in ["DB=secret:", "DB=secret:A", "DB=secret:pw@", "DB=secret:pw@new"] {
+            assert!(env(wrong).is_err(), "{wrong}");
+        }
+        assert!(value("pw=@./pw").is_ok() && value("pw=secret:other").is_err() && value("PW=@./pw").is_err());
         assert!(file("key=@x").is_err() && env("A-B=@x").is_err() && env("1A=@x").is_err());
     }
 

@@ -29,7 +29,8 @@ use syp_engine::{
 use syp_proto::v1;
 use syp_steps::{
     docker::{self, DockerTarget},
-    prices::local::Tariff,
+    power::Host,
+    prices::local::{Tariff, Tariffs},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -119,11 +120,8 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     }));
     // what was set counts; the file is for the first start
     let set = tariffs::all(&*store).await.context("tariffs")?;
-    let tariff = match set.last().and_then(Tariff::from_api) {
-        Some(t) => t,
-        None => tariff(&o.data_dir)?,
-    };
-    let currency: Arc<str> = tariff.currency.as_str().into();
+    let tariffs = Tariffs::new(&set, tariff(&o.data_dir)?);
+    let currency: Arc<str> = tariffs.now().currency.as_str().into();
     let door = Arc::new(Door::new(o.audience.clone()));
     // they go to the gates without keys before these are fetched: a gate keeps those it has
     let others = issuers.all().into_iter().filter(|i| !i.is_fixed()).filter_map(|i| i.for_gate()).collect();
@@ -135,7 +133,8 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         gate_binary: gate_binary()?,
         key: own_key,
         pool: std::env::var("SYP_DOCKER_POOL").unwrap_or_else(|_| docker::DEFAULT_POOL.into()),
-        tariff,
+        tariffs,
+        power: Host::default(),
         clock: Clock::System,
     });
     let docker = docker.map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;

@@ -316,7 +316,7 @@ pub(crate) fn context(
         cancel,
         waiting: cell.waiting.clone(),
         routes: serde_json::from_str(&i.routes).unwrap_or(Value::Null),
-        secrets: Secrets::new(Arc::clone(&e.vault), Arc::clone(&e.store), cell.id),
+        secrets: Secrets::new(Arc::clone(&e.vault), Arc::clone(&e.store), cell.id, &i.project),
         live: Arc::new(i.ledger.iter().filter(|r| !over(r)).map(|r| r.node.clone()).collect()),
         grace: Duration::from_millis(u64::try_from(grace).unwrap_or(0)),
     }

@@ -13,6 +13,8 @@ use syp_proto::{
 
 /// Thousandths of a core that a price model assumes for a replica without a limit.
 pub const ASSUMED_MILLICORES: u64 = 500;
+/// Why a target that is the owner's own machine has no bill.
+pub const NOT_BILLED: &str = "none: nobody bills this machine";
 /// Bytes of memory that a price model assumes for a replica without a limit.
 pub const ASSUMED_BYTES: u64 = 256 << 20;
 
@@ -78,6 +80,9 @@ pub fn summary(i: &Instance, now: Millis) -> v1::CostSummary {
         accuracy: if assumed(i).is_some() { Accuracy::Estimate } else { Accuracy::Metered } as i32,
         price_source: format!("power model x tariff{}", assumed(i).unwrap_or_default()),
         price_as_of: timestamp(i.create_ms),
+        rate_as_of: timestamp(now),
+        accrued_as_of: timestamp(now),
+        billed_note: NOT_BILLED.into(),
         ..Default::default()
     }
 }

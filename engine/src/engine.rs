@@ -13,8 +13,9 @@ use crate::{
     inner::Inner,
     scheduler,
     series::Series,
+    shared,
     step::Target,
-    store::{self, SealedOp, Store},
+    store::{self, Store},
     timer::Timer,
     vault::Vault,
     worker,
@@ -80,8 +81,8 @@ pub struct NewInstance {
     pub expire_ms: Millis,
     /// 0: the default of 10 minutes.
     pub deadline_ms: Millis,
-    /// The secrets that the spec names, sealed.
-    pub sealed: Vec<SealedOp>,
+    /// The secrets that the spec names.
+    pub bound: shared::Bound,
 }
 
 /// Calls at one target at a time: a start with thousands of instances to go on with must not run over its provider. Many of
@@ -100,7 +101,9 @@ impl Engine {
     pub async fn start(o: Options) -> Result<Self, Error> {
         graph::Graph::load(graph::TABLE).map_err(|e| Error::Internal(e.to_string()))?;
         let epoch = o.store.boot_epoch();
+        let shared = shared::Directory::load(&*o.store, o.clock.now()).await?;
         let inner = Arc::new(Inner {
+            shared,
             epoch,
             places: o.targets.iter().map(|t| (t.name(), Semaphore::new(PLACES))).collect(),
             targets: o.targets.into_iter().map(|t| (t.name(), t)).collect(),
@@ -136,6 +139,7 @@ impl Engine {
         for cell in cells {
             engine.kick(&cell);
         }
+        engine.resume_rollouts();
         Ok(engine)
     }
 
@@ -189,6 +193,9 @@ impl Engine {
         let e = self.clone();
         self.spawn(async move {
             loop {
+                if let Err(error) = e.tidy_secrets().await {
+                    tracing::warn!(%error, "old versions of secrets are not let go");
+                }
                 match e.inner.store.trim(e.inner.clock.now()).await {
                     Ok(0) => tokio::time::sleep(TRIM_EVERY).await,
                     Ok(n) => tracing::info!(n, "let go of what is over its time"),

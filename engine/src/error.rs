@@ -8,6 +8,17 @@ pub enum Error {
     /// The name belongs to a live instance.
     #[error("the name is in use")]
     NameInUse(InstanceId),
+    /// The name of a shared secret is taken.
+    #[error("{0} exists")]
+    SecretExists(String),
+    /// A shared secret that instances use.
+    #[error("the secret '{name}' is used by {}", .users.join(", "))]
+    SecretInUse {
+        /// Which.
+        name: String,
+        /// Who uses it, in words.
+        users: Vec<String>,
+    },
     /// No such instance, operation or receipt.
     #[error("{0} does not exist")]
     NotFound(String),

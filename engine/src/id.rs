@@ -22,6 +22,9 @@ pub struct OperationId {
 // === impl InstanceId ===
 
 impl InstanceId {
+    /// No instance has it: the owner of what belongs to none.
+    pub const NOBODY: Self = Self(Uuid::nil());
+
     /// A new random id.
     pub fn random() -> Self {
         Self(Uuid::new_v4())

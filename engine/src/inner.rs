@@ -11,10 +11,11 @@ use crate::{
     id::InstanceId,
     revision, scheduler,
     series::Series,
+    shared::Directory,
     step::{Have, Step, Target},
     store::{self, Commit, SealedOp, Store},
     timer::Timer,
-    vault::Vault,
+    vault::{self, Vault},
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub faults: Arc<dyn Faults>,
     pub door: Arc<Door>,
     pub vault: Arc<Vault>,
+    /// Secrets that several instances use.
+    pub shared: Directory,
     pub epoch: u64,
     pub timer: Timer,
     pub changes: Changes,
@@ -80,8 +83,9 @@ impl Inner {
         next: Instance,
         records: Vec<Record>,
         answer: Option<(String, Answer)>,
-        sealed: Vec<SealedOp>,
+        mut sealed: Vec<SealedOp>,
     ) -> Result<(), store::Error> {
+        sealed.extend(vault::let_go(cell.id, base, &next));
         let weighty = |r: &Record| {
             matches!(
                 r.body,

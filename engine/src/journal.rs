@@ -36,6 +36,8 @@ pub enum Kind {
     Sealed = 7,
     /// `journal.ChainedAudit`.
     ChainedAudit = 8,
+    /// `journal.SharedSecret`.
+    SharedSecret = 9,
 }
 
 /// Why bytes are not a value.

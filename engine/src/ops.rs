@@ -8,7 +8,7 @@ use crate::{
     id::OperationId,
     inner::Beginning,
     plan, revision,
-    store::SealedOp,
+    shared::Bound,
 };
 use std::sync::Arc;
 use syp_proto::journal::{self, Edited, Instance, Revision, node, record::Body};
@@ -160,22 +160,26 @@ impl Engine {
         cell: &Arc<Cell>,
         new: &Revision,
         edited: Option<Edited>,
-        sealed: Vec<SealedOp>,
+        bound: Bound,
         verb: &str,
         expect: &str,
         who: &Caller,
     ) -> Result<OperationId, Error> {
+        let _binding = self.inner.shared.binding.read().await;
         let _guard = cell.writer.lock().await;
         let i = cell.get();
         readable(cell)?;
         check_etag(&i, expect)?;
         updatable(&i)?;
+        let mut new = new.clone();
+        let refs = new.spec.as_mut().map_or(&mut [][..], |s| &mut s.secrets);
+        self.inner.shared.bind(&i.project, refs, &bound.newest)?;
         if new.no != revision::next_number(&i) {
             // somebody else's update came between the preflight and here
             return Err(Error::InProgress(current(&i, i.runs)));
         }
         let op = OperationId { instance: cell.id, run: i.runs + 1 };
-        let b = Beginning { request_id: &who.request_id, verb, revision: Some(new), ..Default::default() };
+        let b = Beginning { request_id: &who.request_id, verb, revision: Some(&new), ..Default::default() };
         let mut bodies: Vec<_> = edited.map(Body::Edited).into_iter().collect();
         bodies.extend(self.inner.begin(&i, Trigger::Update, &b));
         for body in &bodies {
@@ -183,7 +187,8 @@ impl Engine {
                 plan::validate(p).map_err(|x| Error::Internal(x.to_string()))?;
             }
         }
-        self.append_sealed(cell, bodies, who, Some(op), sealed).await?;
+        // a revision is large, and so is what writes it
+        Box::pin(self.append_sealed(cell, bodies, who, Some(op), bound.sealed)).await?;
         self.kick(cell);
         Ok(op)
     }

@@ -54,6 +54,8 @@ pub fn merged(beside: &InstanceSpec, part: &InstanceSpec) -> InstanceSpec {
 pub fn template(spec: &InstanceSpec, facts: &Value) -> String {
     let mut of_one = part(spec);
     of_one.scaling = None;
+    // whether it stays at its version says nothing of the value
+    of_one.secrets.iter_mut().for_each(|r| r.pinned = false);
     let mut hash = Sha256::new();
     hash.update(of_one.encode_to_vec());
     hash.update([0]);
@@ -108,6 +110,22 @@ mod tests {
         let next = InstanceSpec { image: "b".into(), ..Default::default() };
         let both = merged(&spec, &next);
         assert_eq!((both.image.as_str(), both.access.is_some(), both.protect), ("b", true, true));
+    }
+
+    #[test]
+    fn a_template_changes_with_the_version_of_a_secret_but_not_with_pinning_it() {
+        let spec = |version: &str, pinned| {
+            let r = syp_proto::v1::SecretRef {
+                secret: "pw".into(),
+                env: "DB".into(),
+                version: version.into(),
+                pinned,
+                ..Default::default()
+            };
+            template(&InstanceSpec { secrets: vec![r], ..Default::default() }, &json!({}))
+        };
+        assert_eq!(spec("1", false), spec("1", true));
+        assert_ne!(spec("1", false), spec("2", false));
     }
 
     #[test]

@@ -206,6 +206,8 @@ pub struct Stats {
     pub gate: Option<GateMetrics>,
     /// The gate's view of the replicas.
     pub status: Option<GateStatus>,
+    /// What the host draws, where its owner pays for it.
+    pub power: Option<crate::energy::Power>,
 }
 
 /// One line of a log.

@@ -1,14 +1,17 @@
-//! Secrets of instances: sealed before they are stored, opened only for the step that hands them over, and taken out of every word
+//! Secrets: sealed before they are stored, opened only for the step that hands them over, and taken out of every word
 //! that is written down.
 //!
 //! # Guarantees
 //! A value is in no record, answer, event, log or error. At rest it is AES-256-GCM under a key derived from the engine's own; whose
-//! it is (instance, name, version) is authenticated, so that one sealed value can't stand for another. It goes with its instance.
+//! it is (instance or project, name, version) is authenticated, so that one sealed value can't stand for another. An instance's own
+//! goes with it, and a version of it with the last revision that refers to it.
 use crate::{
     clock::Millis,
     failure::{Class, failure},
     id::InstanceId,
     journal::{self as codec, Kind},
+    revision,
+    shared::SecretName,
     store::{self, Store},
 };
 use aws_lc_rs::{
@@ -16,9 +19,9 @@ use aws_lc_rs::{
     hmac,
 };
 use secrecy::{ExposeSecret, SecretSlice};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use syp_proto::{
-    journal::{Failure, Sealed},
+    journal::{Failure, Instance, Sealed},
     v1::SecretRef,
 };
 
@@ -28,6 +31,8 @@ pub const OWN: &str = "own";
 const REDACTED: &str = "[secret]";
 /// Shorter values are in words by chance: they would redact the whole text.
 const SHORTEST: usize = 4;
+/// Bytes of a fingerprint.
+const FINGERPRINT: usize = 6;
 
 /// Seals and opens.
 pub struct Vault {
@@ -41,6 +46,7 @@ pub struct Secrets {
     vault: Arc<Vault>,
     store: Arc<dyn Store>,
     uid: InstanceId,
+    project: String,
 }
 
 /// A sealed value on its way to the store.
@@ -103,23 +109,46 @@ impl Vault {
             let value: SecretSlice<u8> = std::mem::take(&mut r.value).into();
             OWN.clone_into(&mut r.secret);
             r.version = revision.to_string();
-            let key = key(uid, r);
-            let sealed = self.seal(&key, value.expose_secret(), now)?;
-            let record = codec::encode(Kind::Sealed, &sealed).map_err(|e| {
-                failure(Class::Terminal, "INVALID_ARGUMENT", format!("secret {}: {e}", name(r)), "")
-            })?;
-            out.push(Kept { key, record });
+            r.pinned = false;
+            out.push(self.keep(key(uid, r), name(r), &value, now)?);
         }
         Ok(out)
+    }
+
+    /// A version of a shared secret, sealed.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_shared(
+        &self,
+        name: &SecretName,
+        version: u32,
+        value: &SecretSlice<u8>,
+        now: Millis,
+    ) -> Result<Kept, Failure> {
+        self.keep(shared_key(name, &version.to_string()), &name.id, value, now)
+    }
+
+    /// Something that tells two values of one shared secret apart; of another secret the same value has another one.
+    pub fn fingerprint(&self, name: &SecretName, value: &SecretSlice<u8>) -> Vec<u8> {
+        let of = [name.to_string().as_bytes(), &[0], value.expose_secret()].concat();
+        self.blinded(&of)[..FINGERPRINT].to_vec()
+    }
+
+    fn keep(&self, key: Vec<u8>, name: &str, value: &SecretSlice<u8>, now: Millis) -> Result<Kept, Failure> {
+        let sealed = self.seal(&key, value.expose_secret(), now)?;
+        let record = codec::encode(Kind::Sealed, &sealed)
+            .map_err(|e| failure(Class::Terminal, "INVALID_ARGUMENT", format!("secret {name}: {e}"), ""))?;
+        Ok(Kept { key, record })
     }
 }
 
 // === impl Secrets ===
 
 impl Secrets {
-    /// Of an instance.
-    pub fn new(vault: Arc<Vault>, store: Arc<dyn Store>, uid: InstanceId) -> Self {
-        Self { vault, store, uid }
+    /// Of an instance, which may use the shared ones of its project.
+    pub fn new(vault: Arc<Vault>, store: Arc<dyn Store>, uid: InstanceId, project: &str) -> Self {
+        Self { vault, store, uid, project: project.to_owned() }
     }
 
     /// A value.
@@ -127,11 +156,21 @@ impl Secrets {
     /// # Errors
     /// `SECRET_UNREADABLE`: it is not there, or not under this engine's key.
     pub async fn get(&self, r: &SecretRef) -> Result<SecretSlice<u8>, Failure> {
-        let key = key(self.uid, r);
+        let key = if is_shared(r) {
+            let name = SecretName { project: self.project.clone(), id: r.secret.clone() };
+            shared_key(&name, &r.version)
+        } else {
+            key(self.uid, r)
+        };
         let record = self.store.sealed(&key).await.map_err(|e| unreadable(r, &e))?;
         let record = record.ok_or_else(|| unreadable(r, &"it is not there"))?;
         let sealed = codec::decode(Kind::Sealed, &record).map_err(|e| unreadable(r, &e))?;
-        self.vault.open(&key, sealed)
+        let value = self.vault.open(&key, sealed)?;
+        // the line end that editors and echo leave is not part of a password; a file has what was given
+        match value.expose_secret().split_last() {
+            Some((b'\n', rest)) if is_shared(r) && !r.env.is_empty() => Ok(rest.to_vec().into()),
+            _ => Ok(value),
+        }
     }
 
     /// The failure without any of these values in its words: an app may have printed them.
@@ -157,13 +196,41 @@ impl std::fmt::Debug for Secrets {
 
 impl From<Kept> for store::SealedOp {
     fn from(k: Kept) -> Self {
-        (k.key, k.record)
+        (k.key, Some(k.record))
     }
 }
 
 /// What the app calls it.
 pub fn name(r: &SecretRef) -> &str {
     if r.env.is_empty() { &r.file } else { &r.env }
+}
+
+/// Is it a shared one's?
+pub fn is_shared(r: &SecretRef) -> bool {
+    !r.secret.is_empty() && r.secret != OWN
+}
+
+/// What lets go of a shared secret's version.
+pub fn forget_shared(name: &SecretName, version: u32) -> store::SealedOp {
+    (shared_key(name, &version.to_string()), None)
+}
+
+/// The instance's own values that no revision refers to any more once `before` has become `after`. Pure.
+pub fn let_go(uid: InstanceId, before: &Instance, after: &Instance) -> Vec<store::SealedOp> {
+    let known = |i: &Instance| -> BTreeSet<u32> {
+        let wanted = i.wanted.iter().map(|r| r.no);
+        i.history.iter().map(|r| r.no).chain(wanted).chain([revision::number(i)]).collect()
+    };
+    // nearly always: a record that makes no revision be forgotten
+    if known(before).is_subset(&known(after)) {
+        return vec![];
+    }
+    let keys = |i: &Instance| -> BTreeSet<Vec<u8>> {
+        let all = revision::all(i).into_iter().filter_map(|r| r.spec).flat_map(|s| s.secrets);
+        all.filter(|r| !is_shared(r)).map(|r| key(uid, &r)).collect()
+    };
+    let kept = keys(after);
+    keys(before).into_iter().filter(|k| !kept.contains(k)).map(|k| (k, None)).collect()
 }
 
 /// Prefix of all of an instance's.
@@ -174,6 +241,11 @@ pub fn prefix(uid: InstanceId) -> Vec<u8> {
 fn key(uid: InstanceId, r: &SecretRef) -> Vec<u8> {
     let kind = if r.env.is_empty() { "file" } else { "env" };
     [&prefix(uid)[..], format!("{kind}|{}|{}", name(r), r.version).as_bytes()].concat()
+}
+
+fn shared_key(name: &SecretName, version: &str) -> Vec<u8> {
+    let whose = format!("{}/{}|{version}", name.project, name.id);
+    [&prefix(InstanceId::NOBODY)[..], whose.as_bytes()].concat()
 }
 
 fn broken() -> Failure {
@@ -217,7 +289,7 @@ mod tests {
         assert!(kept.iter().all(|k| !String::from_utf8_lossy(&k.record).contains("hunter")));
         let sealed = kept.into_iter().map(Into::into).collect();
         store.commit(store::Commit { sealed, ..Default::default() }).await.unwrap();
-        let of = |v: &Arc<Vault>, uid| Secrets::new(Arc::clone(v), Arc::clone(&store), uid);
+        let of = |v: &Arc<Vault>, uid| Secrets::new(Arc::clone(v), Arc::clone(&store), uid, "p");
         let got = of(&v, uid).get(&refs[0]).await.unwrap();
         assert_eq!(got.expose_secret(), b"hunter22");
         let other = SecretRef { version: "4".into(), ..refs[0].clone() };
@@ -230,12 +302,78 @@ mod tests {
         }
         // one sealed value can't be put in another's place
         let moved = store.sealed(&key(uid, &refs[0])).await.unwrap().unwrap();
-        let swap = store::Commit { sealed: vec![(key(uid, &refs[1]), moved)], ..Default::default() };
+        let swap = store::Commit { sealed: vec![(key(uid, &refs[1]), Some(moved))], ..Default::default() };
         store.commit(swap).await.unwrap();
         assert!(of(&v, uid).get(&refs[1]).await.is_err());
         let said = failure(Class::Terminal, "CRASH_LOOP", "login with hunter22 failed", "");
         let said = of(&v, uid).redacted(said, &refs).await;
         assert_eq!(said.message, "login with [secret] failed");
+    }
+
+    #[tokio::test]
+    async fn a_shared_value_belongs_to_its_project_name_and_version() {
+        let store = open_inline(Arc::new(MemKv::default())).unwrap();
+        let v = vault(1);
+        let name = |project: &str, id: &str| SecretName { project: project.into(), id: id.into() };
+        let value: SecretSlice<u8> = b"hunter22\n".to_vec().into();
+        let kept = v.take_shared(&name("p", "pw"), 2, &value, 0).unwrap();
+        store.commit(store::Commit { sealed: vec![kept.into()], ..Default::default() }).await.unwrap();
+        let r = |secret: &str, version: &str, env: &str, file: &str| SecretRef {
+            secret: secret.into(),
+            version: version.into(),
+            env: env.into(),
+            file: file.into(),
+            ..Default::default()
+        };
+        let of = |project| Secrets::new(Arc::clone(&v), Arc::clone(&store), InstanceId::random(), project);
+        assert_eq!(of("p").get(&r("pw", "2", "", "/k")).await.unwrap().expose_secret(), b"hunter22\n");
+        assert_eq!(of("p").get(&r("pw", "2", "DB", "")).await.unwrap().expose_secret(), b"hunter22");
+        assert!(of("q").get(&r("pw", "2", "DB", "")).await.is_err(), "another project has it not");
+        assert!(of("p").get(&r("pw", "1", "DB", "")).await.is_err());
+        // not even when its sealed bytes are put in another's place
+        let moved = store.sealed(&shared_key(&name("p", "pw"), "2")).await.unwrap();
+        let swap = vec![
+            (shared_key(&name("p", "pw"), "3"), moved.clone()),
+            (shared_key(&name("q", "pw"), "2"), moved),
+        ];
+        store.commit(store::Commit { sealed: swap, ..Default::default() }).await.unwrap();
+        assert!(of("p").get(&r("pw", "3", "DB", "")).await.is_err());
+        assert!(of("q").get(&r("pw", "2", "DB", "")).await.is_err());
+        let same = v.fingerprint(&name("p", "pw"), &value);
+        assert_eq!(same, v.fingerprint(&name("p", "pw"), &value));
+        assert_ne!(same, v.fingerprint(&name("p", "other"), &value), "it says nothing across secrets");
+    }
+
+    #[test]
+    fn a_value_goes_with_the_last_revision_that_refers_to_it() {
+        use syp_proto::{journal::Revision, v1::InstanceSpec};
+        let uid = InstanceId::random();
+        let own = |v: &str| SecretRef { secret: OWN.into(), version: v.into(), ..env("DB", "") };
+        let shared = SecretRef { secret: "pw".into(), version: "1".into(), ..env("API", "") };
+        let spec = |refs: &[&SecretRef]| {
+            Some(InstanceSpec { secrets: refs.iter().map(|r| (*r).clone()).collect(), ..Default::default() })
+        };
+        let revision = |no, refs: &[&SecretRef]| Revision { no, spec: spec(refs), ..Default::default() };
+        let before = Instance {
+            revision_no: 4,
+            spec: spec(&[&own("3")]),
+            history: vec![
+                revision(1, &[&own("1"), &shared]),
+                revision(2, &[&own("2")]),
+                revision(3, &[&own("3")]),
+            ],
+            ..Default::default()
+        };
+        let mut after = before.clone();
+        after.history.remove(0);
+        assert_eq!(
+            let_go(uid, &before, &after),
+            [(key(uid, &own("1")), None)],
+            "a shared one is not its own"
+        );
+        after.history.remove(1);
+        assert_eq!(let_go(uid, &before, &after).len(), 1, "what serves refers to the third");
+        assert_eq!(let_go(uid, &before, &before), []);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
     id::OperationId,
     inner::UP_DEADLINE_MS,
     plan, revision,
+    shared::Bound,
     step::Have,
     store::SealedOp,
 };
@@ -37,8 +38,12 @@ impl Engine {
         result
     }
 
-    async fn create_reserved(&self, who: &Caller, n: NewInstance) -> Result<OperationId, Error> {
+    async fn create_reserved(&self, who: &Caller, mut n: NewInstance) -> Result<OperationId, Error> {
         let e = &self.inner;
+        // until everybody can see that this instance uses them
+        let _binding = e.shared.binding.read().await;
+        let Bound { sealed, newest } = std::mem::take(&mut n.bound);
+        e.shared.bind(&n.project, &mut n.spec.secrets, &newest)?;
         let target = self.target(&n.spec.target).map_err(Error::Refused)?;
         let mut i = Instance { uid: n.uid.to_string(), ..Default::default() };
         let cell = Cell::new(n.uid, i.clone());
@@ -73,7 +78,7 @@ impl Engine {
         ];
         let op = OperationId { instance: n.uid, run: 1 };
         let guard = cell.writer.lock().await;
-        self.append_sealed(&cell, bodies, who, Some(op), n.sealed).await?;
+        self.append_sealed(&cell, bodies, who, Some(op), sealed).await?;
         drop(guard);
         self.adopt(Arc::clone(&cell));
         self.kick(&cell);

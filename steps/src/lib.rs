@@ -4,4 +4,5 @@
 pub mod docker;
 #[cfg(feature = "test-util")]
 pub mod fake;
+pub mod power;
 pub mod prices;

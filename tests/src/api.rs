@@ -1,6 +1,7 @@
 //! The API as its clients have it: the real server on loopback, over the fake cloud in real time.
 use crate::disk::Disk;
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
 use syp_auth::{
     fetch::Fetcher,
@@ -16,7 +17,7 @@ use syp_engine::{
     clock::Clock,
     door::Door,
     engine::{Engine, Options},
-    fault::NoFaults,
+    fault::{Faults, Point},
     series::Sampler,
     store::{Store, open},
     vault::Vault,
@@ -42,7 +43,27 @@ pub struct World {
     address: std::net::SocketAddr,
     /// Where it is scraped.
     pub metrics: std::net::SocketAddr,
+    faults: Arc<StandStill>,
     running: Option<Running>,
+}
+
+/// A point at which whoever comes there goes no further: for a server that is killed then.
+#[derive(Debug, Default)]
+struct StandStill(Mutex<Option<(Point, String, usize)>>, tokio::sync::Notify);
+
+#[async_trait::async_trait]
+impl Faults for StandStill {
+    async fn at(&self, point: Point, what: &str) {
+        let hit = self.0.lock().as_mut().is_some_and(|(p, w, left)| {
+            let here = (*p, w.as_str()) == (point, what);
+            *left = left.saturating_sub(usize::from(here));
+            here && *left == 0
+        });
+        if hit {
+            self.1.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 struct Running {
@@ -112,7 +133,7 @@ impl World {
         let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
         let (address, metrics) = (free()?, free()?);
         let (cloud, disk, dir) = (FakeCloud::new(behaviour), Disk::default(), tempfile::tempdir()?);
-        let mut w = Self { cloud, disk, dir, address, metrics, running: None };
+        let mut w = Self { cloud, disk, dir, address, metrics, faults: Arc::default(), running: None };
         w.start().await?;
         Ok(w)
     }
@@ -142,7 +163,7 @@ impl World {
             store,
             targets: vec![Arc::new(self.cloud.clone())],
             clock: Clock::System,
-            faults: Arc::new(NoFaults),
+            faults: Arc::<StandStill>::clone(&self.faults),
             door,
             vault: Vault::new(&vec![7; 32].into()),
         })
@@ -178,6 +199,17 @@ impl World {
             let _ = r.task.await;
             self.disk.crash();
         }
+    }
+
+    /// From now on nobody comes past this point for the `nth` time.
+    pub fn stand_still_at(&self, point: Point, what: &str, nth: usize) {
+        *self.faults.0.lock() = Some((point, what.to_owned(), nth));
+    }
+
+    /// Somebody stands at that point; the next server knows nothing of it.
+    pub async fn stands_still(&self) {
+        self.faults.1.notified().await;
+        *self.faults.0.lock() = None;
     }
 
     /// Stops it as its operator does.

@@ -253,7 +253,7 @@ impl Life<'_> {
                 hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
                 expire_ms: 0,
                 deadline_ms: 0,
-                sealed: vec![],
+                bound: Default::default(),
             };
             e.create(&Caller { actor: "t".into(), ..Default::default() }, new).await?;
         }
@@ -303,7 +303,7 @@ impl Life<'_> {
             ..Default::default()
         };
         let who = Caller { actor: "t".into(), ..Default::default() };
-        e.update(cell, &new, None, vec![], "set", "", &who).await.map(drop)
+        e.update(cell, &new, None, Default::default(), "set", "", &who).await.map(drop)
     }
 
     async fn down(&self, e: &Engine) -> Result<()> {

@@ -114,7 +114,12 @@ impl Walk<'_> {
             cancel: CancellationToken::new(),
             waiting: Waiting::default(),
             routes: serde_json::from_str(&self.routes).unwrap_or(Value::Null),
-            secrets: Secrets::new(Arc::clone(&self.vault), Arc::clone(&self.store), self.owner.uid),
+            secrets: Secrets::new(
+                Arc::clone(&self.vault),
+                Arc::clone(&self.store),
+                self.owner.uid,
+                "default",
+            ),
             live: Arc::new(self.outputs.keys().cloned().collect()),
             grace: Duration::from_secs(1),
         }

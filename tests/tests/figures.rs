@@ -67,7 +67,7 @@ fn requests_latency_and_cost_are_told_and_survive_the_engine() -> Result<()> {
 fn a_budget_acts_when_its_line_is_crossed_and_costs_are_told_by_day_and_revision() -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     let e = Engine::new(&sypctl)?;
-    // 0.00153 EUR an hour: a millionth is spent after 2.4 s
+    // 0.00164 EUR an hour: a millionth is spent after 2.2 s
     let up = |name: &str, budget: &str| {
         e.up(
             name,
@@ -209,15 +209,15 @@ fn another_tariff_is_for_later_and_a_start_goes_on_with_it() -> Result<()> {
     let limits = ["--port", "8080", "--allow", ALICE, "--cpu", "1", "--memory", "1Gi", "--replicas", "2"];
     e.up("shop", "syp-test/hello", &limits)?;
     let rate = |e: &Engine| -> Result<i128> { Ok(nanos(&e.json(&["cost", "shop"])?["ratePerHour"])) };
-    // 2 x (1 core x 10 W + 1 GiB x 0.4 W) x 0.30 EUR/kWh = 20.8 W x 0.0003 EUR/Wh = 0.00624 EUR/h
-    ensure!(rate(&e)? == 6_240_000, "{}", rate(&e)?);
+    // 2 x (1 core x 10 W + 1 GiB x 0.4 W + 1 core of n of n x 0.74 W idle) x 0.30 EUR/kWh = 22.28 W x 0.0003 EUR/Wh
+    ensure!(rate(&e)? == 6_684_000, "{}", rate(&e)?);
     let before = nanos(&e.json(&["cost", "shop"])?["accrued"]);
     ensure!(e.run(&["tariff", "set", "--per-kwh", "much"])?.code == 2, "no number");
     // a thousand times as much: what was spent before would show
     e.ok(&["tariff", "set", "--per-kwh", "300"])?;
     e.kill9()?;
     let end = Instant::now() + Duration::from_secs(10);
-    while rate(&e)? != 6_240_000_000 {
+    while rate(&e)? != 6_684_000_000 {
         ensure!(Instant::now() < end, "not priced anew: {}", rate(&e)?);
         pause(50);
     }
@@ -225,10 +225,75 @@ fn another_tariff_is_for_later_and_a_start_goes_on_with_it() -> Result<()> {
     ensure!(events.matches("repriced").count() == 1, "once: {events}");
     // at most half a minute at the old rate before, and a few seconds at the new one: nothing was priced backwards
     let spent = nanos(&e.json(&["cost", "shop"])?["accrued"]) - before;
-    ensure!(spent > 0 && spent < 30 * 6_240_000_000 / 3_600 + before, "{spent} in the meantime");
+    ensure!(spent > 0 && spent < 30 * 6_684_000_000 / 3_600 + before, "{spent} in the meantime");
     e.ok(&["scale", "shop", "--replicas", "1", "--yes"])?;
-    ensure!(rate(&e)? == 3_120_000_000, "what comes later has the new price: {}", rate(&e)?);
+    ensure!(rate(&e)? == 3_342_000_000, "what comes later has the new price: {}", rate(&e)?);
     let all = e.json(&["tariff", "show"])?;
     ensure!(all["tariffs"].as_array().is_some_and(|t| t.len() == 2), "the history: {all}");
     e.down("shop")
+}
+
+#[test]
+fn what_an_instance_draws_is_told_beside_its_rate_counted_once_and_kept_to_the_end() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    // a kWh of 360,000 EUR is a tenth of one a joule
+    e.ok(&["tariff", "set", "--idle-watts", "40", "--per-kwh", "360000"])?;
+    e.up("shop", "syp-test/hello", &["--port", "8080", "--allow", ALICE, "--cpu", "1"])?;
+    let energy = |e: &Engine| -> Result<Value> { Ok(e.json(&["cost", "shop"])?["energy"].clone()) };
+    let number = |x: &Value, key: &str| x[key].as_str().and_then(|j| j.parse::<f64>().ok()).unwrap_or(-1.0);
+    let joules = |x: &Value| number(x, "joules");
+    // until a look after `since`
+    let looked = |e: &Engine, since: &Value| -> Result<Value> {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let x = energy(e)?;
+            if x["asOf"].as_str() > since["asOf"].as_str() {
+                return Ok(x);
+            }
+            ensure!(Instant::now() < end, "nobody looks: {x}");
+            pause(200);
+        }
+    };
+    // one core's share of 40 W for all the time that was looked at, once; busy time comes on top
+    let is_right = |x: &Value| -> Result<()> {
+        let at = |key: &str| -> Result<f64> {
+            let t: prost_types::Timestamp = x[key].as_str().unwrap_or_default().parse()?;
+            Ok(t.seconds as f64 + f64::from(t.nanos) / 1e9)
+        };
+        let idle = 40.0 * number(x, "idleShare") * (at("asOf")? - at("fromTime")?);
+        if x["source"] == "MODELLED" {
+            ensure!((number(x, "idleJoules") - idle).abs() < 0.1 && joules(x) + 0.1 > idle, "{idle} J: {x}");
+            ensure!(x["whyModelled"].as_str().is_some_and(|w| !w.is_empty()), "{x}");
+        } else {
+            ensure!(number(x, "idleJoules") <= idle + 0.1 && joules(x) > 0.0, "{idle} J: {x}");
+        }
+        Ok(())
+    };
+    let first = looked(&e, &Value::Null)?;
+    let now = looked(&e, &first)?;
+    is_right(&now)?;
+    ensure!(joules(&now) > joules(&first), "{first} {now}");
+    let spent = nanos(&now["cost"]);
+    ensure!((spent as f64 / 1e8 - joules(&now)).abs() < 0.01, "{now}");
+    // a cheaper kWh is for later, and a kill takes nothing away and adds nothing twice
+    e.ok(&["tariff", "set", "--per-kwh", "0.3"])?;
+    e.kill9()?;
+    let after = looked(&e, &now)?;
+    is_right(&after)?;
+    let later = nanos(&after["cost"]) - spent;
+    ensure!((0..1_000_000_000).contains(&later), "{later} at the new price: {now} {after}");
+    let text = e.ok(&["cost", "shop"])?;
+    ensure!(
+        text.contains("none: nobody bills this machine") && text.contains("modelled, for what it reserves"),
+        "{text}"
+    );
+    e.down("shop")?;
+    let end = Instant::now() + Duration::from_secs(20);
+    while energy(&e)?["asOf"].is_null() {
+        ensure!(Instant::now() < end, "it went with the instance");
+        pause(100);
+    }
+    ensure!(joules(&energy(&e)?) >= joules(&after), "{after} {}", energy(&e)?);
+    Ok(())
 }

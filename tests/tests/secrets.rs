@@ -220,3 +220,110 @@ fn what_can_t_be_a_secret_is_refused_before_anything_is_made() -> Result<()> {
     ensure!(e.json(&["ls"])?["instances"].is_null() && e.left()?.is_empty(), "nothing was made");
     Ok(())
 }
+
+#[test]
+fn a_rotated_secret_restarts_its_users_alone_and_no_request_is_lost() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = Engine::new(&sypctl)?;
+    let outside = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> Result<String> {
+        let path = outside.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let values = ["first", "second", "third"].map(value);
+    let at = |n: usize| -> Result<String> {
+        Ok(format!("pw=@{}", file(&n.to_string(), &format!("{}\n", values[n]))?))
+    };
+    let mut talk = String::new();
+    let mut run = |args: &[&str], code: i32| -> Result<String> {
+        let s = e.run(args)?;
+        ensure!(s.code == code, "{args:?}: {} {}{}", s.code, s.out, s.err);
+        talk.push_str(&s.out);
+        talk.push_str(&s.err);
+        Ok(format!("{}{}", s.out, s.err))
+    };
+    run(&["secret", "create", &at(0)?], 0)?;
+    ensure!(run(&["secret", "create", &at(0)?], 7)?.contains("secret add"), "it is there");
+    let serve = |name: &str, flags: &[&str]| {
+        e.up(name, "syp-test/hello", &[&["--port", "8080", "--allow", ALICE][..], flags].concat())
+    };
+    serve("shop", &["--replicas", "2", "--secret", "DB=secret:pw", "--secret-file", "/run/pw=secret:pw"])?;
+    serve("pinned", &["--secret", "DB=secret:pw@1"])?;
+    serve("without", &[])?;
+    let yaml = file(
+        "from.yaml",
+        &format!(
+            "apiVersion: syp.v1\nkind: Instance\nname: from-file\nallow: ['{ALICE}']\nsecrets: [{{env: DB, secret: pw}}]\nspec: {{image: syp-test/hello, port: 8080}}\n"
+        ),
+    )?;
+    run(&["apply", "-f", &yaml, "--yes"], 0)?;
+    let has = |name: &str, n: usize| -> Result<bool> {
+        Ok(in_app(&e, name, &["env"])?.contains(&format!("DB={}\n", values[n])))
+    };
+    ensure!(has("shop", 0)? && has("pinned", 0)? && has("from-file", 0)?);
+    ensure!(in_app(&e, "shop", &["cat", "/run/pw"])? == format!("{}\n", values[0]), "a file has all of it");
+
+    let before = [container(&e, "pinned", "app-")?, container(&e, "without", "app-")?];
+    let (url, token) = (e.endpoint("shop")?, e.token("shop", Some(ALICE))?);
+    let load = syp_tests::load::Load::start(&url, "/", &token, 4)?;
+    let said = run(&["secret", "add", &at(1)?, "--yes"], 0)?;
+    ensure!(said.contains("shop gets it: sypctl op watch") && said.contains("from-file gets it"), "{said}");
+    ensure!(!said.contains("instances/pinned") && !said.contains("instances/without"), "{said}");
+    let seen = load.end()?;
+    println!("{} requests in a rotation, {} lost", seen.sent, seen.lost.len());
+    seen.nothing_lost()?;
+    ensure!(has("shop", 1)? && has("from-file", 1)? && has("pinned", 0)?);
+    ensure!(in_app(&e, "shop", &["cat", "/run/pw"])? == format!("{}\n", values[1]));
+    ensure!(before == [container(&e, "pinned", "app-")?, container(&e, "without", "app-")?], "not touched");
+    let plan = run(&["apply", "-f", &yaml, "--plan"], 0)?;
+    ensure!(!plan.contains("secrets:"), "the same file is the same: {plan}");
+    let end = Instant::now() + Duration::from_secs(30);
+    while e.json(&["secret", "show", "pw"])?["rollingOut"] == true {
+        ensure!(Instant::now() < end, "it does not end");
+        pause(50);
+    }
+    // the engine dies with the third on its disk and no operation made
+    e.kill9()?;
+    let mut first = e.serve(&[("SYP_CRASH_AT", "CP7:secret pw:1")])?;
+    let s = e.run(&["secret", "add", &at(2)?, "--yes"])?;
+    talk.push_str(&format!("{}{}", s.out, s.err));
+    ensure!(first.wait()?.code().is_none(), "it was killed");
+    let end = Instant::now() + Duration::from_secs(60);
+    let busy = |name: &str| -> Result<bool> { Ok(e.json(&["show", name])?["reconciling"] == true) };
+    while busy("shop")? || busy("from-file")? || !(has("shop", 2)? && has("from-file", 2)?) {
+        ensure!(Instant::now() < end, "it does not come: {}", e.ok(&["secret", "show", "pw"])?);
+        pause(200);
+    }
+    ensure!(has("pinned", 0)?);
+    let show = e.ok(&["secret", "show", "pw"])?;
+    ensure!(show.contains("version 3") && show.contains("1, pinned") && show.contains("shop-3"), "{show}");
+    // what an app prints of it is not written down
+    let leak =
+        ["set", "shop", "--entrypoint", "/bin/busybox", "--yes", "--", "sh", "-c", "echo got $DB; exit 3"];
+    let s = e.run(&leak)?;
+    ensure!(s.code == 1 && s.err.contains("got [secret]"), "{}", s.err);
+    let s = e.run(&["secret", "rm", "pw", "--yes"])?;
+    ensure!(s.code == 6 && s.err.contains("shop") && s.err.contains("unset-secret"), "{} {}", s.code, s.err);
+    for args in [
+        &["secret", "show", "pw", "-o", "json"][..],
+        &["secret", "ls", "-o", "json"],
+        &["show", "shop", "-o", "json"],
+        &["events", "shop"],
+        &["op", "ls", "shop", "-o", "json"],
+        &["revisions", "shop", "-o", "json"],
+        &["audit", "-o", "json"],
+    ] {
+        talk.push_str(&e.ok(args)?);
+    }
+    talk.push_str(&show);
+    let values = values.each_ref().map(String::as_str);
+    ensure!(values.iter().all(|v| !talk.contains(v)), "a command said it: {talk}");
+    let found = holding(e.dir(), &values)?;
+    ensure!(found.is_empty(), "the engine wrote it down: {found:?}");
+    ensure!(!holding(outside.path(), &values)?.is_empty());
+    e.ok(&["down", "--all", "--yes"])?;
+    e.ok(&["secret", "rm", "pw", "--yes"])?;
+    ensure!(memory_of(&e.store_id()?)?.is_empty() && e.left()?.is_empty());
+    Ok(())
+}

@@ -56,7 +56,7 @@ impl Life {
             },
             facts: serde_json::json!({}),
             hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
-            sealed: vec![],
+            bound: Default::default(),
             expire_ms: 0,
             deadline_ms: 0,
         };

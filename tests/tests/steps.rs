@@ -6,7 +6,7 @@ use syp_proto::v1;
 use syp_steps::{
     docker::{DEFAULT_POOL, DockerTarget, Options},
     fake::{Behaviour, FakeCloud},
-    prices::local::Tariff,
+    prices::local::Tariffs,
 };
 use syp_tests::{product::binary, steps::twice};
 
@@ -49,7 +49,8 @@ async fn docker_bears_everything_twice() -> Result<()> {
         gate_binary: std::env::var_os("SYP_TEST_GATE").context("SYP_TEST_GATE")?.into(),
         key: vec![7; 32].into(),
         pool: DEFAULT_POOL.into(),
-        tariff: Tariff::default(),
+        tariffs: Tariffs::default(),
+        power: syp_steps::power::Host::default(),
         clock: Clock::System,
     });
     let docker = docker.map_err(|f| anyhow::anyhow!(f.message))?;

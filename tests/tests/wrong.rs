@@ -161,6 +161,6 @@ fn wrong_words_and_files_are_refused_and_leave_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn wrong_calls_are_refused_and_leave_nothing() -> Result<()> {
-    let lines = api::lines().await?;
+    let lines = Box::pin(api::lines()).await?;
     compare("API", &lines)
 }

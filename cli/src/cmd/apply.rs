@@ -34,7 +34,7 @@ A file holds one instance or several ('---' between them):
   name: shop
   labels: {team: ml}
   allow: [user:alice@example.com, group:ml@example.com]
-  secrets: [{env: PASSWORD, from: ./pw}, {file: /run/tls.key, from: ./key}]
+  secrets: [{env: PASSWORD, from: ./pw}, {file: /run/tls.key, secret: tls-key}]
   spec:
     image: nginx:1.27
     port: 80

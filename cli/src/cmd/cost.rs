@@ -2,7 +2,8 @@
 use super::{Ctx, list};
 use crate::{client::Client, exit, failure::Done, parse, render};
 use syp_proto::v1::{
-    CostRow, CostSummary, GetCostRequest, QueryCostsRequest, QueryCostsResponse, costs_client::CostsClient,
+    CostRow, CostSummary, Energy, GetCostRequest, QueryCostsRequest, QueryCostsResponse,
+    costs_client::CostsClient, energy::Source,
 };
 
 /// Arguments.
@@ -88,16 +89,43 @@ async fn history(ctx: &Ctx<'_>, c: &Client, a: &Args) -> Done {
 
 fn text(c: &CostSummary) -> String {
     let how = render::accuracy(c);
-    let billed = c.billed.as_ref().map_or_else(String::new, |m| {
-        format!("{} as of {}", render::money(m), render::time(c.billed_as_of.as_ref()))
-    });
+    let billed = c.billed.as_ref().map_or_else(
+        || c.billed_note.clone(),
+        |m| format!("{} as of {}", render::money(m), render::time(c.billed_as_of.as_ref())),
+    );
+    let as_of = |t: &Option<prost_types::Timestamp>| {
+        t.as_ref().map_or_else(String::new, |t| format!(", as of {}", render::time(Some(t))))
+    };
+    let rate = render::money_or(c.rate_per_hour.as_ref());
     render::fields([
-        ("Rate", format!("{} an hour", render::money_or(c.rate_per_hour.as_ref()))),
+        ("Rate", format!("{rate} an hour (modelled, for what it reserves){}", as_of(&c.rate_as_of))),
         ("Month", format!("{} if always on", render::money_or(c.projected_month.as_ref()))),
-        ("Accrued", format!("{}{how}", render::money_or(c.accrued.as_ref()))),
+        ("Accrued", format!("{}{how}{}", render::money_or(c.accrued.as_ref()), as_of(&c.accrued_as_of))),
+        ("Energy", c.energy.as_ref().map_or_else(String::new, energy)),
         ("Billed", billed),
         ("Price", format!("{}, as of {}", c.price_source, render::time(c.price_as_of.as_ref()))),
     ])
+}
+
+/// What it really drew.
+fn energy(e: &Energy) -> String {
+    let how = match e.source() {
+        Source::Measured => "measured by the host (RAPL)".to_owned(),
+        Source::Both => {
+            format!("{} J measured (RAPL), the rest modelled by processor time", e.measured_joules)
+        }
+        _ => format!("modelled by processor time: {}", e.why_modelled),
+    };
+    format!(
+        "{} J, {} since {}, as of {}; {how}\n{} J of it idle: {} of the host's idle watts, {}",
+        e.joules,
+        render::money_or(e.cost.as_ref()),
+        render::time(e.from_time.as_ref()),
+        render::time(e.as_of.as_ref()),
+        e.idle_joules,
+        e.idle_share,
+        e.idle_rule
+    )
 }
 
 #[cfg(test)]
@@ -114,11 +142,22 @@ mod tests {
             projected_month: m(0),
             accuracy: Accuracy::Metered as i32,
             price_source: "power model x tariff".into(),
+            billed_note: "none: nobody bills this machine".into(),
+            energy: Some(Energy {
+                source: Source::Modelled as i32,
+                joules: "70".into(),
+                idle_joules: "30".into(),
+                idle_share: "0.25".into(),
+                idle_rule: "the rule".into(),
+                why_modelled: "no counters".into(),
+                cost: m(7_000),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         assert_eq!(
             text(&c),
-            "Rate     0.003 EUR an hour\nMonth    0.00 EUR if always on\nAccrued  0.000001 EUR (metered)\nPrice    power model x tariff, as of -"
+            "Rate     0.003 EUR an hour (modelled, for what it reserves)\nMonth    0.00 EUR if always on\nAccrued  0.000001 EUR (metered)\nEnergy   70 J, 0.000007 EUR since -, as of -; modelled by processor time: no counters\n         30 J of it idle: 0.25 of the host's idle watts, the rule\nBilled   none: nobody bills this machine\nPrice    power model x tariff, as of -"
         );
     }
 }

@@ -23,6 +23,7 @@ pub mod receipt;
 pub mod revisions;
 pub mod rollback;
 pub mod scale;
+pub mod secret;
 pub mod server;
 pub mod set;
 pub mod show;
@@ -122,6 +123,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Whoami => whoami::run(&ctx).await,
         Command::Access(c) => access::run(&ctx, c).await,
         Command::Audit(a) => audit::run(&ctx, a).await,
+        Command::Secret(c) => Box::pin(secret::run(&ctx, c)).await,
         Command::Server(c) => server::run(&ctx, c).await,
         Command::Fsck => fsck::run(&ctx).await,
         Command::Doctor => doctor::run(&ctx).await,

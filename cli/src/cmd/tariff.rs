@@ -11,7 +11,7 @@ pub enum Command {
     Show,
     /// Another price from now on; what was spent before stays as it was
     #[command(
-        after_help = "Examples:\n  sypctl tariff set --per-kwh 0.31\n  sypctl tariff set --watts-per-core 6.5 --watts-per-gib 0.3\n\nThe rate of a replica is (cores x watts per core + GiB x watts per GiB) x price per kWh, from its limits."
+        after_help = "Examples:\n  sypctl tariff set --per-kwh 0.31\n  sypctl tariff set --watts-per-core 6.5 --watts-per-gib 0.3 --idle-watts 20\n\nThe rate of a replica is (cores x watts per core + GiB x watts per GiB + its share of the idle watts) x price per kWh, from its limits;\nthe share is what it reserves of the host's cores. What it really draws is shown by 'sypctl cost NAME': by the host's own counters\nwhere the engine can read them (RAPL, as root), else by processor time and these watts."
     )]
     Set(Set),
 }
@@ -23,12 +23,15 @@ pub struct Set {
     /// Price of a kWh, in the engine's currency
     #[arg(long, default_value = "", allow_negative_numbers = true, value_name = "PRICE")]
     per_kwh: String,
-    /// Watts of a busy core, its share of fans and supply included
+    /// Watts of a busy core beyond the idle ones, its share of fans and supply included
     #[arg(long, default_value = "", allow_negative_numbers = true, value_name = "WATTS")]
     watts_per_core: String,
     /// Watts of a GiB of memory
     #[arg(long, default_value = "", allow_negative_numbers = true, value_name = "WATTS")]
     watts_per_gib: String,
+    /// Watts of the whole host when it does nothing [default: 0.74 a core]
+    #[arg(long, default_value = "", value_name = "WATTS")]
+    idle_watts: String,
 }
 
 /// Runs it.
@@ -43,7 +46,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             let all =
                 client.call(ask, |ch, r| async move { CostsClient::new(ch).list_tariffs(r).await }).await?;
             let rows = all.tariffs.iter().map(row);
-            let heads = ["SINCE", "PER KWH", "WATTS PER CORE", "WATTS PER GIB", "BY"];
+            let heads = ["SINCE", "PER KWH", "WATTS PER CORE", "WATTS PER GIB", "IDLE WATTS", "BY"];
             let table = || render::table(&heads, rows, ctx.out.colours);
             ctx.out.document(&all, table, || {
                 all.tariffs.first().map_or_else(String::new, |t| t.per_kwh.clone())
@@ -54,6 +57,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
                 per_kwh: s.per_kwh,
                 watts_per_core: s.watts_per_core,
                 watts_per_gib: s.watts_per_gib,
+                idle_watts: s.idle_watts,
                 ..Default::default()
             };
             let ask =
@@ -61,8 +65,8 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             let t = client.call(ask, |ch, r| async move { CostsClient::new(ch).set_tariff(r).await }).await?;
             let words = || {
                 format!(
-                    "from now on {} {} a kWh, {} W a core, {} W a GiB",
-                    t.per_kwh, t.currency_code, t.watts_per_core, t.watts_per_gib
+                    "from now on {} {} a kWh, {} W a core, {} W a GiB, {} W idle",
+                    t.per_kwh, t.currency_code, t.watts_per_core, t.watts_per_gib, t.idle_watts
                 )
             };
             ctx.out.document(&t, words, || t.per_kwh.clone())?;
@@ -77,6 +81,7 @@ fn row(t: &Tariff) -> Vec<String> {
         format!("{} {}", t.per_kwh, t.currency_code),
         t.watts_per_core.clone(),
         t.watts_per_gib.clone(),
+        t.idle_watts.clone(),
         t.creator.clone(),
     ]
 }

@@ -97,6 +97,9 @@ impl Access for Api {
         let held = cell.get().spec.clone().unwrap_or_default();
         let held = if control { held.operators } else { held.access };
         self.usable("policy", &policy, &held.unwrap_or_default())?;
+        if control {
+            self.may_be_given(&a, &cell.get())?;
+        }
         if control && !r.allow_self_lockout {
             let after = authz::decide(&door::policy(&policy), &a.identity).max(a.role);
             if after.is_none_or(|x| x < Role::Operator) {

@@ -7,7 +7,10 @@ use syp_auth::{
     policy::{Policy, Role},
     verify::Identity,
 };
-use syp_proto::{journal::Instance, v1};
+use syp_proto::{
+    journal::{Instance, SharedSecret},
+    v1,
+};
 use tonic::{Code, Request, Status};
 
 /// A caller whose token was checked.
@@ -67,6 +70,37 @@ impl Authz {
             .and_then(|s| s.operators.as_ref())
             .and_then(|p| decide(&door::policy(p), &self.identity));
         self.role.max(own)
+    }
+
+    /// The role on a shared secret. What the control policy gives counts as a viewer's, but for administrators: whoever may bind a
+    /// secret can read it, and whoever may make instances is an operator there.
+    pub fn role_on_secret(&self, s: &SharedSecret) -> Option<Role> {
+        let own = s.operators.as_ref().and_then(|p| decide(&door::policy(p), &self.identity));
+        let control = self.role.map(|r| if r == Role::Admin { r } else { r.min(Role::Viewer) });
+        control.max(own)
+    }
+
+    /// Refuses who has less than `need` on the secret. Who may not even see it gets `NOT_FOUND`.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` or `PERMISSION_DENIED`.
+    pub fn require_on_secret(&self, s: &SharedSecret, need: Role) -> Result<(), Status> {
+        match self.role_on_secret(s) {
+            Some(role) if role >= need => Ok(()),
+            Some(role) if role >= Role::Viewer => Err(refuse(
+                Code::PermissionDenied,
+                "PERMISSION_DENIED",
+                format!("the secret '{}' is not yours to use or change", s.name),
+                "one of its operators can let you: 'sypctl secret show NAME' names them, 'sypctl secret set NAME --operator ...'",
+            )),
+            _ => Err(crate::error::Error::NotFound(crate::shared::SecretName::of(s).to_string()).into()),
+        }
+    }
+
+    /// Is the caller one of the instance's own operators, whatever the control policy says?
+    pub fn is_own_operator(&self, i: &Instance) -> bool {
+        let own = i.spec.as_ref().and_then(|s| s.operators.as_ref());
+        own.and_then(|p| decide(&door::policy(p), &self.identity)).is_some_and(|r| r >= Role::Operator)
     }
 
     /// Refuses who has less than `need` on the instance. Who may not even see it gets `NOT_FOUND`.

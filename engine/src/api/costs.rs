@@ -9,15 +9,31 @@ use super::{
     status::{invalid, of_failure},
     validate, watch,
 };
-use crate::{clock::timestamp, cost, id::InstanceId, tariffs, view};
+use crate::{
+    clock::{Millis, timestamp},
+    cost,
+    id::InstanceId,
+    tariffs, view,
+};
 use rust_decimal::Decimal;
 use std::time::Duration;
 use syp_auth::policy::Role;
 use syp_proto::{
-    journal::Edited,
+    journal::{Edited, Instance},
     v1::{self, costs_server::Costs},
 };
 use tonic::{Request, Response, Status, async_trait};
+
+impl Api {
+    /// The figures of an instance, with what it has drawn.
+    async fn cost_of(&self, i: &Instance, now: Millis) -> Result<v1::CostSummary, Status> {
+        let mut out = cost::summary(i, now);
+        if let Some(id) = InstanceId::parse(&i.uid) {
+            out.energy = self.engine.energy(id).await?;
+        }
+        Ok(out)
+    }
+}
 
 #[async_trait]
 impl Costs for Api {
@@ -60,7 +76,7 @@ impl Costs for Api {
     ) -> Result<Response<v1::CostSummary>, Status> {
         let a = Authz::of(&request)?;
         let i = self.any(&a, &request.into_inner().name, Role::Viewer).await?;
-        Ok(Response::new(cost::summary(&i, self.engine.clock().now())))
+        Ok(Response::new(self.cost_of(&i, self.engine.clock().now()).await?))
     }
 
     async fn query_costs(
@@ -89,7 +105,7 @@ impl Costs for Api {
                 let now = api.engine.clock().now();
                 yield v1::WatchCostResponse {
                     instance: view::full_name(&i),
-                    cost: Some(cost::summary(&i, now)),
+                    cost: Some(api.cost_of(&i, now).await?),
                     budget_percent: history::budget_percent(&i, now),
                     time: timestamp(now),
                 };
@@ -167,6 +183,7 @@ impl Costs for Api {
             per_kwh: or(new.per_kwh, &held.per_kwh),
             watts_per_core: or(new.watts_per_core, &held.watts_per_core),
             watts_per_gib: or(new.watts_per_gib, &held.watts_per_gib),
+            idle_watts: or(new.idle_watts, &held.idle_watts),
             ..Default::default()
         };
         if new.currency_code != *self.currency {
@@ -179,6 +196,7 @@ impl Costs for Api {
             ("per_kwh", &new.per_kwh),
             ("watts_per_core", &new.watts_per_core),
             ("watts_per_gib", &new.watts_per_gib),
+            ("idle_watts", &new.idle_watts),
         ] {
             let fine =
                 value.parse::<Decimal>().is_ok_and(|d| d >= Decimal::ZERO && d <= Decimal::from(1_000_000));

@@ -13,13 +13,13 @@ use crate::{
     error::Error,
     graph::State,
     id::InstanceId,
+    shared::Bound,
     step::Owner,
-    store::SealedOp,
     view,
 };
 use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, ReflectMessage};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use syp_auth::policy::Role;
 use syp_proto::{
     google::longrunning::Operation,
@@ -88,7 +88,7 @@ pub(super) fn newest_operation(i: &journal::Instance, now: crate::clock::Millis)
     })
 }
 
-fn only(who: &syp_auth::verify::Identity, role: v1::Role) -> v1::AccessPolicy {
+pub(super) fn only(who: &syp_auth::verify::Identity, role: v1::Role) -> v1::AccessPolicy {
     let rule = v1::access_policy::Rule {
         id: "creator".into(),
         effect: v1::access_policy::Effect::Allow as i32,
@@ -134,11 +134,13 @@ impl Api {
             name: r.instance_id.clone(),
             revision: crate::revision::name(&r.instance_id, 1),
         };
-        if let Some(r) = spec.secrets.iter().find(|r| r.value.is_empty()) {
+        let newest = self.find_shared(a, project, &[], &mut spec.secrets)?;
+        let none = |r: &&v1::SecretRef| r.value.is_empty() && !crate::vault::is_shared(r);
+        if let Some(r) = spec.secrets.iter().find(none) {
             return Err(invalid("spec.secrets", &format!("'{}' has no value", crate::vault::name(r))));
         }
         let mut p = target.preflight(&owner, &spec, None).await.map_err(|f| of_failure(&f))?;
-        let sealed = self.sealed(uid, 1, &mut p.spec)?;
+        let bound = self.sealed(uid, 1, &mut p.spec, newest)?;
         let ttl = p.spec.ttl.as_ref().map_or(0, duration_millis);
         Ok(NewInstance {
             project: project.into(),
@@ -150,7 +152,7 @@ impl Api {
             hourly: cost::money(p.hourly, &self.currency),
             expire_ms: if ttl > 0 { self.engine.clock().now() + ttl } else { 0 },
             deadline_ms: 0,
-            sealed,
+            bound,
         })
     }
 
@@ -192,10 +194,12 @@ impl Api {
         uid: InstanceId,
         revision: u32,
         spec: &mut v1::InstanceSpec,
-    ) -> Result<Vec<SealedOp>, Status> {
+        newest: BTreeSet<String>,
+    ) -> Result<Bound, Status> {
         let now = self.engine.clock().now();
         let kept = self.engine.vault().take(uid, revision, &mut spec.secrets, now);
-        Ok(kept.map_err(|f| of_failure(&f))?.into_iter().map(Into::into).collect())
+        let sealed = kept.map_err(|f| of_failure(&f))?.into_iter().map(Into::into).collect();
+        Ok(Bound { sealed, newest })
     }
 
     /// The request with something in the place of each secret that tells it apart: requests are known by their hash, and a hash

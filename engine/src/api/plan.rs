@@ -14,6 +14,7 @@ use crate::{
     ops::TransitionOptions,
     revision,
     step::{Have, Owner},
+    vault,
 };
 use rust_decimal::Decimal;
 use syp_auth::policy::Role;
@@ -178,7 +179,27 @@ fn words(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
                     }
                 }
             }
+            "secrets" => out.extend(secret_words(&before.secrets, &after.secrets)),
             other => out.push(format!("{other}: another value")),
+        }
+    }
+    out
+}
+
+fn secret_words(before: &[v1::SecretRef], after: &[v1::SecretRef]) -> Vec<String> {
+    let find = |all: &[v1::SecretRef], n: &str| all.iter().find(|r| vault::name(r) == n).cloned();
+    let names: std::collections::BTreeSet<_> = before.iter().chain(after).map(vault::name).collect();
+    let mut out = Vec::new();
+    for n in names {
+        match (find(before, n), find(after, n)) {
+            (x, Some(y)) if vault::is_shared(&y) && x.as_ref() != Some(&y) => {
+                let stays = if y.pinned { ", pinned" } else { "" };
+                out.push(format!("secrets: {n} is {}@{}{stays}", y.secret, y.version));
+            }
+            (None, Some(_)) => out.push(format!("secrets: {n} added")),
+            (Some(_), None) => out.push(format!("secrets: {n} removed")),
+            (Some(x), Some(y)) if x != y => out.push(format!("secrets: another value of {n}")),
+            _ => {}
         }
     }
     out

@@ -12,7 +12,7 @@ pub enum Need {
     LocalPeer,
     /// A role of the control policy.
     Global(Role),
-    /// A role, from the control policy or from the instance's operators; the handler asks for it with the instance in hand.
+    /// A role, from the control policy or from the operators of the instance or secret; the handler asks for it with that in hand.
     Instance(Role),
 }
 
@@ -78,10 +78,11 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Access/ListTokens", Need::Instance(Role::Operator)),
     ("syp.v1.Access/RevokeToken", Need::Instance(Role::Operator)),
     ("syp.v1.Secrets/CreateSecret", Need::Global(Role::Operator)),
-    ("syp.v1.Secrets/AddSecretVersion", Need::Global(Role::Operator)),
-    ("syp.v1.Secrets/GetSecret", Need::Global(Role::Viewer)),
-    ("syp.v1.Secrets/ListSecrets", Need::Global(Role::Viewer)),
-    ("syp.v1.Secrets/DeleteSecret", Need::Global(Role::Operator)),
+    ("syp.v1.Secrets/AddSecretVersion", Need::Instance(Role::Operator)),
+    ("syp.v1.Secrets/GetSecret", Need::Instance(Role::Viewer)),
+    ("syp.v1.Secrets/ListSecrets", Need::Instance(Role::Viewer)),
+    ("syp.v1.Secrets/UpdateSecret", Need::Instance(Role::Operator)),
+    ("syp.v1.Secrets/DeleteSecret", Need::Instance(Role::Operator)),
     ("syp.v1.Providers/ListProviders", Need::Global(Role::Viewer)),
     ("syp.v1.Providers/CheckProvider", Need::Global(Role::Viewer)),
     ("syp.v1.Providers/SweepOrphans", Need::Global(Role::Admin)),

@@ -65,6 +65,21 @@ impl From<Error> for Status {
                 format!("the name belongs to instance {id}"),
                 "choose another name, or take it down first: 'sypctl down'",
             ),
+            Error::SecretExists(_) => refuse(
+                Code::AlreadyExists,
+                "SECRET_EXISTS",
+                text,
+                "add a version: 'sypctl secret add NAME=@FILE'; or choose another name",
+            ),
+            Error::SecretInUse { .. } => refuse(
+                Code::FailedPrecondition,
+                "SECRET_IN_USE",
+                text,
+                "take it from them first ('sypctl set NAME --unset-secret ...') or take them down",
+            ),
+            Error::NotFound(what) if what.contains("/secrets/") => {
+                refuse(Code::NotFound, "NOT_FOUND", text, "'sypctl secret ls' shows what is there")
+            }
             Error::NotFound(what) => refuse(
                 Code::NotFound,
                 "NOT_FOUND",

@@ -17,9 +17,9 @@ use crate::{
     id::InstanceId,
     ops,
     revision::{self, merged},
+    shared::Bound,
     step::{Have, Held, Owner},
-    store::SealedOp,
-    vault::Secrets,
+    vault::{self, Secrets},
     view,
 };
 use secrecy::ExposeSecret;
@@ -57,7 +57,7 @@ pub(super) struct Change {
     /// A revision, unless what serves is one like it.
     pub revision: Option<Revision>,
     /// Its new secrets.
-    pub sealed: Vec<SealedOp>,
+    pub bound: Bound,
 }
 
 impl Api {
@@ -109,12 +109,14 @@ impl Api {
         normalised(&mut spec);
         validate::spec(&spec)?;
         only_known(&spec, i)?;
+        let newest = self.find_shared(a, &i.project, &held.secrets, &mut spec.secrets)?;
+        self.keeps_secrets(a, i, &spec, e.operators.is_some())?;
         let uid = InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?;
-        self.known_values(uid, &held.secrets, &mut spec.secrets).await;
-        let sealed = self.sealed(uid, revision::next_number(i), &mut spec)?;
+        self.known_values(i, uid, &held.secrets, &mut spec.secrets).await;
+        let bound = self.sealed(uid, revision::next_number(i), &mut spec, newest)?;
         let beside = Edited { request_id: String::new(), ..e.clone() } != Edited::default();
         let revision = if fields.is_empty() { None } else { self.revision(i, &spec, None).await? };
-        Ok(Change { edited: beside.then_some(e), spec, revision, sealed })
+        Ok(Change { edited: beside.then_some(e), spec, revision, bound })
     }
 
     /// Are these the values that an instance has? Those without a value are not asked about.
@@ -122,16 +124,27 @@ impl Api {
         let Some(uid) = InstanceId::parse(&i.uid) else { return false };
         let held = i.spec.clone().unwrap_or_default().secrets;
         let mut given = given.to_vec();
-        self.known_values(uid, &held, &mut given).await;
-        given.iter().all(|r| r.value.is_empty())
+        self.known_values(i, uid, &held, &mut given).await;
+        let same = |r: &v1::SecretRef| {
+            let there = held.iter().find(|h| vault::name(h) == vault::name(r));
+            there.is_none_or(|h| super::bind::is_same(&i.project, r, h))
+        };
+        given.iter().all(|r| r.value.is_empty() && same(r))
     }
 
     /// A value that the serving revision has already makes no other version of it.
-    async fn known_values(&self, uid: InstanceId, held: &[v1::SecretRef], asked: &mut [v1::SecretRef]) {
+    async fn known_values(
+        &self,
+        i: &Instance,
+        uid: InstanceId,
+        held: &[v1::SecretRef],
+        asked: &mut [v1::SecretRef],
+    ) {
         let (vault, store) = (Arc::clone(self.engine.vault()), Arc::clone(self.engine.store()));
-        let secrets = Secrets::new(vault, store, uid);
+        let secrets = Secrets::new(vault, store, uid, &i.project);
         for r in asked.iter_mut().filter(|r| !r.value.is_empty()) {
-            let same_name = |h: &&v1::SecretRef| h.env == r.env && h.file == r.file;
+            // a shared one's value is not told by trying
+            let same_name = |h: &&v1::SecretRef| h.env == r.env && h.file == r.file && !vault::is_shared(h);
             let Some(h) = held.iter().find(same_name) else { continue };
             // one that can't be read is replaced: that is the way out
             if secrets.get(h).await.is_ok_and(|value| value.expose_secret() == r.value) {
@@ -245,7 +258,7 @@ impl Api {
         if let Some(new) = &mut revision {
             new.note = format!("back to {}", revision::name(&i.name, to.no));
         }
-        Ok(Change { edited: None, spec, revision, sealed: vec![] })
+        Ok(Change { edited: None, spec, revision, bound: Bound::default() })
     }
 
     async fn make(
@@ -257,11 +270,11 @@ impl Api {
         who: &Caller,
     ) -> Result<Operation, Status> {
         match change {
-            Change { edited, revision: Some(mut new), sealed, .. } => {
+            Change { edited, revision: Some(mut new), bound, .. } => {
                 if new.note.is_empty() {
                     verb.clone_into(&mut new.note);
                 }
-                let op = self.engine.update(cell, &new, edited, sealed, verb, etag, who).await?;
+                let op = Box::pin(self.engine.update(cell, &new, edited, bound, verb, etag, who)).await?;
                 self.operation(&op.to_string()).await
             }
             Change { edited: Some(e), .. } => {
@@ -298,7 +311,7 @@ impl Api {
 fn only_known(spec: &InstanceSpec, i: &Instance) -> Result<(), Status> {
     let all = revision::all(i);
     let has = |r: &v1::SecretRef| all.iter().any(|x| x.spec.as_ref().is_some_and(|s| s.secrets.contains(r)));
-    match spec.secrets.iter().find(|r| r.value.is_empty() && !has(r)) {
+    match spec.secrets.iter().find(|r| r.value.is_empty() && !vault::is_shared(r) && !has(r)) {
         Some(r) => Err(invalid("spec.secrets", &format!("'{}' has no value", crate::vault::name(r)))),
         None => Ok(()),
     }

@@ -4,6 +4,7 @@ mod secrets;
 use super::status::invalid;
 use crate::door;
 pub use budget::check as budget;
+pub(super) use secrets::MAX_SECRET;
 use syp_proto::v1::{self, InstanceSpec, instance_spec};
 use tonic::Status;
 

@@ -1,9 +1,13 @@
 //! Points and heads as the store has them.
 use super::{Counters, Head, Point, Tier};
-use crate::clock::Millis;
+use crate::{
+    clock::Millis,
+    energy::{Meter, Package, Reading},
+};
 use syp_auth::histogram::{BUCKETS, Histogram};
 use syp_proto::journal::{
-    SeriesChunk, SeriesCounters, SeriesHead, SeriesLatency, SeriesPoint, SeriesReplica,
+    SeriesChunk, SeriesCounters, SeriesEnergy, SeriesHead, SeriesLatency, SeriesPackage, SeriesPoint,
+    SeriesReplica,
 };
 
 fn latency(h: &Histogram) -> Option<SeriesLatency> {
@@ -123,6 +127,7 @@ pub fn to_head(h: &Head) -> SeriesHead {
         written_ms: h.written,
         minutes_ms: h.minutes,
         hours_ms: h.hours,
+        energy: (h.energy.from != 0).then(|| to_energy(&h.energy)),
     }
 }
 
@@ -140,6 +145,48 @@ pub fn head_of(h: &SeriesHead) -> Head {
         written: h.written_ms,
         minutes: h.minutes_ms,
         hours: h.hours_ms,
+        energy: h.energy.as_ref().map(energy_of).unwrap_or_default(),
+    }
+}
+
+/// Energy as the store has it.
+pub fn to_energy(m: &Meter) -> SeriesEnergy {
+    let package = |p: &Package| SeriesPackage { name: p.name.clone(), uj: p.uj, range_uj: p.range_uj };
+    SeriesEnergy {
+        from_ms: m.from,
+        at_ms: m.at,
+        boot: m.base.boot.clone(),
+        busy_us: m.base.busy_us,
+        packages: m.base.packages.iter().map(package).collect(),
+        why: m.base.why.clone(),
+        measured_uj: m.measured_uj.to_string(),
+        modelled_uj: m.modelled_uj.to_string(),
+        idle_uj: m.idle_uj.to_string(),
+        priced: m.priced.to_string(),
+        currency: m.currency.clone(),
+        share: m.share.to_string(),
+    }
+}
+
+/// Energy from the store.
+pub fn energy_of(e: &SeriesEnergy) -> Meter {
+    let number = |text: &str| text.parse().unwrap_or_default();
+    let package = |p: &SeriesPackage| Package { name: p.name.clone(), uj: p.uj, range_uj: p.range_uj };
+    Meter {
+        from: e.from_ms,
+        at: e.at_ms,
+        base: Reading {
+            boot: e.boot.clone(),
+            busy_us: e.busy_us,
+            packages: e.packages.iter().map(package).collect(),
+            why: e.why.clone(),
+        },
+        measured_uj: number(&e.measured_uj),
+        modelled_uj: number(&e.modelled_uj),
+        idle_uj: number(&e.idle_uj),
+        priced: number(&e.priced),
+        currency: e.currency.clone(),
+        share: number(&e.share),
     }
 }
 
@@ -172,6 +219,16 @@ mod tests {
             gate: c,
             carried: full(),
             replicas: [("app-0".to_owned(), (5, 7))].into(),
+            energy: Meter {
+                from: 3,
+                base: Reading {
+                    boot: "b".into(),
+                    packages: vec![Package { name: "package-0".into(), uj: 5, range_uj: 9 }],
+                    ..Default::default()
+                },
+                priced: rust_decimal::Decimal::new(15, 1),
+                ..Default::default()
+            },
             written: 660_000,
             ..Default::default()
         };

@@ -1,6 +1,6 @@
 //! From counters that only grow to differences: where the last one ended, and what the next one is.
 use super::{Counters, EVERY_MS, Point};
-use crate::{clock::Millis, step::Stats};
+use crate::{clock::Millis, energy::Meter, step::Stats};
 use std::collections::BTreeMap;
 
 /// Replicas that are remembered when they do not answer: revisions come and go.
@@ -25,6 +25,8 @@ pub struct Head {
     pub cpu_us: u64,
     /// Replicas that began anew.
     pub restarts: u64,
+    /// What it has drawn, where that is known.
+    pub energy: Meter,
     /// Points before this are on disk.
     pub written: Millis,
     /// Those before this are also there by minutes.
@@ -87,6 +89,9 @@ impl Head {
             if self.cpu_ms != 0 {
                 p.cpu_ms = u64::try_from((now - self.cpu_ms).max(1)).unwrap_or(1);
             }
+            if let Some(power) = &s.power {
+                self.energy.take(power, s.replicas.len(), p.cpu_us, now);
+            }
             self.cpu_ms = now;
             self.cpu_us = self.cpu_us.saturating_add(p.cpu_us);
             self.restarts = self.restarts.saturating_add(u64::from(p.restarts));
@@ -107,6 +112,43 @@ mod tests {
     use super::*;
     use crate::step::ReplicaStats;
     use syp_auth::door::GateMetrics;
+
+    #[test]
+    fn a_joule_is_counted_once_over_a_crash() {
+        use crate::{
+            energy::{Model, Power, Reading},
+            series::{head_of, to_head},
+        };
+        let model = Model {
+            watts_per_core: 10.into(),
+            idle_watts: 4.into(),
+            reserved: rust_decimal::Decimal::new(5, 1),
+            per_kwh: 1.into(),
+            ..Default::default()
+        };
+        let stats = |cpu_us| Stats {
+            replicas: vec![ReplicaStats { id: "app-0".into(), started_ms: 5, cpu_us, memory_bytes: 0 }],
+            power: Some(Power { reading: Reading::default(), models: vec![(0, model.clone())] }),
+            ..Default::default()
+        };
+        let at = |h: &mut Head, ms: Millis, cpu_us| h.take(&stats(cpu_us), ms, 0);
+        let (mut one, mut other) = (Head::default(), Head::default());
+        for h in [&mut one, &mut other] {
+            at(h, 10_000, 100);
+            at(h, 20_000, 2_000_100);
+        }
+        let on_disk = to_head(&other);
+        for h in [&mut one, &mut other] {
+            at(h, 30_000, 3_000_100);
+        }
+        // one lives on, the other was killed with that look in memory alone
+        let mut other = head_of(&on_disk);
+        at(&mut one, 40_000, 5_000_100);
+        at(&mut other, 40_000, 5_000_100);
+        assert_eq!(one.energy, other.energy);
+        // 5 s of a core at 10 W, and 30 s of half of 4 W
+        assert_eq!(one.energy.modelled_uj, rust_decimal::Decimal::from(50_000_000 + 60_000_000));
+    }
 
     fn gate(started: u64, ok: u64) -> Stats {
         let mut g = GateMetrics { started_at_ms: started, ..Default::default() };

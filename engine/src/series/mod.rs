@@ -10,6 +10,7 @@
 //! a minute of points become one that reaches back. What nobody could read is a gap, never a zero. Points are added up, never
 //! averaged: percentiles come from merged histograms.
 mod code;
+mod energy;
 mod gather;
 mod head;
 mod live;

@@ -1,5 +1,5 @@
 //! The one task that looks at all instances: every 10 s, so many at a time, and nobody waits for it.
-use super::{EVERY_MS, Head, Live, Row, Tier, gather::gather, head_of, tier::floor, to_head};
+use super::{EVERY_MS, Head, Live, Row, Tier, energy, gather::gather, head_of, tier::floor, to_head};
 use crate::{
     calls,
     clock::Millis,
@@ -173,8 +173,10 @@ impl Sampler {
         let mut live = Live { project: i.project.clone(), name: i.name.clone(), ..Default::default() };
         // not all at the same moment
         live.flushed = now - Millis::from(id.as_bytes()[15]) * FLUSH_MS / 256;
-        if let Ok(Some(head)) = store.series_head(id).await {
-            live.head = head_of(&head);
+        match store.series_head(id).await {
+            Ok(Some(head)) => live.head = head_of(&head),
+            // the first look is brought to disk at once: what comes after it is a difference that nothing takes away
+            _ => live.flushed = 0,
         }
         self.engine.series().put(id, live);
     }
@@ -198,7 +200,8 @@ impl Sampler {
         let written = match gather(&**store, id, &mut live.head, &live.points, Millis::MAX).await {
             Ok(mut series) => {
                 series.push(Row::Head(id, None));
-                store.commit(Commit { series, ..Default::default() }).await
+                let settings = energy::last(id, &live.head.energy).into_iter().collect();
+                store.commit(Commit { series, settings, ..Default::default() }).await
             }
             Err(e) => Err(e),
         };

@@ -110,6 +110,7 @@ pub async fn run(open: impl AsyncFn() -> Result<Arc<dyn Store>, Error>) -> Resul
         return fail("fsck agrees", &(records, bad));
     }
     points_stay_for_their_time(&*store, a, b).await?;
+    settings_are_listed(&*store).await?;
     destroyed_moves_aside(&*store, a).await?;
     what_is_old_goes(&*store, a, b).await
 }
@@ -219,13 +220,37 @@ async fn what_is_old_goes(store: &dyn Store, gone: InstanceId, live: InstanceId)
     if bad.is_empty() { Ok(()) } else { Err(format!("fsck after trimming: {bad:?}")) }
 }
 
+async fn settings_are_listed(store: &dyn Store) -> Result<(), String> {
+    let text = |e: Error| e.to_string();
+    let set = |name: &str, value: &[u8]| (name.to_owned(), value.to_vec());
+    let all = vec![set("x|b", b"2"), set("x|a", b"1"), set("x", b"0"), set("y|a", b"3")];
+    store.commit(Commit { settings: all, ..Default::default() }).await.map_err(text)?;
+    if store.settings("x|").await.map_err(text)? != [set("x|a", b"1"), set("x|b", b"2")] {
+        return Err("settings are listed by the beginning of their names, in order".into());
+    }
+    let sealed = vec![(b"key".to_vec(), Some(b"sealed".to_vec()))];
+    store.commit(Commit { sealed, ..Default::default() }).await.map_err(text)?;
+    let over = Commit {
+        settings: vec![set("x|a", b"")],
+        sealed: vec![(b"key".to_vec(), None)],
+        ..Default::default()
+    };
+    store.commit(over).await.map_err(text)?;
+    if store.settings("x|").await.map_err(text)? != [set("x|b", b"2")]
+        || store.sealed(b"key").await.map_err(text)?.is_some()
+    {
+        return Err("an empty setting and a sealed value without one are removed".into());
+    }
+    Ok(())
+}
+
 async fn destroyed_moves_aside(store: &dyn Store, id: InstanceId) -> Result<(), String> {
     let loaded = store.load(id).await.map_err(|e| e.to_string())?.ok_or("gone")?;
     let mut i = loaded.instance?;
     i.set_state(State::Destroyed);
     let other = InstanceId::random();
     let key = |id| [crate::vault::prefix(id), b"env|A|1".to_vec()].concat();
-    let sealed = [id, other].map(|id| (key(id), b"sealed".to_vec())).to_vec();
+    let sealed = [id, other].map(|id| (key(id), Some(b"sealed".to_vec()))).to_vec();
     store.commit(Commit { sealed, ..Default::default() }).await.map_err(|e| e.to_string())?;
     if store.sealed(&key(id)).await.map_err(|e| e.to_string())?.as_deref() != Some(&b"sealed"[..]) {
         return Err("a sealed secret comes back as it is".into());

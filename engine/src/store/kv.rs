@@ -197,10 +197,11 @@ impl KvStore {
             ops.push((answer_key(k), Some(codec::encode(Kind::Answer, a).map_err(too_large)?)));
         }
         for (k, record) in &c.sealed {
-            ops.push((sealed_key(k), Some(record.clone())));
+            ops.push((sealed_key(k), record.clone()));
         }
         for (name, value) in &c.settings {
-            ops.push(([b"s|", name.as_bytes()].concat(), Some(value.clone())));
+            let value = (!value.is_empty()).then(|| value.clone());
+            ops.push((setting_key(name), value));
         }
         for row in &c.series {
             ops.push(series::op(row)?);
@@ -255,6 +256,10 @@ impl KvStore {
         }
         Ok(n)
     }
+}
+
+fn setting_key(name: &str) -> Vec<u8> {
+    [b"s|", name.as_bytes()].concat()
 }
 
 fn answer_key(k: &str) -> Vec<u8> {
@@ -322,7 +327,16 @@ impl Store for KvStore {
     }
 
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.kv.get(&[b"s|", name.as_bytes()].concat())
+        self.kv.get(&setting_key(name))
+    }
+
+    async fn settings(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let from = setting_key(prefix);
+        // names are text: no byte of one is above this
+        let to = [&from[..], &[0xff]].concat();
+        let rows = self.kv.scan(&from, &to, usize::MAX, false)?;
+        let name = |k: &[u8]| k.get(2..).map(|n| String::from_utf8_lossy(n).into_owned());
+        Ok(rows.into_iter().filter_map(|(k, v)| Some((name(&k)?, v))).collect())
     }
 
     async fn audit(&self, before: Option<&[u8]>, limit: usize) -> Result<Vec<AuditRow>, Error> {

@@ -12,6 +12,7 @@
 //! g|tier|time BE|uid     points of one resolution, from a time on
 //! h|uid                  where the next difference of an instance's counters begins
 //! k|uid|kind|name|n      a sealed secret of an instance; they go with it
+//! k|0|project/name|n     a sealed version of a shared secret, which no instance owns
 //! ```
 mod backup;
 mod chain;
@@ -58,11 +59,11 @@ pub struct Commit {
     pub answer: Option<(String, Answer)>,
     /// Audit rows.
     pub audit: Vec<Audit>,
-    /// Settings of the engine: name and value.
+    /// Settings of the engine: name and value; an empty value removes.
     pub settings: Vec<(String, Vec<u8>)>,
     /// Rows of time series.
     pub series: Vec<Row>,
-    /// Sealed secrets.
+    /// Sealed secrets, written or removed.
     pub sealed: Vec<SealedOp>,
 }
 
@@ -112,8 +113,8 @@ pub enum Error {
     Stopped,
 }
 
-/// Key (without the store's prefix) and record of a sealed secret.
-pub type SealedOp = (Vec<u8>, Vec<u8>);
+/// Key (without the store's prefix) and record of a sealed secret; `None` removes it.
+pub type SealedOp = (Vec<u8>, Option<Vec<u8>>);
 
 /// The store.
 ///
@@ -142,6 +143,8 @@ pub trait Store: Send + Sync + 'static {
     async fn answer(&self, key: &str) -> Result<Option<Answer>, Error>;
     /// A setting.
     async fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// The settings whose names begin so, in order.
+    async fn settings(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error>;
     /// A sealed secret.
     async fn sealed(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Audit rows before a key (`None`: from the end), newest first.

@@ -28,7 +28,10 @@ mod volume;
 pub use gate_image::{GateImage, remove_gate_images};
 pub use names::pool_conflict;
 
-use crate::prices::local::Tariff;
+use crate::{
+    power::Host,
+    prices::local::{Tariff, Tariffs},
+};
 use async_trait::async_trait;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::BoxStream;
@@ -42,7 +45,7 @@ use sha2::Sha256;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use syp_auth::jwks::Wanted;
 use syp_engine::{
-    clock::Clock,
+    clock::{Clock, millis},
     failure::{Class, failure},
     graph::RunKind,
     id::{InstanceId, StoreId},
@@ -70,7 +73,9 @@ pub struct Options {
     /// Pool of the instances' networks.
     pub pool: String,
     /// Prices.
-    pub tariff: Tariff,
+    pub tariffs: Tariffs,
+    /// The host that it runs on.
+    pub power: Host,
     /// Time.
     pub clock: Clock,
 }
@@ -79,7 +84,8 @@ pub(crate) struct Shared {
     pub docker: Docker,
     pub gate_image: GateImage,
     pub pool: Subnet,
-    pub tariff: RwLock<Tariff>,
+    pub tariffs: RwLock<Tariffs>,
+    pub power: Host,
     pub clock: Clock,
     key: SecretSlice<u8>,
 }
@@ -139,7 +145,8 @@ impl DockerTarget {
             docker,
             gate_image,
             pool,
-            tariff: RwLock::new(o.tariff),
+            tariffs: RwLock::new(o.tariffs.of_host(o.power.cores())),
+            power: o.power,
             clock: o.clock,
             key: o.key,
         });
@@ -198,19 +205,20 @@ impl Target for DockerTarget {
     }
 
     fn tariff(&self) -> Option<v1::Tariff> {
-        Some(self.shared.tariff.read().to_api())
+        Some(self.shared.tariffs.read().now().to_api())
     }
 
     fn set_tariff(&self, new: &v1::Tariff) -> Result<(), Failure> {
-        let new = Tariff::from_api(new).ok_or_else(|| {
+        let tariff = Tariff::from_api(new).ok_or_else(|| {
             failure(Class::Terminal, "INVALID_ARGUMENT", "a tariff is made of decimal numbers", "")
         })?;
-        *self.shared.tariff.write() = new;
+        let from = new.from_time.as_ref().map_or(0, millis);
+        self.shared.tariffs.write().set(from, tariff);
         Ok(())
     }
 
     fn reprice(&self, spec: &v1::InstanceSpec, facts: &Value) -> Option<(Decimal, Value)> {
-        let (hourly, _, facts) = self.shared.tariff.read().price(spec, facts);
+        let (hourly, _, facts) = self.shared.tariffs.read().now().price(spec, facts);
         Some((hourly, facts))
     }
 

@@ -10,6 +10,7 @@ use futures_util::{StreamExt, stream::BoxStream};
 use std::collections::HashMap;
 use syp_engine::{
     clock::millis,
+    energy::Power,
     id::{InstanceId, StoreId},
     step::{ReplicaStats, Stats, StepCx},
 };
@@ -49,6 +50,8 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
         }
     }
     out.status = admin::read(to, &token, "/status").await.ok();
+    let models = s.tariffs.read().models(&cx.spec);
+    out.power = s.power.read().map(|reading| Power { reading, models });
     Ok(out)
 }
 

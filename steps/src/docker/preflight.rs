@@ -51,7 +51,7 @@ pub(super) async fn check(
         Some(held) => held.facts["port"].clone(),
         None => json!(free_port(&spec).await?),
     };
-    let (hourly, lines, facts) = s.tariff.read().price(&spec, &facts);
+    let (hourly, lines, facts) = s.tariffs.read().now().price(&spec, &facts);
     Ok(Preflight { facts, spec, hourly, lines })
 }
 

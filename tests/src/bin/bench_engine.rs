@@ -204,7 +204,7 @@ async fn start(e: &Engine, mode: &str, name: &str) -> Result<InstanceId> {
         hourly: Default::default(),
         expire_ms: 0,
         deadline_ms: 86_400_000,
-        sealed: vec![],
+        bound: Default::default(),
     };
     e.create(&Caller { actor: "bench".into(), ..Default::default() }, new).await?;
     Ok(uid)

@@ -29,7 +29,7 @@ use syp_proto::{
 };
 use syp_steps::{
     docker::{DEFAULT_POOL, DockerTarget, Options},
-    prices::local::Tariff,
+    prices::local::Tariffs,
 };
 use syp_tests::product::{Engine, sh};
 use tokio_util::sync::CancellationToken;
@@ -97,7 +97,8 @@ impl Bare {
             gate_binary: binary("syp-gate")?,
             key: vec![7; 32].into(),
             pool: DEFAULT_POOL.into(),
-            tariff: Tariff::default(),
+            tariffs: Tariffs::default(),
+            power: syp_steps::power::Host::default(),
             clock: Clock::System,
         })
         .map_err(said)?;
@@ -191,7 +192,7 @@ impl Bare {
                     cancel: CancellationToken::new(),
                     waiting: Waiting::default(),
                     routes: serde_json::from_str(&n.routes).unwrap_or(Value::Null),
-                    secrets: Secrets::new(Arc::clone(&vault), Arc::clone(&store), owner.uid),
+                    secrets: Secrets::new(Arc::clone(&vault), Arc::clone(&store), owner.uid, "default"),
                     live: Arc::default(),
                     grace: Duration::from_secs(1),
                 };

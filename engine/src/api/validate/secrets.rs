@@ -5,7 +5,7 @@ use tonic::Status;
 
 const MAX_SECRETS: usize = 64;
 /// Bytes of one secret: keys and certificates are far smaller.
-const MAX_SECRET: usize = 64 << 10;
+pub(in crate::api) const MAX_SECRET: usize = 64 << 10;
 
 /// Each has one name, a name of its own, and a value or one that is there already. Values are not in the words.
 pub(super) fn check(s: &InstanceSpec) -> Result<(), Status> {
@@ -44,7 +44,13 @@ pub(super) fn check(s: &InstanceSpec) -> Result<(), Status> {
         if r.value.len() > MAX_SECRET {
             return wrong(&format!("'{name}' is larger than {MAX_SECRET} bytes"));
         }
-        if r.value.is_empty() && (r.secret != crate::vault::OWN || r.version.is_empty()) {
+        if crate::vault::is_shared(r) {
+            if !r.value.is_empty() {
+                return wrong(&format!("'{name}' has a value and the name of a shared secret: choose one"));
+            }
+            continue;
+        }
+        if r.value.is_empty() && (r.secret.is_empty() || r.version.is_empty()) {
             return wrong(&format!("'{name}' has no value"));
         }
         if !r.env.is_empty() && (r.value.contains(&0) || std::str::from_utf8(&r.value).is_err()) {
