@@ -80,7 +80,7 @@ fn everything(e: &Engine) -> Result<String> {
         let text = e.ok(&words.split(' ').collect::<Vec<_>>())?;
         // what goes on by itself
         let still = |l: &&str| {
-            !["cost", "accrued", "units", "nanos", "asOfTime", "window"].iter().any(|w| l.contains(w))
+            !["cost", "accrued", "units", "nanos", "AsOf", "asOf", "window"].iter().any(|w| l.contains(w))
         };
         writeln!(out, "{words}\n{}", text.lines().filter(still).collect::<Vec<_>>().join("\n"))?;
     }
