@@ -12,7 +12,7 @@ fmt:
 # clippy without a warning, and the shell scripts
 lint:
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    shellcheck -x -S warning quickstart test .ci/run tests/examples.sh tests/testbed/*.sh examples/*/*.sh examples/clients/*/run
+    shellcheck -x -S warning quickstart test .ci/run tests/examples.sh tests/upgrade.sh tests/testbed/*.sh examples/*/*.sh examples/clients/*/run
 
 # licences, advisories, sources (cargo install cargo-deny)
 deny:
