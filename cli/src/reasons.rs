@@ -11,6 +11,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("BUDGET_NEAR", include_str!("reasons/BUDGET_NEAR.md")),
     ("CANCELLED", include_str!("reasons/CANCELLED.md")),
     ("CLIENT_GONE", include_str!("reasons/CLIENT_GONE.md")),
+    ("CLOCK_JUMPED", include_str!("reasons/CLOCK_JUMPED.md")),
     ("CORS_PREFLIGHT", include_str!("reasons/CORS_PREFLIGHT.md")),
     ("CRASH_LOOP", include_str!("reasons/CRASH_LOOP.md")),
     ("DEADLINE_EXCEEDED", include_str!("reasons/DEADLINE_EXCEEDED.md")),

@@ -1,5 +1,11 @@
 //! Wall time comes in by value: the engine asks a [`Clock`], tests give one that follows tokio's virtual time.
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Milliseconds since the Unix epoch, UTC.
 pub type Millis = i64;
@@ -7,8 +13,10 @@ pub type Millis = i64;
 /// Where "now" comes from.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    /// The host's clock. It may jump: timers then fire early or late, effects never twice.
+    /// The host's clock. It may jump (`jump.rs`): what goes by it happens early or late, effects never twice.
     System,
+    /// The host's clock as if somebody had set it by so many milliseconds (tests).
+    Set(Arc<AtomicI64>),
     /// A fixed start plus tokio's (pausable) monotonic time.
     Virtual {
         /// Wall time at `origin`.
@@ -29,14 +37,19 @@ impl Clock {
     /// Now.
     pub fn now(&self) -> Millis {
         match self {
-            Self::System => SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
+            Self::System => host(),
+            Self::Set(by) => host() + by.load(Relaxed),
             Self::Virtual { start, origin } => {
                 start + i64::try_from(origin.elapsed().as_millis()).unwrap_or(i64::MAX)
             }
         }
     }
+}
+
+fn host() -> Millis {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// As `google.protobuf.Timestamp`; zero (never) is `None`.

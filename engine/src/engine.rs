@@ -133,9 +133,11 @@ impl Engine {
         }
         let cells: Vec<_> = engine.inner.cells.read().values().cloned().collect();
         engine.tell_of_restore(&cells).await?;
+        engine.set_back(&cells).await;
         engine.spawn_timer();
         engine.spawn_trimmer();
         engine.stop_with_store();
+        engine.watch_clock();
         for cell in cells {
             engine.kick(&cell);
         }

@@ -2,6 +2,7 @@
 //!
 //! Everything the engine knows about an instance is `fold` over its journal; a checkpoint only saves time. A record that does
 //! not fit is an error: a bad journal then blocks this instance alone.
+mod jump;
 mod rows;
 mod tokens;
 mod update;
@@ -113,6 +114,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         }
         Body::Repriced(p) => repriced(i, r, p),
         Body::Drift(_) => {}
+        Body::ClockJumped(j) => jump::jumped(i, j),
         Body::Restored(x) => {
             i.restored_ms = x.restored_ms;
             // above all that gates may have: there are fewer records than milliseconds

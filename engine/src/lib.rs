@@ -29,6 +29,7 @@ pub mod graph;
 pub mod id;
 mod inner;
 pub mod journal;
+pub mod jump;
 mod keys;
 pub mod meter;
 pub mod ops;

@@ -31,7 +31,8 @@ pub fn day(at: Millis) -> i64 {
 /// What of a row is not settled yet: from, until, at which rate.
 fn open(r: &LedgerRow, now: Millis) -> Option<(Millis, Millis, Decimal)> {
     let rate = decimal(r.hourly.as_ref().filter(|_| r.billed)?);
-    let from = r.intent_ms.max(r.settled_ms);
+    // not the later of the two: a clock that was set back may be behind the intent
+    let from = if r.settled_ms == 0 { r.intent_ms } else { r.settled_ms };
     let until = if r.gone_ms != 0 { r.gone_ms } else { now };
     (until > from).then_some((from, until, rate))
 }

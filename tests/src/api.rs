@@ -2,7 +2,10 @@
 use crate::disk::Disk;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 use syp_auth::{
     fetch::Fetcher,
     jwks,
@@ -45,6 +48,8 @@ pub struct World {
     pub metrics: std::net::SocketAddr,
     faults: Arc<StandStill>,
     running: Option<Running>,
+    /// By how much the engine's clock was set.
+    pub clock: Arc<AtomicI64>,
 }
 
 /// A point at which whoever comes there goes no further: for a server that is killed then.
@@ -133,7 +138,16 @@ impl World {
         let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
         let (address, metrics) = (free()?, free()?);
         let (cloud, disk, dir) = (FakeCloud::new(behaviour), Disk::default(), tempfile::tempdir()?);
-        let mut w = Self { cloud, disk, dir, address, metrics, faults: Arc::default(), running: None };
+        let mut w = Self {
+            cloud,
+            disk,
+            dir,
+            address,
+            metrics,
+            faults: Arc::default(),
+            clock: Arc::default(),
+            running: None,
+        };
         w.start().await?;
         Ok(w)
     }
@@ -162,7 +176,7 @@ impl World {
         let engine = Engine::start(Options {
             store,
             targets: vec![Arc::new(self.cloud.clone())],
-            clock: Clock::System,
+            clock: Clock::Set(Arc::clone(&self.clock)),
             faults: Arc::<StandStill>::clone(&self.faults),
             door,
             vault: Vault::new(&vec![7; 32].into()),

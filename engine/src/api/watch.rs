@@ -334,6 +334,17 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             let what = format!("{} % of the budget: {}", b.percent, b.action().as_str_name().to_lowercase());
             ("budget_reached", String::new(), "BUDGET_EXCEEDED".into(), what, 0)
         }
+        Some(Body::ClockJumped(j)) => {
+            let by = Duration::from_millis((j.to_ms - j.from_ms).unsigned_abs());
+            let word = if j.to_ms > j.from_ms { "forward" } else { "back" };
+            (
+                "clock_jumped",
+                String::new(),
+                "CLOCK_JUMPED".into(),
+                format!("the host's clock went {word} by {by:?}"),
+                0,
+            )
+        }
         Some(Body::Restored(_)) => {
             ("restored", String::new(), String::new(), "the store came back from a backup".into(), 0)
         }

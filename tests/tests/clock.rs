@@ -1,0 +1,110 @@
+//! The host's clock is set while an engine runs, and while none does: what waits does not wait longer, an hour costs an hour, and
+//! what goes by the clock follows it.
+use anyhow::{Context, Result, ensure};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+use syp_engine::graph::State;
+use syp_proto::v1::{
+    self, GetCostRequest, GetInstanceRequest, TransitionInstanceRequest, costs_client::CostsClient,
+    instances_client::InstancesClient, server_client::ServerClient,
+};
+use syp_steps::fake::Fault;
+use syp_tests::api::{Conn, World, create};
+
+const ADMIN: Option<&str> = Some("admin@example.com");
+const SHOP: &str = "projects/default/instances/shop";
+const HOUR: i64 = 3_600_000;
+
+async fn get(i: &mut InstancesClient<Conn>) -> Result<v1::Instance> {
+    Ok(i.get_instance(GetInstanceRequest { name: SHOP.into(), ..Default::default() }).await?.into_inner())
+}
+
+async fn until(i: &mut InstancesClient<Conn>, state: State, limit: Duration) -> Result<()> {
+    let end = Instant::now() + limit;
+    while get(i).await?.state() != state {
+        ensure!(Instant::now() < end, "it does not become {state:?}: {:?}", get(i).await?.waiting_on);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+async fn cost(w: &World) -> Result<i64> {
+    let mut c = CostsClient::new(w.connect(ADMIN).await?);
+    let cost = c.get_cost(GetCostRequest { name: SHOP.into(), ..Default::default() }).await?.into_inner();
+    let m = cost.accrued.context("accrued")?;
+    Ok(m.units * 1_000_000_000 + i64::from(m.nanos))
+}
+
+async fn jumps(i: &mut InstancesClient<Conn>) -> Result<usize> {
+    let ask = v1::ListInstanceEventsRequest { parent: SHOP.into(), page_size: 1000, ..Default::default() };
+    let all = i.list_instance_events(ask).await?.into_inner().events;
+    Ok(all.iter().filter(|e| e.reason == "CLOCK_JUMPED").count())
+}
+
+async fn told(i: &mut InstancesClient<Conn>, times: usize) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(20);
+    while jumps(i).await? < times {
+        ensure!(Instant::now() < end, "nobody told of jump {times}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_costs_nothing_holds_up_nothing_and_ends_what_goes_by_it() -> Result<()> {
+    let mut w = World::serving("shop").await?;
+    let mut i = InstancesClient::new(w.connect(ADMIN).await?);
+    let hourly = get(&mut i).await?.cost.and_then(|c| c.rate_per_hour).context("rate")?;
+    let hourly = hourly.units * 1_000_000_000 + i64::from(hourly.nanos);
+    ensure!(hourly > 1000, "a rate that can be told from nothing: {hourly}");
+    for (n, by) in [HOUR, -2 * HOUR, HOUR].into_iter().enumerate() {
+        w.clock.fetch_add(by, Relaxed);
+        told(&mut i, n + 1).await?;
+        ensure!(
+            cost(&w).await? < hourly / 20,
+            "three minutes at most: {} at {hourly} an hour",
+            cost(&w).await?
+        );
+    }
+    // set back while no engine runs: what was written is in the future
+    w.kill().await;
+    w.clock.fetch_sub(3 * HOUR, Relaxed);
+    w.start().await?;
+    let mut i = InstancesClient::new(w.connect(ADMIN).await?);
+    told(&mut i, 4).await?;
+    ensure!(cost(&w).await? < hourly / 20, "{}", cost(&w).await?);
+
+    // a pause before another attempt, then an hour back: the pause stays what it was
+    for call in ["destroy a", "destroy b", "destroy c", "destroy d"].repeat(4) {
+        w.cloud.inject(call, Fault::Transient);
+    }
+    let down =
+        TransitionInstanceRequest { name: SHOP.into(), to: State::Destroyed as i32, ..Default::default() };
+    i.transition_instance(down).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    ensure!(get(&mut i).await?.state() == State::Draining, "it waits for another attempt");
+    w.clock.fetch_sub(HOUR, Relaxed);
+    until(&mut i, State::Destroyed, Duration::from_secs(60)).await?;
+    let mut server = ServerClient::new(w.connect(ADMIN).await?);
+    let fsck = server.check_store(v1::CheckStoreRequest {}).await?.into_inner();
+    ensure!(fsck.problems.is_empty(), "{:?}", fsck.problems);
+
+    // a lifetime is a promise by the clock
+    let mut other = create("other");
+    let spec = other.instance.as_mut().and_then(|i| i.spec.as_mut()).context("spec")?;
+    spec.ttl = Some(prost_types::Duration { seconds: 8 * 3600, nanos: 0 });
+    i.create_instance(other).await?;
+    let name = "projects/default/instances/other";
+    let end = Instant::now() + Duration::from_secs(90);
+    w.clock.fetch_add(9 * HOUR, Relaxed);
+    loop {
+        let ask = GetInstanceRequest { name: name.into(), ..Default::default() };
+        if i.get_instance(ask).await?.into_inner().state() == State::Destroyed {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "its time is over, and it goes on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
