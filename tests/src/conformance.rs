@@ -1,9 +1,14 @@
 //! What every target must do, as a function of the target: a later target gets in by one line.
+mod day_two;
+mod docker;
+
+pub use docker::Docker;
+
 use crate::{
     load::Load,
-    product::{Engine, get, left_of, pause, sh},
+    product::{Engine, get, pause},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -74,6 +79,9 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
     ensure!(tried.contains("Isolated") && tried.contains("AuthEnforced"), "what was tried is shown: {tried}");
     figures(&a, "shop")?;
     changes(&a, "shop", bed)?;
+    day_two::over_time(&a, "shop")?;
+    day_two::audited(&a, "shop")?;
+    day_two::another_engine(&a, "shop")?;
     // another spec is a conflict
     let other =
         a.run(&["up", "shop", "--image", bed.image(), "--on", bed.on(), "--port", "8081", "--yes"])?;
@@ -96,6 +104,7 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
     }
     // the name is free at once
     up(&a, "shop")?;
+    day_two::spent(&a, "shop")?;
     a.down("shop")?;
     a.down("second")?;
     b.down("shop")?;
@@ -208,82 +217,4 @@ fn drain_and_resume(e: &Engine, name: &str) -> Result<()> {
         pause(20);
     }
     Ok(())
-}
-
-/// Docker on this host.
-pub struct Docker;
-
-impl Docker {
-    /// Name of a container of an instance.
-    ///
-    /// # Errors
-    /// It is not there.
-    pub fn container(e: &Engine, name: &str, step: &str) -> Result<String> {
-        let store = format!("label=syp.dev/store={}", e.store_id()?);
-        let (n, s) = (format!("label=syp.dev/name={name}"), format!("label=syp.dev/step={step}"));
-        let out = sh("docker", &["ps", "-aq", "--filter", &store, "--filter", &n, "--filter", &s])?;
-        Ok(out.lines().next().with_context(|| format!("{step} of {name}"))?.to_owned())
-    }
-
-    /// Address of a replica's namespace.
-    ///
-    /// # Errors
-    /// It has none.
-    pub fn address(e: &Engine, name: &str) -> Result<(String, String)> {
-        let holder = Self::container(e, name, "holder-0")?;
-        let format = "{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{$v.IPAddress}}{{end}}";
-        let text = sh("docker", &["inspect", "-f", format, &holder])?;
-        let (network, address) = text.trim().split_once(' ').context("no address")?;
-        Ok((network.into(), address.into()))
-    }
-}
-
-impl Bed for Docker {
-    fn on(&self) -> &'static str {
-        "docker"
-    }
-
-    fn image(&self) -> &'static str {
-        "syp-test/hello"
-    }
-
-    fn broken(&self) -> &'static str {
-        "syp-test/crash"
-    }
-
-    fn left(&self, store: &str) -> Result<Vec<String>> {
-        left_of(store)
-    }
-
-    fn ways_past_the_gate(&self, e: &Engine, name: &str) -> Result<Vec<String>> {
-        let (network, address) = Self::address(e, name)?;
-        // only where this host has a route of its own: anything else would leave the machine
-        let route = sh("ip", &["route", "get", &address])?;
-        ensure!(route.contains(" dev br-"), "no local route to {address}: {route}");
-        let mut open = Vec::new();
-        let url = format!("http://{address}:8080/");
-        if get(&url, None, &["--connect-timeout", "2"]).is_ok() {
-            open.push("from this host".to_owned());
-        }
-        if crate::product::reaches(&network, &address, "8080")? {
-            open.push("from a neighbour container".to_owned());
-        }
-        // the try itself must be able to succeed: the gate's port is open to the same neighbour
-        let gate = address
-            .rsplit_once('.')
-            .map(|(net, last)| format!("{net}.{}", last.parse::<u32>().unwrap_or(3) - 1));
-        let gate = gate.context("address")?;
-        ensure!(crate::product::reaches(&network, &gate, "8080")?, "the neighbour can't even reach the gate");
-        Ok(open)
-    }
-
-    fn way_out(&self, e: &Engine, name: &str) -> Result<bool> {
-        // the gate of the instance is elsewhere, seen from the app
-        let (_, address) = Self::address(e, name)?;
-        let (net, last) = address.rsplit_once('.').context("address")?;
-        let gate = format!("{net}.{}", last.parse::<u32>()? - 1);
-        let app = Self::container(e, name, "app-0")?;
-        let script = format!("/bin/busybox timeout 3 /bin/busybox nc -w 2 {gate} 8080 </dev/null");
-        Ok(sh("docker", &["exec", &app, "/bin/busybox", "sh", "-c", &script]).is_ok())
-    }
 }

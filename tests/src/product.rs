@@ -368,7 +368,8 @@ pub fn pause(ms: u64) {
 /// # Errors
 /// Docker does not answer.
 pub fn reaches(network: &str, address: &str, port: &str) -> Result<bool> {
-    let script = format!("/bin/busybox timeout 3 /bin/busybox nc -w 2 {address} {port} </dev/null");
+    let script =
+        format!("/bin/busybox timeout 3 /bin/busybox nc -w 2 {address} {port} </dev/null && echo reached");
     let o = Command::new("docker")
         .args([
             "run",
@@ -383,5 +384,6 @@ pub fn reaches(network: &str, address: &str, port: &str) -> Result<bool> {
             &script,
         ])
         .output()?;
-    Ok(o.status.success())
+    // its exit code is not always that of the program: Podman's API (4.3) has none for 'docker run'
+    Ok(String::from_utf8_lossy(&o.stdout).contains("reached"))
 }

@@ -3,6 +3,7 @@ use super::{
     Shared,
     client::{self, failed, labels, running},
     container,
+    gate_image::PROGRAM,
     names::{ADMIN, Subnet, TRAFFIC},
     network::removed_twin,
     tls,
@@ -62,6 +63,7 @@ impl Gate {
         let network = network(cx);
         Ok(ContainerCreateBody {
             image: Some(image),
+            entrypoint: Some(vec![PROGRAM.into()]),
             cmd: Some(cmd),
             user: Some(format!("{USER}:{USER}")),
             labels: Some(labels(&cx.owner, NODE)),

@@ -2,7 +2,7 @@
 use super::client::{code, failed, optional};
 use bollard::{
     Docker,
-    query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions},
+    query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions},
 };
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
@@ -11,6 +11,8 @@ use syp_engine::failure::{Class, failure};
 use syp_proto::journal::Failure;
 use tokio::sync::Mutex;
 
+/// The program in it.
+pub(super) const PROGRAM: &str = "/syp-gate";
 /// What our images carry.
 const LABEL: &str = "syp.dev/gate";
 
@@ -86,12 +88,21 @@ async fn import(d: &Docker, name: &str, binary: &[u8]) -> Result<(), Failure> {
         from_src: Some("-".into()),
         repo: Some(repo.into()),
         tag: Some(tag.into()),
-        changes: vec!["ENTRYPOINT [\"/syp-gate\"]".into(), format!("LABEL {LABEL}=1")],
+        // one alone: Podman takes several for one
+        changes: vec![format!("LABEL {LABEL}=1")],
         ..Default::default()
     };
     let mut progress = d.create_image(Some(how), Some(bollard::body_full(tar.into())), None);
+    let mut id = None;
     while let Some(p) = progress.next().await {
-        p.map_err(|e| failed(&e))?;
+        id = p.map_err(|e| failed(&e))?.status.filter(|s| s.starts_with("sha256:")).or(id);
+    }
+    // Podman (4.3) forgets the tag
+    if let Some(id) = id
+        && optional(d.inspect_image(name).await)?.is_none()
+    {
+        let tag = TagImageOptions { repo: Some(repo.into()), tag: Some(tag.into()) };
+        d.tag_image(&id, Some(tag)).await.map_err(|e| failed(&e))?;
     }
     Ok(())
 }

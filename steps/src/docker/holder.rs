@@ -4,6 +4,7 @@ use super::{
     client::{self, labels, last_lines, running, started_at},
     container,
     gate::{endpoint, network, subnet},
+    gate_image::PROGRAM,
     names::HOLDER,
     network::removed_twin,
 };
@@ -46,6 +47,7 @@ impl Holder {
         let network = network(cx);
         Ok(ContainerCreateBody {
             image: Some(image),
+            entrypoint: Some(vec![PROGRAM.into()]),
             cmd: Some(cmd),
             labels: Some(labels(&cx.owner, &cx.node)),
             hostname: Some(cx.owner.name.clone()),

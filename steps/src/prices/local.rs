@@ -21,7 +21,7 @@ pub struct Tariff {
     pub watts_per_core: Decimal,
     /// Watts of one GiB.
     pub watts_per_gib: Decimal,
-    /// Watts of the whole host when it does nothing; `None`: [`IDLE_MILLIWATTS`] a core.
+    /// Watts of the whole host when it does nothing; `None`: so many a core as is usual.
     #[serde(default)]
     pub idle_watts: Option<Decimal>,
     /// Cores of the host, whose idle watts are shared out by them; 0: not known, and nobody pays for them.
