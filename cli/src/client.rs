@@ -205,15 +205,7 @@ impl Client {
         let (mut renewed, mut tries) = (false, 1);
         loop {
             let mut request = Request::new(message.clone());
-            let bearer = match self.bearer(false).await {
-                Ok(b) => b,
-                Err(e) if tries < TRIES && e.code() == Code::Unavailable && !e.is_decision() => {
-                    tries += 1;
-                    self.revive(tries).await?;
-                    continue;
-                }
-                Err(e) => return Err(e),
-            };
+            let bearer = self.bearer(false).await?;
             sign(&mut request, &bearer)?;
             let status = match f(self.channel.clone(), request).await {
                 Ok(r) => {
@@ -281,12 +273,25 @@ impl Client {
         token_given().is_none().then(|| Login::load(&self.data_dir))?
     }
 
+    /// A token of the local engine's issuer; like every call it is made again when the engine went away in the middle.
     async fn issue(&self, r: IssueLocalTokenRequest) -> Result<IssueLocalTokenResponse, Failure> {
-        let mut request = Request::new(r);
-        set(request.metadata_mut(), "syp-client-version", VERSION)?;
-        let answer = AccessClient::new(self.channel.clone()).issue_local_token(request).await?;
-        self.compare(answer.metadata());
-        Ok(answer.into_inner())
+        let mut tries = 1;
+        loop {
+            let mut request = Request::new(r.clone());
+            set(request.metadata_mut(), "syp-client-version", VERSION)?;
+            match AccessClient::new(self.channel.clone()).issue_local_token(request).await {
+                Ok(answer) => {
+                    self.compare(answer.metadata());
+                    return Ok(answer.into_inner());
+                }
+                Err(s) if !is_broken(&s) => return Err(s.into()),
+                Err(s) if tries >= TRIES => return Err(unreachable(&s.into(), self.is_local())),
+                Err(_) => {
+                    tries += 1;
+                    self.revive(tries).await?;
+                }
+            }
+        }
     }
 
     /// The token of calls. `renew`: the one we had was refused.
