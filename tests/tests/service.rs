@@ -13,12 +13,22 @@ use syp_tests::product::{Said, binary, pause, said, sh};
 const DATA: &str = "/var/lib/sypctl";
 
 /// A machine that is switched off and thrown away at the end.
-struct Machine(String);
+struct Machine {
+    name: String,
+    /// Control group hierarchies of this host before it was there.
+    before: BTreeSet<String>,
+}
+
+/// Controllers that are mounted together, as the kernel names them.
+fn hierarchies() -> BTreeSet<String> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    text.lines().filter_map(|l| l.split(':').nth(1)).filter(|c| !c.is_empty()).map(str::to_owned).collect()
+}
 
 impl Machine {
     /// Boots it, with the binaries in a folder that belongs to nobody.
     fn boot(sypctl: &Path) -> Result<Self> {
-        let name = format!("syp-test-machine-{}", uuid::Uuid::new_v4().simple());
+        let (name, before) = (format!("syp-test-machine-{}", uuid::Uuid::new_v4().simple()), hierarchies());
         // what systemd and a Docker engine need, and no more than an unprivileged root of this machine may give away
         let mut args = vec!["run", "-d", "--name", &name, "--security-opt", "seccomp=unconfined"];
         args.extend(["--security-opt", "apparmor=unconfined", "--tmpfs", "/run", "--tmpfs", "/run/lock"]);
@@ -37,7 +47,7 @@ impl Machine {
         }
         args.push("syp-test/systemd");
         sh("docker", &args)?;
-        let m = Self(name);
+        let m = Self { name, before };
         let end = Instant::now() + Duration::from_secs(60);
         while m.run(&["docker", "version"])?.code != 0 {
             ensure!(
@@ -50,19 +60,19 @@ impl Machine {
         m.ok(&["mkdir", "/opt/syp"])?;
         let gate = std::env::var("SYP_TEST_GATE").context("SYP_TEST_GATE")?;
         for (from, to) in [(sypctl.to_string_lossy().into_owned(), "sypctl"), (gate, "syp-gate")] {
-            sh("docker", &["cp", &from, &format!("{}:/opt/syp/{to}", m.0)])?;
+            sh("docker", &["cp", &from, &format!("{}:/opt/syp/{to}", m.name)])?;
         }
         let mut save =
             Command::new("docker").args(["save", "syp-test/hello"]).stdout(Stdio::piped()).spawn()?;
         let image = save.stdout.take().context("docker save")?;
         let load =
-            Command::new("docker").args(["exec", "-i", &m.0, "docker", "load"]).stdin(image).output()?;
+            Command::new("docker").args(["exec", "-i", &m.name, "docker", "load"]).stdin(image).output()?;
         ensure!(save.wait()?.success() && load.status.success(), "docker load: {}", said(&load).err);
         Ok(m)
     }
 
     fn run(&self, args: &[&str]) -> Result<Said> {
-        let all: Vec<_> = ["exec", &self.0].into_iter().chain(args.iter().copied()).collect();
+        let all: Vec<_> = ["exec", &self.name].into_iter().chain(args.iter().copied()).collect();
         Ok(said(&Command::new("docker").args(all).stdin(Stdio::null()).output()?))
     }
 
@@ -103,7 +113,26 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = sh("docker", &["rm", "-fv", &self.0]);
+        let _ = sh("docker", &["rm", "-fv", &self.name]);
+        // a hierarchy that came with it and is mounted nowhere makes this host's Docker blind: no figures of any container.
+        // It goes with its last mount.
+        let Ok(dir) = tempfile::tempdir() else { return };
+        let at = dir.path().display().to_string();
+        for _ in 0..50 {
+            let now = hierarchies();
+            let more: Vec<_> = now.difference(&self.before).collect();
+            for new in &more {
+                let _ = sh("mount", &["-t", "cgroup", "-o", new, "none", &at]);
+                let _ =
+                    sh("find", &[&at, "-mindepth", "1", "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]);
+                let _ = sh("umount", &[&at]);
+            }
+            if more.is_empty() {
+                return;
+            }
+            // what was in it ends a moment after its container
+            pause(200);
+        }
     }
 }
 
