@@ -35,6 +35,20 @@ pub fn listen(text: &str) -> Result<std::net::SocketAddr, String> {
     text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:7443 or 0.0.0.0:7443".into())
 }
 
+/// An audience of instances: not the control plane's own.
+///
+/// # Errors
+/// What it may be.
+pub fn audience(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("the name that the tokens' 'aud' has".into()),
+        syp_engine::api::identity::API_AUDIENCE => {
+            Err("that is the control plane's own: a token for an instance must not drive the engine".into())
+        }
+        name => Ok(name.to_owned()),
+    }
+}
+
 /// The URL of an identity provider.
 pub fn issuer(text: &str) -> Result<String, String> {
     let uri: Option<http::Uri> = text.parse().ok();

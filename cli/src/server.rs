@@ -1,6 +1,9 @@
 //! The engine, wired: store, identities, targets, API. The only place that knows all of them.
 mod crash;
+mod flags;
 pub mod log;
+
+pub use flags::Flags;
 
 use crate::paths::{only_ours, private_dir, socket_path, write_private};
 use anyhow::{Context, bail};
@@ -8,7 +11,6 @@ use secrecy::SecretSlice;
 use std::{
     fs,
     io::ErrorKind,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -40,20 +42,8 @@ use tokio_util::sync::CancellationToken;
 pub struct ServerOptions {
     /// Where everything lies.
     pub data_dir: PathBuf,
-    /// TCP address beside the Unix socket.
-    pub listen: Option<SocketAddr>,
-    /// HTTP address for Prometheus.
-    pub metrics_listen: Option<SocketAddr>,
-    /// Certificate chain of the TCP addresses, PEM.
-    pub tls_cert: Option<PathBuf>,
-    /// Its key, PEM.
-    pub tls_key: Option<PathBuf>,
-    /// OIDC issuers.
-    pub issuers: Vec<String>,
-    /// Audience that tokens of these issuers carry for the data plane.
-    pub audience: Option<String>,
-    /// Members with every right.
-    pub admins: Vec<String>,
+    /// What it was told.
+    pub flags: Flags,
     /// End when nothing is left to do.
     pub idle_exit: bool,
 }
@@ -77,11 +67,6 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     log::to_stderr();
     syp_auth::install_crypto();
-    if o.audience.as_deref() == Some(API_AUDIENCE) {
-        bail!(
-            "--audience {API_AUDIENCE} is the control plane's own: a token for an instance must not drive the engine"
-        );
-    }
     private_dir(&o.data_dir).with_context(|| format!("{} can't be made", o.data_dir.display()))?;
     if crate::backup::unfinished(&o.data_dir) {
         bail!(
@@ -96,14 +81,14 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let uid = nix::unistd::getuid().as_raw();
     let local = LocalIssuer::open(o.data_dir.join("local-issuer.key"), store.store_id().as_str())?;
     let issuers = jwks::Issuers::new(jwks::Options::default(), Fetcher::new(ISSUER_TIMEOUT, None)?);
-    let external = o.issuers.iter().map(|i| external_issuer(i));
+    let external = o.flags.issuer.iter().map(|i| external_issuer(i));
     let configs: Vec<IssuerConfig> = std::iter::once(local.config()).chain(external).collect();
     issuers.apply(&configs).context("an issuer can't be used")?;
     let policy = stored_policy(&*store).await?;
-    if o.issuers.len() > 1 && o.admins.iter().any(|m| m.starts_with("sub:")) {
+    if o.flags.issuer.len() > 1 && o.flags.admin.iter().any(|m| m.starts_with("sub:")) {
         bail!("--admin sub: with several issuers could mean anybody: use user:, group: or claim:");
     }
-    if policy.is_some() && !o.admins.is_empty() {
+    if policy.is_some() && !o.flags.admin.is_empty() {
         tracing::warn!(
             "--admin is only for the first start: the stored control policy counts ('sypctl access show - --plane control')"
         );
@@ -112,17 +97,17 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let identities = Arc::new(Identities::new(identity::Options {
         verifier: Verifier::of(&issuers, vec![API_AUDIENCE.into()]),
         issuers: configs.iter().map(|c| c.issuer.clone()).collect(),
-        app_audience: o.audience.clone(),
+        app_audience: o.flags.audience.clone(),
         local: Some(local),
         policy,
         own_uid: uid,
-        admins: o.admins.clone(),
+        admins: o.flags.admin.clone(),
     }));
     // what was set counts; the file is for the first start
     let set = tariffs::all(&*store).await.context("tariffs")?;
     let tariffs = Tariffs::new(&set, tariff(&o.data_dir)?);
     let currency: Arc<str> = tariffs.now().currency.as_str().into();
-    let door = Arc::new(Door::new(o.audience.clone()));
+    let door = Arc::new(Door::new(o.flags.audience.clone()));
     // they go to the gates without keys before these are fetched: a gate keeps those it has
     let others = issuers.all().into_iter().filter(|i| !i.is_fixed()).filter_map(|i| i.for_gate()).collect();
     door.set_issuers(local_config, others);
@@ -162,15 +147,15 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         shutdown: shutdown.clone(),
         about: Arc::new(About {
             store_path: o.data_dir.display().to_string(),
-            listen: o.listen.map_or_else(|| socket.display().to_string(), |l| l.to_string()),
+            listen: o.flags.listen.map_or_else(|| socket.display().to_string(), |l| l.to_string()),
             started_ms: Clock::System.now(),
         }),
     };
     let listen = Listen {
         socket: Some(socket.clone()),
-        tcp: o.listen,
-        metrics: o.metrics_listen,
-        tls: tls(&o)?,
+        tcp: o.flags.listen,
+        metrics: o.flags.metrics_listen,
+        tls: tls(&o.flags)?,
         own_uid: uid,
     };
     tracing::info!(version = syp_engine::api::VERSION, data = %o.data_dir.display(), "engine started");
@@ -267,13 +252,9 @@ fn external_issuer(issuer: &str) -> IssuerConfig {
     }
 }
 
-fn tls(o: &ServerOptions) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
+fn tls(f: &Flags) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
     let read = |p: &Path| fs::read(p).with_context(|| format!("{} can't be read", p.display()));
-    match (&o.tls_cert, &o.tls_key) {
-        (Some(cert), Some(key)) => Ok(Some((read(cert)?, read(key)?))),
-        (None, None) => Ok(None),
-        _ => bail!("--tls-cert and --tls-key go together"),
-    }
+    f.tls().map(|(cert, key)| Ok((read(cert)?, read(key)?))).transpose()
 }
 
 /// The engine's own key: from it each gate's admin token is derived.

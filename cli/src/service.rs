@@ -1,8 +1,6 @@
 //! The engine as a service of systemd: where its parts lie, and its unit. Pure.
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use crate::server::Flags;
+use std::path::{Path, PathBuf};
 
 /// Name of the unit, the user and the directories.
 pub const NAME: &str = "sypctl";
@@ -12,18 +10,9 @@ pub const NAME: &str = "sypctl";
 pub struct Unit {
     /// Group that may use the Docker engine's socket; none when everybody may.
     pub docker_group: Option<String>,
-    /// TCP address of the API.
-    pub listen: Option<SocketAddr>,
-    /// Where Prometheus scrapes.
-    pub metrics_listen: Option<SocketAddr>,
-    /// Certificate and key; handed over as credentials, so that the service's user need not be able to read them.
-    pub tls: Option<(PathBuf, PathBuf)>,
-    /// OIDC issuers.
-    pub issuers: Vec<String>,
-    /// Audience of the data plane.
-    pub audience: Option<String>,
-    /// Members with every right.
-    pub admins: Vec<String>,
+    /// What the engine is told. TLS files are handed over as credentials, so that the service's user need not be able to read
+    /// them.
+    pub flags: Flags,
 }
 
 /// Where everything lies; below another root in tests.
@@ -62,18 +51,19 @@ impl Unit {
             vec![places.lib.join("sypctl").display().to_string(), "server".into(), "run".into()];
         let mut add = |flag: &str, value: String| command.extend([flag.to_owned(), value]);
         add("--data-dir", places.data.display().to_string());
-        if let Some(a) = self.listen {
+        let f = &self.flags;
+        if let Some(a) = f.listen {
             add("--listen", a.to_string());
         }
-        if let Some(a) = self.metrics_listen {
+        if let Some(a) = f.metrics_listen {
             add("--metrics-listen", a.to_string());
         }
-        self.issuers.iter().for_each(|i| add("--issuer", i.clone()));
-        self.audience.iter().for_each(|a| add("--audience", a.clone()));
-        self.admins.iter().for_each(|a| add("--admin", a.clone()));
+        f.issuer.iter().for_each(|i| add("--issuer", i.clone()));
+        f.audience.iter().for_each(|a| add("--audience", a.clone()));
+        f.admin.iter().for_each(|a| add("--admin", a.clone()));
         let mut command: Vec<_> = command.iter().map(|w| quoted(w)).collect();
         let mut more = String::new();
-        if let Some((cert, key)) = &self.tls {
+        if let Some((cert, key)) = f.tls() {
             // %d: where systemd puts what it loads
             command.extend(["--tls-cert", "%d/tls.crt", "--tls-key", "%d/tls.key"].map(str::to_owned));
             for (name, file) in [("tls.crt", cert), ("tls.key", key)] {
@@ -172,14 +162,15 @@ mod tests {
 
     #[test]
     fn the_unit_has_what_was_asked_for() {
-        let unit = Unit {
-            docker_group: Some("docker".into()),
+        let flags = Flags {
             listen: "127.0.0.1:7443".parse().ok(),
-            tls: Some(("/etc/c%.pem".into(), "/etc/k.pem".into())),
-            issuers: vec!["https://login.example.com/a b".into()],
-            admins: vec!["group:sre".into()],
+            tls_cert: Some("/etc/c%.pem".into()),
+            tls_key: Some("/etc/k.pem".into()),
+            issuer: vec!["https://login.example.com/a b".into()],
+            admin: vec!["group:sre".into()],
             ..Default::default()
         };
+        let unit = Unit { docker_group: Some("docker".into()), flags };
         let text = unit.text(&Places::below(Path::new("/")));
         for line in [
             "ExecStart=/usr/local/lib/sypctl/sypctl server run --data-dir /var/lib/sypctl --listen 127.0.0.1:7443 --issuer \"https://login.example.com/a b\" --admin group:sre --tls-cert %d/tls.crt --tls-key %d/tls.key",

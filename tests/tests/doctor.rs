@@ -97,12 +97,20 @@ impl Patient {
     }
 
     /// A Docker engine that answers like this.
-    fn with_docker(&mut self, ping: &str, info: &str, check: [&str; 3]) -> Result<()> {
+    fn with_docker(&mut self, status: &str, api: &str, info: &str, check: [&str; 3]) -> Result<()> {
         let path = self.extra.path().join(format!("d{}", self.found.len()));
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (s, ping, info) = (Arc::clone(&stop), ping.to_owned(), info.to_owned());
+        let s = Arc::clone(&stop);
+        let answer = |body: &str| {
+            format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        let (version, info) =
+            (answer(&format!(r#"{{"ApiVersion":"{api}","message":"broken inside"}}"#)), answer(info));
         let thread = std::thread::spawn(move || {
             while !s.load(Ordering::Relaxed) {
                 let Ok((mut c, _)) = listener.accept() else {
@@ -112,11 +120,7 @@ impl Patient {
                 let mut request = [0; 1024];
                 let n = c.read(&mut request).unwrap_or(0);
                 let asked = String::from_utf8_lossy(&request[..n]).into_owned();
-                let answer = if asked.contains("/info") {
-                    format!("HTTP/1.0 200 OK\r\n\r\n{info}")
-                } else {
-                    ping.clone()
-                };
+                let answer = if asked.contains("/info") { &info } else { &version };
                 let _ = c.write_all(answer.as_bytes());
             }
         });
@@ -129,7 +133,6 @@ impl Patient {
     }
 }
 
-const PING: &str = "HTTP/1.0 200 OK\r\nApi-Version: 1.45\r\n\r\nOK";
 /// A JWT that ended in 2001; nobody looks at its signature.
 const ENDED: &str = "eyJhbGciOiJFUzI1NiJ9.eyJleHAiOjEwMDAwMDAwMDB9.AA";
 
@@ -153,16 +156,14 @@ fn twenty_things_that_go_wrong_are_found_and_explained() -> Result<()> {
     // the Docker engine
     p.finds(&[("DOCKER_HOST", "unix:///nowhere/sock")], None, "docker", "fail", "/nowhere/sock")?;
     p.finds(&[("DOCKER_HOST", "tcp://10.0.0.1:2375")], None, "docker", "fail", "another machine")?;
-    p.with_docker("HTTP/1.0 500 Internal Server Error\r\n\r\n", "{}", ["docker", "fail", "500"])?;
-    p.with_docker(&PING.replace("1.45", "1.30"), "{}", ["docker version", "fail", "too old"])?;
-    p.with_docker(PING, r#"{"OSType":"windows"}"#, ["docker containers", "fail", "windows"])?;
+    let linux = r#"{"OSType":"linux"}"#;
+    p.with_docker("500 Internal Server Error", "1.45", "{}", ["docker", "fail", "broken inside"])?;
+    p.with_docker("200 OK", "1.30", linux, ["docker version", "fail", "too old"])?;
+    p.with_docker("200 OK", "1.45", r#"{"OSType":"windows"}"#, ["docker containers", "fail", "windows"])?;
     let rootless = r#"{"OSType":"linux","SecurityOptions":["name=rootless"]}"#;
-    p.with_docker(PING, rootless, ["docker networks", "fail", "rootless"])?;
-    p.with_docker(
-        PING,
-        r#"{"OSType":"linux","DockerRootDir":"/proc"}"#,
-        ["docker disk", "fail", "free at /proc"],
-    )?;
+    p.with_docker("200 OK", "1.45", rootless, ["docker networks", "fail", "rootless"])?;
+    let full = r#"{"OSType":"linux","DockerRootDir":"/proc"}"#;
+    p.with_docker("200 OK", "1.45", full, ["docker disk", "fail", "free at /proc"])?;
     p.finds(&[("SYP_DOCKER_POOL", "ten")], None, "address pool", "fail", "no network")?;
 
     // programs

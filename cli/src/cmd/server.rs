@@ -8,11 +8,11 @@ use crate::{
     client::{Client, Start},
     exit,
     failure::{Done, Failure},
-    local, parse, paths, render,
-    server::{self, ServerOptions},
+    local, paths, render,
+    server::{self, Flags, ServerOptions},
 };
 use nix::{sys::signal::Signal, unistd::Pid};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::time::Duration;
 use syp_proto::v1::{GetServerInfoRequest, ServerInfo, ShutdownServerRequest, server_client::ServerClient};
 
 /// How long an engine may take to say that it will stop.
@@ -25,41 +25,11 @@ const FORCED: Duration = Duration::from_secs(5);
 /// Arguments of `server run`.
 #[derive(Debug, clap::Args)]
 pub struct Run {
-    /// TCP address beside the Unix socket; off loopback with TLS files
-    #[arg(long, value_parser = parse::listen, value_name = "ADDR:PORT")]
-    listen: Option<SocketAddr>,
-    /// HTTP address where Prometheus scrapes /metrics with a viewer's token; off loopback with TLS files
-    #[arg(long, value_parser = parse::listen, env = "SYP_METRICS_LISTEN", value_name = "ADDR:PORT")]
-    metrics_listen: Option<SocketAddr>,
-    /// Certificate chain, PEM
-    #[arg(long, requires = "tls_key", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Its key, PEM
-    #[arg(long, requires = "tls_cert", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-    /// An identity provider whose tokens are taken
-    #[arg(long, value_parser = parse::issuer, value_name = "URL")]
-    issuer: Vec<String>,
-    /// Audience that its tokens carry for the instances
-    #[arg(long, value_parser = audience, value_name = "NAME")]
-    audience: Option<String>,
-    /// Who may do everything: user: group: domain: sub: claim:
-    #[arg(long, value_parser = parse::member, value_name = "MEMBER")]
-    admin: Vec<String>,
+    #[command(flatten)]
+    flags: Flags,
     /// End when there is nothing to do
     #[arg(long, hide = true)]
     idle_exit: bool,
-}
-
-/// The control plane's own is not for instances.
-fn audience(text: &str) -> Result<String, String> {
-    match text {
-        "" => Err("the name that the tokens' 'aud' has".into()),
-        syp_engine::api::identity::API_AUDIENCE => {
-            Err("that is the control plane's own: a token for an instance must not drive the engine".into())
-        }
-        name => Ok(name.to_owned()),
-    }
 }
 
 /// What to do.
@@ -130,29 +100,13 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
 }
 
 async fn serve(ctx: &Ctx<'_>, r: Run) -> Done {
-    tls_off_loopback([r.listen, r.metrics_listen], r.tls_cert.is_some())?;
-    let absolute = |p: Option<PathBuf>| p.map(std::path::absolute).transpose();
     let options = ServerOptions {
         data_dir: paths::data_dir(ctx.global.data_dir.as_deref())?,
-        listen: r.listen,
-        metrics_listen: r.metrics_listen,
-        tls_cert: absolute(r.tls_cert)?,
-        tls_key: absolute(r.tls_key)?,
-        issuers: r.issuer,
-        audience: r.audience,
-        admins: r.admin,
+        flags: r.flags.checked()?,
         idle_exit: r.idle_exit,
     };
     server::run(options).await?;
     Ok(exit::OK)
-}
-
-/// Tokens must not cross a network in clear.
-fn tls_off_loopback(at: [Option<SocketAddr>; 2], tls: bool) -> Result<(), Failure> {
-    if !tls && at.into_iter().flatten().any(|a| !a.ip().is_loopback()) {
-        return Err(Failure::usage("off loopback TLS is required: --tls-cert and --tls-key"));
-    }
-    Ok(())
 }
 
 /// What the engine tells about itself.

@@ -8,7 +8,7 @@
 use super::{
     Error, Kv, Op, Store,
     committer::{self, Job},
-    kv::PAGE,
+    pages::pages,
 };
 use crate::clock::Millis;
 use parking_lot::Mutex;
@@ -120,13 +120,8 @@ impl Source {
         let mut batches = self.taps.open();
         // what was applied before the tap can be read from here on
         self.barrier().await?;
-        let mut from = Vec::new();
-        loop {
-            let page = self.kv.scan(&from, &[0xff], PAGE, false)?;
-            let Some((last, _)) = page.last() else { break };
-            // the smallest key after one is that key and a zero
-            from = [last.as_slice(), &[0]].concat();
-            pass(to, page.into_iter().map(|(k, v)| (k, Some(v)))).await?;
+        for page in pages(&*self.kv, &[], &[0xff]) {
+            pass(to, page?.into_iter().map(|(k, v)| (k, Some(v)))).await?;
             // never between the reading of a page and its sending: what a page holds is older than these
             while let Some(batch) = batches.next() {
                 pass(to, batch).await?;

@@ -4,6 +4,7 @@ use super::{
     backup::{Source, Taps},
     chain::{self, Chain},
     committer::{self, Job},
+    pages::PAGE,
     series, trim, upgrade,
 };
 use crate::{
@@ -22,8 +23,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Format of the whole store. It grows when a former version would take what it does not know for damage: 2 has packed values,
 /// revisions, secrets, series and the audit chain.
 pub const FORMAT: u64 = 2;
-/// Instances read at once.
-pub(super) const PAGE: usize = 256;
 
 /// Key and value.
 pub type Pair = (Vec<u8>, Vec<u8>);

@@ -20,6 +20,7 @@ mod committer;
 pub mod conformance;
 mod kv;
 mod mem;
+mod pages;
 mod series;
 mod sled_kv;
 mod trim;
@@ -29,7 +30,7 @@ pub use backup::{restored, restored_at};
 pub use chain::{AuditRow, Checked, Hash, Link};
 pub use kv::{FORMAT, Kv, Op, Pair, open, open_inline};
 pub use mem::MemKv;
-pub use sled_kv::SledKv;
+pub use sled_kv::{SledKv, room};
 
 use crate::{
     clock::Millis,

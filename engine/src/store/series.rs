@@ -1,7 +1,8 @@
 //! Rows of time series. The time comes before the instance: what is written together lies together, and what is over is one range.
 use super::{
     Error, Kv, Op,
-    kv::{PAGE, too_large, uid},
+    kv::{too_large, uid},
+    pages::PAGE,
     trim::MOST,
 };
 use crate::{

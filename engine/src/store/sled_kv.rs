@@ -15,6 +15,17 @@ pub struct SledKv {
     dir: PathBuf,
 }
 
+/// Bytes that can still be written to the disk of a path.
+///
+/// # Errors
+/// As the file system says.
+pub fn room(at: &Path) -> std::io::Result<u64> {
+    let s = nix::sys::statvfs::statvfs(at)?;
+    // the types differ from platform to platform
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+    Ok((s.blocks_available() as u64).saturating_mul(s.fragment_size() as u64))
+}
+
 // === impl SledKv ===
 
 impl SledKv {
@@ -65,10 +76,7 @@ impl Kv for SledKv {
     }
 
     fn room(&self) -> Option<u64> {
-        let s = nix::sys::statvfs::statvfs(&self.dir).ok()?;
-        // the types differ from platform to platform
-        #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
-        Some((s.blocks_available() as u64).saturating_mul(s.fragment_size() as u64))
+        room(&self.dir).ok()
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize, reverse: bool) -> Result<Vec<Pair>, Error> {

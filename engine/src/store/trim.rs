@@ -1,7 +1,8 @@
 //! What is kept for a time only. The receipt and the cost of a destroyed instance stay for ever; its journal does not.
 use super::{
-    Error, Kv, Op, Pair, chain,
-    kv::{PAGE, log_key, uid},
+    Error, Kv, Op, chain,
+    kv::{log_key, uid},
+    pages::pages,
     series,
 };
 use crate::{
@@ -44,23 +45,19 @@ pub(super) fn over(kv: &dyn Kv, now: Millis) -> Result<Vec<Op>, Error> {
     Ok(out)
 }
 
-/// Walks a range in pages, until told to stop.
+/// Walks a range, until told to stop.
 fn each(
     kv: &dyn Kv,
     from: &[u8],
     to: &[u8],
     mut f: impl FnMut(Vec<u8>, Vec<u8>) -> Result<bool, Error>,
 ) -> Result<(), Error> {
-    let mut from = from.to_vec();
-    loop {
-        let page: Vec<Pair> = kv.scan(&from, to, PAGE, false)?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        // the smallest key after one is that key and a zero
-        from = [last.as_slice(), &[0]].concat();
-        for (k, v) in page {
+    for page in pages(kv, from, to) {
+        for (k, v) in page? {
             if !f(k, v)? {
                 return Ok(());
             }
         }
     }
+    Ok(())
 }

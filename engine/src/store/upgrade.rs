@@ -4,8 +4,9 @@
 //! journal itself is never rewritten. The format is raised after all of it, so that what was interrupted is done again; from
 //! then on the former version refuses the store.
 use super::{
-    Error, Kv, Op,
-    kv::{PAGE, log_key, uid},
+    Error, Kv,
+    kv::{log_key, uid},
+    pages::pages,
 };
 use crate::{
     fold::fold,
@@ -19,15 +20,10 @@ use syp_proto::journal::{Entry, Instance};
 /// # Errors
 /// What the disk says.
 pub(super) fn upgrade(kv: &dyn Kv) -> Result<(), Error> {
-    for prefix in [&b"i|"[..], b"t|"] {
-        let mut from = prefix.to_vec();
-        loop {
-            let page = kv.scan(&from, &[prefix[0], b'}'], PAGE, false)?;
-            let Some((last, _)) = page.last() else { break };
-            // the smallest key after one is that key and a zero
-            from = [last.as_slice(), &[0]].concat();
-            let mut anew: Vec<Op> = Vec::new();
-            for (key, _) in page {
+    for (from, to) in [(b"i|", b"i}"), (b"t|", b"t}")] {
+        for page in pages(kv, from, to) {
+            let mut anew = Vec::new();
+            for (key, _) in page? {
                 let Some(id) = uid(&key) else { continue };
                 // what can't be read stays as it is: its instance says so
                 if let Some(value) = folded(kv, id)? {
@@ -43,12 +39,8 @@ pub(super) fn upgrade(kv: &dyn Kv) -> Result<(), Error> {
 /// The projection from the first record on; none where the journal was let go or can't be read.
 fn folded(kv: &dyn Kv, id: InstanceId) -> Result<Option<Vec<u8>>, Error> {
     let mut i = Instance { uid: id.to_string(), ..Default::default() };
-    let (mut from, to) = (log_key(id, 0), log_key(id, u64::MAX));
-    loop {
-        let page = kv.scan(&from, &to, PAGE, false)?;
-        let Some((last, _)) = page.last() else { break };
-        from = [last.as_slice(), &[0]].concat();
-        for (_, v) in page {
+    for page in pages(kv, &log_key(id, 0), &log_key(id, u64::MAX)) {
+        for (_, v) in page? {
             let Ok(entry) = codec::decode::<Entry>(Kind::Entry, &v) else { return Ok(None) };
             if entry.records.iter().any(|r| fold(&mut i, r).is_err()) {
                 return Ok(None);

@@ -1,4 +1,5 @@
 //! The docker target: one gate and, per replica, a sealed namespace with the user's image in it.
+mod about;
 mod admin;
 mod app;
 pub mod client;
@@ -25,6 +26,7 @@ mod settle;
 mod tls;
 mod volume;
 
+pub use about::{About, about};
 pub use gate_image::{GateImage, remove_gate_images};
 pub use names::pool_conflict;
 

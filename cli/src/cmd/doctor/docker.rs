@@ -1,108 +1,53 @@
 //! The Docker engine: is it there, is it one that we can work with, has it room.
-use super::{Check, Verdict, check, ok};
-use std::{
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-use syp_steps::docker::{DEFAULT_POOL, pool_conflict};
+use super::{Check, Verdict, check, machine, ok};
+use syp_steps::docker::{About, DEFAULT_POOL, about, pool_conflict};
 
-const LIMIT: Duration = Duration::from_secs(5);
 /// Docker 20.10, and Podman's Docker API.
 const OLDEST_API: (u32, u32) = (1, 41);
 
 pub(super) async fn checks() -> Vec<Check> {
     let mut all = vec![pool()];
     let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    let path = match host.strip_prefix("unix://") {
-        Some(p) => PathBuf::from(p),
-        None if host.is_empty() => PathBuf::from("/var/run/docker.sock"),
-        None => {
-            all.push(check(
-                "docker",
-                Verdict::Fail,
-                format!("DOCKER_HOST={host} is another machine, or not a socket of this one"),
-                "the gate is reached over this host's own network: use a Docker engine of this host (unset DOCKER_HOST, or unix://PATH)",
-            ));
-            return all;
-        }
-    };
-    all.extend(engine(&path));
-    all
-}
-
-/// Answer of a GET: status line and body.
-fn get(path: &Path, what: &str) -> std::io::Result<(String, String)> {
-    let mut s = UnixStream::connect(path)?;
-    s.set_read_timeout(Some(LIMIT))?;
-    s.set_write_timeout(Some(LIMIT))?;
-    write!(s, "GET {what} HTTP/1.0\r\nHost: docker\r\n\r\n")?;
-    let mut answer = Vec::new();
-    s.take(1 << 20).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer.as_str(), ""));
-    Ok((head.to_owned(), body.to_owned()))
-}
-
-fn engine(path: &Path) -> Vec<Check> {
-    const NEXT: &str = "install or start Docker, or set DOCKER_HOST; your user must be allowed to use its socket (group docker)";
-    let fail = |found: String| vec![check("docker", Verdict::Fail, found, NEXT)];
-    let head = match get(path, "/_ping") {
-        Err(e) => return fail(format!("{}: {e}", path.display())),
-        Ok((head, _)) if head.lines().next().is_some_and(|l| l.contains(" 200")) => head,
-        Ok((head, _)) => {
-            return fail(format!("{}: {}", path.display(), head.lines().next().unwrap_or("no answer")));
-        }
-    };
-    let api =
-        head.lines().find_map(|l| l.to_lowercase().strip_prefix("api-version:").map(|v| v.trim().to_owned()));
-    let api = api.unwrap_or_default();
-    let mut all = vec![ok("docker", format!("answers on {}, API {api}", path.display()))];
-    let number = |v: &str| {
-        let mut n = v.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
-        (n.next().unwrap_or(0), n.next().unwrap_or(0))
-    };
-    if number(&api) < OLDEST_API {
+    if !host.is_empty() && !host.starts_with("unix://") {
         all.push(check(
-            "docker version",
+            "docker",
             Verdict::Fail,
-            format!("its API is {api}: too old"),
-            "upgrade the Docker engine to 20.10 or newer",
-        ));
-    }
-    let info =
-        get(path, "/info").ok().and_then(|(_, body)| serde_json::from_str::<serde_json::Value>(&body).ok());
-    let Some(info) = info else {
-        all.push(check(
-            "docker info",
-            Verdict::Warn,
-            "it does not tell about itself",
-            "look into the Docker engine's log",
+            format!("DOCKER_HOST={host} is another machine, or not a socket of this one"),
+            "the gate is reached over this host's own network: use a Docker engine of this host (unset DOCKER_HOST, or unix://PATH)",
         ));
         return all;
-    };
-    all.extend(about(&info));
+    }
+    match about(&host).await {
+        Ok(a) => all.extend(engine(&a)),
+        Err(f) => all.push(check(
+            "docker",
+            Verdict::Fail,
+            if host.is_empty() { f.message } else { format!("{host}: {}", f.message) },
+            "install or start Docker, or set DOCKER_HOST; your user must be allowed to use its socket (group docker)",
+        )),
+    }
     all
 }
 
 /// What it tells about itself.
-fn about(info: &serde_json::Value) -> Vec<Check> {
-    let text = |k: &str| info[k].as_str().unwrap_or_default();
-    let mut all = Vec::new();
-    let os = text("OSType");
-    all.push(if os.is_empty() || os == "linux" {
-        ok("docker containers", format!("{os} {}", text("Architecture")))
+fn engine(a: &About) -> Vec<Check> {
+    let mut all = vec![ok("docker", format!("answers, API {}", a.api))];
+    let mut number = a.api.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
+    if (number.next().unwrap_or(0), number.next().unwrap_or(0)) < OLDEST_API {
+        all.push(check(
+            "docker version",
+            Verdict::Fail,
+            format!("its API is {}: too old", a.api),
+            "upgrade the Docker engine to 20.10 or newer",
+        ));
+    }
+    all.push(if a.containers.is_empty() || a.containers.starts_with("linux") {
+        ok("docker containers", a.containers.as_str())
     } else {
         let next = "switch the Docker engine to Linux containers";
-        check("docker containers", Verdict::Fail, format!("it runs {os} containers"), next)
+        check("docker containers", Verdict::Fail, format!("it runs {} containers", a.containers), next)
     });
-    let rootless = info["SecurityOptions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|o| o.as_str().is_some_and(|o| o.contains("rootless")));
-    if rootless {
+    if a.rootless {
         all.push(check(
             "docker networks",
             Verdict::Fail,
@@ -110,11 +55,10 @@ fn about(info: &serde_json::Value) -> Vec<Check> {
             "use the engine of the system, or run sypctl inside its network namespace",
         ));
     }
-    let root = text("DockerRootDir");
-    if !root.is_empty() {
-        all.push(super::machine::room(
+    if let Some(root) = &a.root {
+        all.push(machine::room(
             "docker disk",
-            Path::new(root),
+            root,
             "free some space: 'docker system df' shows what takes it",
         ));
     }
@@ -148,16 +92,17 @@ mod tests {
 
     #[test]
     fn engines_that_we_cannot_work_with_are_named() {
-        let verdicts =
-            |v: serde_json::Value| about(&v).iter().map(|c| (c.what, c.verdict)).collect::<Vec<_>>();
-        let good = serde_json::json!({ "OSType": "linux", "SecurityOptions": ["name=seccomp"] });
-        assert_eq!(verdicts(good), [("docker containers", Verdict::Ok)]);
-        let windows = serde_json::json!({ "OSType": "windows" });
-        assert_eq!(verdicts(windows), [("docker containers", Verdict::Fail)]);
-        let rootless = serde_json::json!({ "OSType": "linux", "SecurityOptions": ["name=rootless"] });
-        assert_eq!(verdicts(rootless)[1], ("docker networks", Verdict::Fail));
+        let wrong = |a: About| {
+            let all = engine(&a).into_iter().filter(|c| c.verdict != Verdict::Ok);
+            all.map(|c| (c.what, c.verdict)).collect::<Vec<_>>()
+        };
+        let good = About { api: "1.45".into(), containers: "linux x86_64".into(), ..Default::default() };
+        assert_eq!(wrong(good.clone()), []);
+        assert_eq!(wrong(About { api: "1.40".into(), ..good.clone() }), [("docker version", Verdict::Fail)]);
+        let windows = About { containers: "windows".into(), ..good.clone() };
+        assert_eq!(wrong(windows), [("docker containers", Verdict::Fail)]);
+        assert_eq!(wrong(About { rootless: true, ..good.clone() }), [("docker networks", Verdict::Fail)]);
         // no file system has less room than the kernel's own
-        let full = serde_json::json!({ "OSType": "linux", "DockerRootDir": "/proc" });
-        assert_eq!(verdicts(full)[1], ("docker disk", Verdict::Fail));
+        assert_eq!(wrong(About { root: Some("/proc".into()), ..good }), [("docker disk", Verdict::Fail)]);
     }
 }

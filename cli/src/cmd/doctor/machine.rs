@@ -6,6 +6,7 @@ use nix::sys::{
     statvfs::statvfs,
 };
 use std::{fs, path::Path};
+use syp_engine::store;
 
 /// An engine of many instances has a handful of files for each.
 const FILES: u64 = 1024;
@@ -29,11 +30,8 @@ pub(super) fn checks(dir: &Path) -> Vec<Check> {
 
 /// Free space of the file system of a path.
 pub(super) fn room(what: &'static str, at: &Path, next: &'static str) -> Check {
-    match statvfs(at) {
-        Ok(s) => {
-            // the types differ from platform to platform
-            #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
-            let free = (s.blocks_available() as u64).saturating_mul(s.fragment_size() as u64);
+    match store::room(at) {
+        Ok(free) => {
             let verdict = match free >> 20 {
                 0..100 => Verdict::Fail,
                 100..1024 => Verdict::Warn,

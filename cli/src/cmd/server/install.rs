@@ -3,7 +3,8 @@ use super::Ctx;
 use crate::{
     exit,
     failure::{Done, Failure},
-    local, parse, paths,
+    local, paths,
+    server::Flags,
     service::{NAME, Places, Unit},
 };
 use nix::unistd::{Group, User};
@@ -11,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::ErrorKind,
-    net::SocketAddr,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
@@ -20,27 +20,9 @@ use std::{
 /// Arguments of `server install`.
 #[derive(Debug, clap::Args)]
 pub struct Install {
-    /// TCP address of the API beside the Unix socket; off loopback with TLS files
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: Option<SocketAddr>,
-    /// HTTP address where Prometheus scrapes /metrics; off loopback with TLS files
-    #[arg(long, value_name = "ADDR:PORT")]
-    metrics_listen: Option<SocketAddr>,
-    /// Certificate chain, PEM; the service is handed a copy at each start
-    #[arg(long, requires = "tls_key", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Its key, PEM
-    #[arg(long, requires = "tls_cert", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-    /// An identity provider whose tokens are taken
-    #[arg(long, value_name = "URL")]
-    issuer: Vec<String>,
-    /// Audience that its tokens carry for the instances
-    #[arg(long, value_name = "NAME")]
-    audience: Option<String>,
-    /// Who may do everything: user: group: domain: sub: claim:
-    #[arg(long, value_parser = parse::member, value_name = "MEMBER")]
-    admin: Vec<String>,
+    /// For the engine
+    #[command(flatten)]
+    flags: Flags,
     /// Only print the unit
     #[arg(long)]
     print: bool,
@@ -77,8 +59,10 @@ impl Made {
 /// Before anything is touched: no systemd, not root, files that are not there, a unit that somebody else made.
 pub async fn install(ctx: &Ctx<'_>, a: Install) -> Done {
     let places = Places::below(Path::new("/"));
-    super::tls_off_loopback([a.listen, a.metrics_listen], a.tls_cert.is_some())?;
-    let unit = unit(&a)?;
+    let unit = Unit { docker_group: docker_group(), flags: a.flags.checked()? };
+    for file in unit.flags.tls().into_iter().flat_map(|(cert, key)| [cert, key]) {
+        fs::File::open(file).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
+    }
     if a.print {
         ctx.out.data(unit.text(&places));
         return Ok(exit::OK);
@@ -148,7 +132,7 @@ pub async fn install(ctx: &Ctx<'_>, a: Install) -> Done {
         "as root: 'sypctl --data-dir {data} ls' (or SYP_DATA_DIR={data}); its log: 'journalctl -u {NAME}'; docker logins for its pulls \
          belong into {data}/.docker"
     ));
-    if a.listen.is_none() {
+    if unit.flags.listen.is_none() {
         ctx.out.note("only this machine's root reaches it: with --listen and --issuer others do, with their own sign-on");
     }
     Ok(exit::OK)
@@ -178,27 +162,6 @@ pub(super) fn may_change_services(what: &str) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-fn unit(a: &Install) -> Result<Unit, Failure> {
-    let file = |p: &PathBuf| -> Result<PathBuf, Failure> {
-        let p = std::path::absolute(p)?;
-        fs::File::open(&p).map_err(|e| Failure::usage(format!("{}: {e}", p.display())))?;
-        Ok(p)
-    };
-    let tls = match (&a.tls_cert, &a.tls_key) {
-        (Some(cert), Some(key)) => Some((file(cert)?, file(key)?)),
-        _ => None,
-    };
-    Ok(Unit {
-        docker_group: docker_group(),
-        listen: a.listen,
-        metrics_listen: a.metrics_listen,
-        tls,
-        issuers: a.issuer.clone(),
-        audience: a.audience.clone(),
-        admins: a.admin.clone(),
-    })
 }
 
 /// Whose members may use the Docker engine.
