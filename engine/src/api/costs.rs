@@ -3,10 +3,9 @@ mod history;
 use super::{
     Api,
     authz::Authz,
-    later::later,
     page,
     requests::caller,
-    status::{invalid, of_failure},
+    status::{invalid, of_failure, refuse},
     validate, watch,
 };
 use crate::{
@@ -22,7 +21,7 @@ use syp_proto::{
     journal::{Edited, Instance},
     v1::{self, costs_server::Costs},
 };
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Code, Request, Response, Status, async_trait};
 
 impl Api {
     /// The figures of an instance, with what it has drawn.
@@ -121,7 +120,13 @@ impl Costs for Api {
         &self,
         _: Request<v1::ListOfferingsRequest>,
     ) -> Result<Response<v1::ListOfferingsResponse>, Status> {
-        Err(later("the list of offerings"))
+        // the API has a place for it, for targets with more than one size of machine
+        Err(refuse(
+            Code::Unimplemented,
+            "NOT_SUPPORTED",
+            "the list of offerings is not part of this version",
+            "'sypctl up --plan' shows what it would cost",
+        ))
     }
 
     async fn update_budget(

@@ -10,7 +10,6 @@ mod ending;
 mod history;
 pub mod identity;
 mod instances;
-mod later;
 mod layer;
 mod machines;
 mod mask;
