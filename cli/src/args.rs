@@ -215,6 +215,52 @@ mod tests {
     }
 
     #[test]
+    fn whatever_changes_something_can_be_planned_first() {
+        const LOOK: &[&str] = &[
+            "revisions",
+            "ls",
+            "show",
+            "events",
+            "logs",
+            "cost",
+            "metrics",
+            "top",
+            "graph",
+            "wait",
+            "receipt",
+            "curl",
+            "open",
+            "whoami",
+            "audit",
+            "fsck",
+            "doctor",
+            "explain",
+            "completion",
+            "man",
+            "version",
+            "watch",
+            "history",
+            "test",
+        ];
+        // a session of one's own; work that was planned when it began; 'sweep' plans unless it is told to delete
+        const OWN: &[&str] = &["login", "logout", "server", "cancel", "retry", "sweep"];
+        fn walk(c: &clap::Command, path: &str) {
+            for s in c.get_subcommands().filter(|s| s.get_name() != "help") {
+                let path = format!("{path} {}", s.get_name());
+                if LOOK.contains(&s.get_name()) || OWN.contains(&s.get_name()) {
+                    continue;
+                }
+                if s.has_subcommands() {
+                    walk(s, &path);
+                } else {
+                    assert!(s.get_arguments().any(|a| a.get_id() == "plan"), "{path} has no --plan");
+                }
+            }
+        }
+        walk(&Cli::command(), "sypctl");
+    }
+
+    #[test]
     fn the_commands_of_the_issue_are_understood() {
         for words in [
             "sypctl up shop --image nginx:local --port 80 --on docker --allow user:alice@example.com --allow group:ml@example.com --cpu .5 --memory 256Mi --replicas 2 --env K=V --protocol h2c --egress none --probe /healthz --ttl 8h --entrypoint X -l team=a -- ARGS -x",

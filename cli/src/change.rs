@@ -60,9 +60,7 @@ impl Change {
 pub async fn run(ctx: &Ctx<'_>, change: Change, name: &str, only_plan: bool, work: Work) -> Done {
     let client = ctx.client().await?;
     if only_plan {
-        let p = plan::ask(&client, change.action()).await?;
-        ctx.out.document(&p, || plan::text(&p, ctx.out.colours), || plan::names(&p))?;
-        return Ok(exit::OK);
+        return plan::show(ctx, &client, change.action()).await;
     }
     if !work.yes && ctx.out.may_ask() {
         let p = plan::ask(&client, change.action()).await?;

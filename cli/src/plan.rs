@@ -1,5 +1,12 @@
 //! What would happen: resources, rights, cost.
-use crate::{client::Client, failure::Failure, render};
+use crate::{
+    client::Client,
+    cmd::Ctx,
+    exit,
+    failure::{Done, Failure},
+    render,
+};
+use syp_proto::google::r#type::Money;
 use syp_proto::v1::{
     Plan, PlanInstanceRequest, instances_client::InstancesClient, plan_instance_request::Action,
 };
@@ -13,6 +20,16 @@ pub async fn ask(c: &Client, action: Action) -> Result<Plan, Failure> {
     c.call_provider(ask, |ch, r| async move { InstancesClient::new(ch).plan_instance(r).await }).await
 }
 
+/// Asks for a plan and shows it.
+///
+/// # Errors
+/// What the engine said.
+pub async fn show(ctx: &Ctx<'_>, c: &Client, action: Action) -> Done {
+    let p = ask(c, action).await?;
+    ctx.out.document(&p, || text(&p, ctx.out.colours), || names(&p))?;
+    Ok(exit::OK)
+}
+
 /// What a plan makes, changes and costs.
 pub fn text(p: &Plan, colours: bool) -> String {
     if p.no_change {
@@ -24,23 +41,23 @@ pub fn text(p: &Plan, colours: bool) -> String {
     });
     let table = render::table(&["CHANGE", "KIND", "ID", "PER HOUR"], rows, colours);
     let list = |v: &[String]| v.join("\n");
-    let cost = format!(
-        "{} an hour now, {} after",
-        render::money_or(p.hourly_before.as_ref()),
-        render::money_or(p.hourly_after.as_ref())
-    );
+    let (before, after) = (p.hourly_before.as_ref(), p.hourly_after.as_ref());
+    let nothing = |m: Option<&Money>| m.is_none_or(|m| m.units == 0 && m.nanos == 0);
+    let cost = match (nothing(before) && nothing(after), before == after) {
+        (true, _) => "none".into(),
+        (_, true) => format!("{} an hour, as now", render::money_or(after)),
+        _ => format!("{} an hour now, {} after", render::money_or(before), render::money_or(after)),
+    };
+    let month = p.monthly_after.as_ref().filter(|m| !nothing(Some(m)));
+    let lost = if p.caller_loses_control { "you yourself: you could not change it back" } else { "" };
     let below = render::fields([
         ("Changes", list(&p.changes)),
         ("Cost", cost),
-        (
-            "Month",
-            p.monthly_after
-                .as_ref()
-                .map_or_else(String::new, |m| format!("{} if always on", render::money(m))),
-        ),
+        ("Month", month.map_or_else(String::new, |m| format!("{} if always on", render::money(m)))),
         ("Missing rights", list(&p.missing_permissions)),
         ("Quota", list(&p.quota_problems)),
         ("Access", list(&p.access_changes)),
+        ("Locked out", lost.to_owned()),
     ]);
     if p.resources.is_empty() { below } else { format!("{table}\n{below}") }
 }

@@ -276,8 +276,9 @@ pub trait Target: Send + Sync {
     fn set_tariff(&self, _: &v1::Tariff) -> Result<(), Failure> {
         Ok(())
     }
-    /// The price of a revision today, per hour, and its facts with that price in them; `None`: prices do not change here.
-    fn reprice(&self, _: &v1::InstanceSpec, _: &Value) -> Option<(Decimal, Value)> {
+    /// The price of a revision by a tariff (`None`: today's), per hour, and its facts with that price in them; `None`: prices do
+    /// not change here.
+    fn reprice(&self, _: Option<&v1::Tariff>, _: &v1::InstanceSpec, _: &Value) -> Option<(Decimal, Value)> {
         None
     }
     /// An independent listing at the provider: everything with the labels of this store, and of `uid` if given.

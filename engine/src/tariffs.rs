@@ -100,7 +100,7 @@ impl Engine {
         let Ok(target) = self.inner.target(&i) else { return Ok(true) };
         let spec = i.spec.clone().unwrap_or_default();
         let facts = serde_json::from_str(&i.facts).unwrap_or_default();
-        let Some((hourly, new)) = target.reprice(&spec, &facts).filter(|(_, new)| *new != facts) else {
+        let Some((hourly, new)) = target.reprice(None, &spec, &facts).filter(|(_, new)| *new != facts) else {
             return Ok(true);
         };
         match i.run.as_ref().map(journal::Run::kind) {

@@ -8,6 +8,7 @@ use syp_proto::v1::{
     access_policy::{Effect, Rule},
     audit_client::AuditClient,
     instances_client::InstancesClient,
+    plan_instance_request::Action,
     test_access_request::Who,
 };
 use syp_tests::api::{Conn, World, create, refusal};
@@ -160,6 +161,21 @@ async fn the_control_plane_is_asked_the_same_way() -> Result<()> {
     let mut hers = AccessClient::new(w.connect(Some("bob@example.com")).await?);
     ensure!(test(&mut hers, ask(Who::Principal(bob()))).await.is_ok(), "of his instance");
     ensure!(refusal(hers.test_access(engine).await).0 == Code::PermissionDenied, "not of the engine");
+    // and plan what they may do
+    let plan = |action| v1::PlanInstanceRequest { action: Some(action) };
+    let scale = plan(Action::Transition(v1::TransitionInstanceRequest {
+        name: SHOP.into(),
+        to: v1::instance::State::Destroyed as i32,
+        ..Default::default()
+    }));
+    let mut his = InstancesClient::new(w.connect(Some("bob@example.com")).await?);
+    ensure!(his.plan_instance(scale.clone()).await.is_ok(), "an operator of this instance alone");
+    let dear = v1::Tariff { per_kwh: "3".into(), ..Default::default() };
+    let dear = v1::SetTariffRequest { tariff: Some(dear), ..Default::default() };
+    let dear = plan(Action::SetTariff(dear));
+    ensure!(refusal(his.plan_instance(dear).await).0 == Code::PermissionDenied, "as the call itself");
+    let mut nobody = InstancesClient::new(w.connect(Some("stranger@example.com")).await?);
+    ensure!(refusal(nobody.plan_instance(scale).await).0 == Code::NotFound);
     let mut stranger = AccessClient::new(w.connect(Some("stranger@example.com")).await?);
     ensure!(refusal(stranger.test_access(ask(Who::Principal(bob()))).await).0 == Code::NotFound);
     Ok(())

@@ -4,12 +4,13 @@ use crate::{
     client::Client,
     exit,
     failure::{Done, Failure},
-    parse, render,
+    parse, plan, render,
 };
 use syp_proto::v1::{
     self, AccessPolicy, GetAccessPolicyRequest, SetAccessPolicyRequest,
     access_client::AccessClient,
     access_policy::{Effect, Rule},
+    plan_instance_request::Action,
 };
 
 mod history;
@@ -70,6 +71,9 @@ pub struct Change {
     /// Even when you lock yourself out
     #[arg(long)]
     force: bool,
+    /// Only show who would gain and who would lose access
+    #[arg(long)]
+    plan: bool,
 }
 
 /// What to do.
@@ -129,7 +133,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         let mut policy = get(ctx, &client, &change.which).await?;
         let before = policy.rules.clone();
         edit(&mut policy, &change);
-        if policy.rules == before {
+        if policy.rules == before && !change.plan {
             ctx.out.note("nothing changes");
             return shown(ctx, &policy);
         }
@@ -141,6 +145,9 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             validate_only: false,
             allow_self_lockout: change.force,
         };
+        if change.plan {
+            return plan::show(ctx, &client, Action::SetAccessPolicy(ask)).await;
+        }
         match client.call(ask, |ch, r| async move { AccessClient::new(ch).set_access_policy(r).await }).await
         {
             // what changed may be nothing but a step of the engine: the change is made to what is there now
@@ -253,6 +260,7 @@ mod tests {
             issuer: None,
             role: Role::Operator,
             force: false,
+            plan: false,
         }
     }
 

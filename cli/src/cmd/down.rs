@@ -5,12 +5,12 @@ use crate::{
     client::Client,
     exit,
     failure::{Done, Failure},
-    follow, output, parse,
+    follow, output, parse, plan,
 };
 use std::time::Duration;
 use syp_proto::{
     google::longrunning::Operation,
-    v1::{TeardownReceipt, instance::State},
+    v1::{TeardownReceipt, instance::State, plan_instance_request::Action},
 };
 
 /// Arguments.
@@ -66,12 +66,8 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     }
     if a.plan {
         for n in &names {
-            transition::show_plan(
-                ctx,
-                &client,
-                transition::request(ctx.full(n), State::Destroyed, a.grace, a.force),
-            )
-            .await?;
+            let r = transition::request(ctx.full(n), State::Destroyed, a.grace, a.force);
+            plan::show(ctx, &client, Action::Transition(r)).await?;
         }
         return Ok(exit::OK);
     }

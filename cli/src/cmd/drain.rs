@@ -1,8 +1,8 @@
 //! `sypctl drain`: stops new requests, finishes those in flight, stays there until `down`.
 use super::{Ctx, transition};
-use crate::{args::Work, failure::Done, parse};
+use crate::{args::Work, failure::Done, parse, plan};
 use std::time::Duration;
-use syp_proto::v1::instance::State;
+use syp_proto::v1::{instance::State, plan_instance_request::Action};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -16,6 +16,9 @@ pub struct Args {
     /// How long requests in flight may take
     #[arg(long, value_parser = parse::duration, value_name = "TIME")]
     grace: Option<Duration>,
+    /// Only show what would happen
+    #[arg(long)]
+    plan: bool,
     #[command(flatten)]
     work: Work,
 }
@@ -27,6 +30,9 @@ pub struct Args {
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
     let r = transition::request(ctx.full(&a.name), State::Draining, a.grace, false);
+    if a.plan {
+        return plan::show(ctx, &client, Action::Transition(r)).await;
+    }
     let op = transition::start(&client, r).await?;
     transition::finish(ctx, &client, op, &a.name, a.work.no_wait).await
 }

@@ -4,7 +4,7 @@ use crate::{
     args::Work,
     change, exit,
     failure::{Done, Failure},
-    follow, output, parse, render, secrets,
+    follow, output, parse, plan, render, secrets,
 };
 use prost_types::FieldMask;
 use syp_proto::{
@@ -12,7 +12,8 @@ use syp_proto::{
     v1::{
         self, AccessPolicy, AddSecretVersionRequest, CreateSecretRequest, DeleteSecretRequest,
         GetSecretRequest, ListSecretsRequest, ListSecretsResponse, Secret, SecretVersion,
-        UpdateSecretRequest, access_policy::Effect, secrets_client::SecretsClient,
+        UpdateSecretRequest, access_policy::Effect, plan_instance_request::Action,
+        secrets_client::SecretsClient,
     },
 };
 
@@ -64,6 +65,9 @@ newest version again adds none.")]
         /// All of them, in place of those that there are
         #[arg(long, value_parser = parse::member, value_name = "MEMBER", required = true)]
         operator: Vec<String>,
+        /// Only show who would gain and who would lose it
+        #[arg(long)]
+        plan: bool,
     },
     /// Delete one that no instance uses
     #[command(after_help = "Examples:\n  sypctl secret rm db-password --yes")]
@@ -77,6 +81,9 @@ newest version again adds none.")]
         /// Don't ask
         #[arg(short, long)]
         yes: bool,
+        /// Only show what would be lost
+        #[arg(long)]
+        plan: bool,
     },
 }
 
@@ -92,6 +99,9 @@ pub struct Create {
     /// A label
     #[arg(short = 'l', long = "label", value_parser = parse::key_value, value_name = "NAME=VALUE")]
     labels: Vec<(String, String)>,
+    /// Only check, and show who could use it
+    #[arg(long)]
+    plan: bool,
 }
 
 /// A new version.
@@ -106,6 +116,9 @@ pub struct Add {
     /// Only when nothing has changed since this etag ('sypctl secret show -o json' has it)
     #[arg(long, default_value = "")]
     etag: String,
+    /// Only show which instances would get it
+    #[arg(long)]
+    plan: bool,
     #[command(flatten)]
     work: Work,
 }
@@ -129,8 +142,8 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         Command::Add(a) => add(ctx, a).await,
         Command::Ls => ls(ctx).await,
         Command::Show { name } => show(ctx, &name).await,
-        Command::Set { name, operator } => set(ctx, &name, &operator).await,
-        Command::Rm { name, force, yes } => rm(ctx, &name, force, yes).await,
+        Command::Set { name, operator, plan } => set(ctx, &name, &operator, plan).await,
+        Command::Rm { name, force, yes, plan } => rm(ctx, &name, force, yes, plan).await,
     }
 }
 
@@ -148,6 +161,9 @@ async fn create(ctx: &Ctx<'_>, c: Create) -> Done {
         ..Default::default()
     };
     let client = ctx.client().await?;
+    if c.plan {
+        return plan::show(ctx, &client, Action::CreateSecret(ask)).await;
+    }
     let s = client.call(ask, |ch, r| async move { SecretsClient::new(ch).create_secret(r).await }).await?;
     let words = || format!("{} is at version {}", short(&s.name), s.latest_version);
     ctx.out.document(&s, words, || short(&s.name).to_owned())?;
@@ -164,6 +180,9 @@ async fn add(ctx: &Ctx<'_>, a: Add) -> Done {
         ..Default::default()
     };
     let client = ctx.client().await?;
+    if a.plan {
+        return plan::show(ctx, &client, Action::AddSecretVersion(ask)).await;
+    }
     if !a.work.yes && !a.no_rollout && ctx.out.may_ask() {
         let used = one(&client, full(ctx, &a.value.name)).await?;
         let names = following(&used);
@@ -256,7 +275,7 @@ async fn show(ctx: &Ctx<'_>, name: &str) -> Done {
     Ok(exit::OK)
 }
 
-async fn set(ctx: &Ctx<'_>, name: &str, members: &[String]) -> Done {
+async fn set(ctx: &Ctx<'_>, name: &str, members: &[String], only_plan: bool) -> Done {
     let client = ctx.client().await?;
     let ask = UpdateSecretRequest {
         secret: Some(Secret { name: full(ctx, name), operators: operators(members), ..Default::default() }),
@@ -264,18 +283,24 @@ async fn set(ctx: &Ctx<'_>, name: &str, members: &[String]) -> Done {
         request_id: request_id(),
         ..Default::default()
     };
+    if only_plan {
+        return plan::show(ctx, &client, Action::UpdateSecret(ask)).await;
+    }
     let s = client.call(ask, |ch, r| async move { SecretsClient::new(ch).update_secret(r).await }).await?;
     ctx.out.document(&s, || format!("operators of {name}: {}", who(&s)), || short(&s.name).to_owned())?;
     Ok(exit::OK)
 }
 
-async fn rm(ctx: &Ctx<'_>, name: &str, force: bool, yes: bool) -> Done {
+async fn rm(ctx: &Ctx<'_>, name: &str, force: bool, yes: bool, only_plan: bool) -> Done {
     let client = ctx.client().await?;
+    let ask =
+        DeleteSecretRequest { name: full(ctx, name), force, request_id: request_id(), ..Default::default() };
+    if only_plan {
+        return plan::show(ctx, &client, Action::DeleteSecret(ask)).await;
+    }
     if !yes && ctx.out.may_ask() && !ctx.out.ask(&format!("Delete the secret {name} for good?"), false) {
         return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
     }
-    let ask =
-        DeleteSecretRequest { name: full(ctx, name), force, request_id: request_id(), ..Default::default() };
     client.call(ask, |ch, r| async move { SecretsClient::new(ch).delete_secret(r).await }).await?;
     ctx.out.note(format!("{name} is deleted"));
     Ok(exit::OK)

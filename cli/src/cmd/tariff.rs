@@ -1,7 +1,9 @@
 //! `sypctl tariff`: what energy costs here.
 use super::{Ctx, request_id};
-use crate::{exit, failure::Done, render};
-use syp_proto::v1::{ListTariffsRequest, SetTariffRequest, Tariff, costs_client::CostsClient};
+use crate::{exit, failure::Done, plan, render};
+use syp_proto::v1::{
+    ListTariffsRequest, SetTariffRequest, Tariff, costs_client::CostsClient, plan_instance_request::Action,
+};
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -11,15 +13,25 @@ pub enum Command {
     Show,
     /// Another price from now on; what was spent before stays as it was
     #[command(
-        after_help = "Examples:\n  sypctl tariff set --per-kwh 0.31\n  sypctl tariff set --watts-per-core 6.5 --watts-per-gib 0.3 --idle-watts 20\n\nThe rate of a replica is (cores x watts per core + GiB x watts per GiB + its share of the idle watts) x price per kWh, from its limits;\nthe share is what it reserves of the host's cores. What it really draws is shown by 'sypctl cost NAME': by the host's own counters\nwhere the engine can read them (RAPL, as root), else by processor time and these watts."
+        after_help = "Examples:\n  sypctl tariff set --per-kwh 0.31 --plan\n  sypctl tariff set --per-kwh 0.31\n  sypctl tariff set --watts-per-core 6.5 --watts-per-gib 0.3 --idle-watts 20\n\nThe rate of a replica is (cores x watts per core + GiB x watts per GiB + its share of the idle watts) x price per kWh, from its limits;\nthe share is what it reserves of the host's cores. What it really draws is shown by 'sypctl cost NAME': by the host's own counters\nwhere the engine can read them (RAPL, as root), else by processor time and these watts."
     )]
     Set(Set),
 }
 
 /// A price. What is not said stays.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = true)]
 pub struct Set {
+    #[command(flatten)]
+    price: Price,
+    /// Only show what every instance would cost from then on
+    #[arg(long)]
+    plan: bool,
+}
+
+/// What can be said of it.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub struct Price {
     /// Price of a kWh, in the engine's currency
     #[arg(long, default_value = "", allow_negative_numbers = true, value_name = "PRICE")]
     per_kwh: String,
@@ -52,7 +64,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
                 all.tariffs.first().map_or_else(String::new, |t| t.per_kwh.clone())
             })?;
         }
-        Command::Set(s) => {
+        Command::Set(Set { price: s, plan: only_plan }) => {
             let tariff = Tariff {
                 per_kwh: s.per_kwh,
                 watts_per_core: s.watts_per_core,
@@ -62,6 +74,9 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             };
             let ask =
                 SetTariffRequest { tariff: Some(tariff), request_id: request_id(), validate_only: false };
+            if only_plan {
+                return plan::show(ctx, &client, Action::SetTariff(ask)).await;
+            }
             let t = client.call(ask, |ch, r| async move { CostsClient::new(ch).set_tariff(r).await }).await?;
             let words = || {
                 format!(

@@ -71,16 +71,6 @@ pub async fn start(c: &Client, r: TransitionInstanceRequest) -> Result<Operation
     c.call(r, |ch, r| async move { InstancesClient::new(ch).transition_instance(r).await }).await
 }
 
-/// Shows what a transition would do.
-///
-/// # Errors
-/// What the engine said.
-pub async fn show_plan(ctx: &Ctx<'_>, c: &Client, r: TransitionInstanceRequest) -> Done {
-    let p = plan::ask(c, Action::Transition(r)).await?;
-    ctx.out.document(&p, || plan::text(&p, ctx.out.colours), || plan::names(&p))?;
-    Ok(exit::OK)
-}
-
 /// Runs it.
 ///
 /// # Errors
@@ -90,7 +80,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let mut r = request(ctx.full(&a.name), state(&a.to), a.grace, a.force);
     r.if_state = a.if_state.as_deref().map_or(State::Unspecified, state) as i32;
     if a.plan {
-        return show_plan(ctx, &client, r).await;
+        return plan::show(ctx, &client, Action::Transition(r)).await;
     }
     if r.to() == State::Destroyed && !a.work.yes && ctx.out.may_ask() {
         let question = format!("Take down {} for good?", a.name);

@@ -1,4 +1,4 @@
-//! What an operation would do, before anything is done: resources, fields, cost before and after, who gains and who loses access.
+//! What a call would do, before anything is done: resources, fields, cost before and after, who gains and who loses access.
 use super::{
     Api,
     authz::Authz,
@@ -25,6 +25,8 @@ use syp_proto::{
 };
 use tonic::{Request, Response, Status};
 
+mod beside;
+
 impl Api {
     pub(super) async fn plan_of(
         &self,
@@ -33,7 +35,10 @@ impl Api {
         let a = Authz::of(&request)?;
         let action = request.into_inner().action;
         let out = match action {
-            Some(Action::Create(c)) => self.plan_create(&a, &c).await?,
+            Some(Action::Create(c)) => {
+                a.require(Role::Viewer)?;
+                self.plan_create(&a, &c).await?
+            }
             Some(Action::Update(u)) => {
                 let name = u.instance.as_ref().map(|i| i.name.clone()).unwrap_or_default();
                 let i = self.live(&a, &name, Role::Operator).await?.get();
@@ -46,7 +51,8 @@ impl Api {
                 self.plan_change(&i, &change)?
             }
             Some(Action::Transition(t)) => self.plan_transition(&a, &t).await?,
-            None => return Err(invalid("action", "one of create, update, rollback, transition")),
+            Some(beside) => self.plan_beside(&a, beside).await?,
+            None => return Err(invalid("action", "say what is to be planned")),
         };
         Ok(Response::new(out))
     }
@@ -131,7 +137,7 @@ impl Api {
         })
     }
 
-    fn priced(&self, before: Decimal, after: Decimal) -> v1::Plan {
+    pub(super) fn priced(&self, before: Decimal, after: Decimal) -> v1::Plan {
         v1::Plan {
             hourly_before: Some(cost::money(before, &self.currency)),
             hourly_after: Some(cost::money(after, &self.currency)),
@@ -207,24 +213,34 @@ fn secret_words(before: &[v1::SecretRef], after: &[v1::SecretRef]) -> Vec<String
 
 /// Who gains and who loses, rule by rule: `+` and `-` before the rule in words.
 pub(super) fn access_changes(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
-    let mut out = Vec::new();
-    for (plane, b, a) in
-        [("use", &before.access, &after.access), ("operate", &before.operators, &after.operators)]
-    {
-        let rules = |p: &Option<v1::AccessPolicy>| -> Vec<String> {
-            p.iter().flat_map(|p| &p.rules).map(rule_words).collect()
-        };
-        let (b, a) = (rules(b), rules(a));
-        out.extend(a.iter().filter(|r| !b.contains(r)).map(|r| format!("+ {plane}: {r}")));
-        out.extend(b.iter().filter(|r| !a.contains(r)).map(|r| format!("- {plane}: {r}")));
-    }
+    let mut out = rule_changes("use", before.access.as_ref(), after.access.as_ref());
+    out.extend(rule_changes("operate", before.operators.as_ref(), after.operators.as_ref()));
     out
+}
+
+/// The same for one policy.
+fn rule_changes(
+    plane: &str,
+    before: Option<&v1::AccessPolicy>,
+    after: Option<&v1::AccessPolicy>,
+) -> Vec<String> {
+    let (b, a) = (rules_words(before), rules_words(after));
+    let come = a.iter().filter(|r| !b.contains(r)).map(|r| format!("+ {plane}: {r}"));
+    come.chain(b.iter().filter(|r| !a.contains(r)).map(|r| format!("- {plane}: {r}"))).collect()
+}
+
+/// The rules in words, in the order they are tried.
+fn rules_words(p: Option<&v1::AccessPolicy>) -> Vec<String> {
+    p.iter().flat_map(|p| &p.rules).map(rule_words).collect()
 }
 
 /// A rule in one line.
 pub(super) fn rule_words(r: &v1::access_policy::Rule) -> String {
     let effect = if r.effect() == v1::access_policy::Effect::Deny { "deny" } else { "allow" };
-    let mut out = format!("{effect} {}", r.members.join(" "));
+    let mut out = effect.to_owned();
+    for m in &r.members {
+        out.push_str(&format!(" {m}"));
+    }
     for (k, v) in &r.claims {
         out.push_str(&format!(" claim:{k}={v}"));
     }

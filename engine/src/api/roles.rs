@@ -39,7 +39,7 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Instances/TransitionInstance", Need::Instance(Role::Operator)),
     ("syp.v1.Instances/RollbackInstance", Need::Instance(Role::Operator)),
     ("syp.v1.Instances/DeleteInstance", Need::Instance(Role::Operator)),
-    ("syp.v1.Instances/PlanInstance", Need::Global(Role::Viewer)),
+    ("syp.v1.Instances/PlanInstance", Need::Instance(Role::Viewer)),
     ("syp.v1.Instances/ListInstanceRevisions", Need::Instance(Role::Viewer)),
     ("syp.v1.Instances/ListResources", Need::Instance(Role::Viewer)),
     ("syp.v1.Instances/AdoptInstance", Need::Global(Role::Admin)),

@@ -196,7 +196,8 @@ impl Secrets for Api {
             if !r.etag.is_empty() && r.etag != shared::etag(&s) {
                 return Err(Error::EtagMismatch.into());
             }
-            return Ok(Response::new(v1::SecretVersion::default()));
+            let same = s.versions.last().filter(|v| v.fingerprint == r.payload);
+            return Ok(Response::new(same.map(|v| shown_version(&name, v)).unwrap_or_default()));
         }
         let no = self.engine.add_secret_version(&name, &value, &r.etag, !r.no_rollout, &who).await?;
         self.rolled(&name, no).await.map(Response::new)

@@ -256,7 +256,7 @@ fn gone() -> Status {
     Error::NotFound("the token that this request made; it was revoked".into()).into()
 }
 
-fn shown(parent: &str, t: MachineToken) -> v1::Token {
+pub(super) fn shown(parent: &str, t: MachineToken) -> v1::Token {
     let name = format!("tokens/{}", t.id);
     v1::Token {
         name: if parent.is_empty() { name } else { format!("{parent}/{name}") },

@@ -219,8 +219,18 @@ impl Target for DockerTarget {
         Ok(())
     }
 
-    fn reprice(&self, spec: &v1::InstanceSpec, facts: &Value) -> Option<(Decimal, Value)> {
-        let (hourly, _, facts) = self.shared.tariffs.read().now().price(spec, facts);
+    fn reprice(
+        &self,
+        tariff: Option<&v1::Tariff>,
+        spec: &v1::InstanceSpec,
+        facts: &Value,
+    ) -> Option<(Decimal, Value)> {
+        let held = self.shared.tariffs.read();
+        let tariff = match tariff {
+            Some(t) => Tariff { host_cores: held.now().host_cores, ..Tariff::from_api(t)? },
+            None => held.now().clone(),
+        };
+        let (hourly, _, facts) = tariff.price(spec, facts);
         Some((hourly, facts))
     }
 

@@ -3,12 +3,12 @@ use crate::{
     cmd::{Ctx, request_id},
     exit,
     failure::{Done, Failure},
-    parse, render,
+    parse, plan, render,
 };
 use std::time::Duration;
 use syp_proto::v1::{
     CreateTokenRequest, ListTokensRequest, ListTokensResponse, RevokeTokenRequest, Role, Token,
-    access_client::AccessClient,
+    access_client::AccessClient, plan_instance_request::Action,
 };
 
 /// A role on the control plane.
@@ -47,6 +47,9 @@ Policies can name it: sypctl access deny shop token:ID")]
         /// Ids, as 'token ls' shows them
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
+        /// Only show who would lose access
+        #[arg(long)]
+        plan: bool,
     },
 }
 
@@ -68,6 +71,9 @@ pub struct Create {
     /// Only for paths that begin so
     #[arg(long, value_parser = parse::path, value_name = "/PATH")]
     path: Vec<String>,
+    /// Only show who would gain access, to what
+    #[arg(long)]
+    plan: bool,
 }
 
 /// Runs it.
@@ -78,7 +84,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
     match c {
         Command::Create(c) => create(ctx, c).await,
         Command::Ls { instance } => ls(ctx, instance.as_deref()).await,
-        Command::Revoke { ids } => revoke(ctx, &ids).await,
+        Command::Revoke { ids, plan } => revoke(ctx, &ids, plan).await,
     }
 }
 
@@ -102,6 +108,9 @@ async fn create(ctx: &Ctx<'_>, c: Create) -> Done {
         validate_only: false,
     };
     let client = ctx.client().await?;
+    if c.plan {
+        return plan::show(ctx, &client, Action::CreateToken(ask)).await;
+    }
     let t = client.call(ask, |ch, r| async move { AccessClient::new(ch).create_token(r).await }).await?;
     let id = id(&t);
     if t.value.is_empty() {
@@ -175,11 +184,15 @@ fn id(t: &Token) -> String {
     t.name.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-async fn revoke(ctx: &Ctx<'_>, ids: &[String]) -> Done {
+async fn revoke(ctx: &Ctx<'_>, ids: &[String], only_plan: bool) -> Done {
     let client = ctx.client().await?;
     for id in ids {
         let name = if id.contains('/') { id.clone() } else { format!("tokens/{id}") };
         let ask = RevokeTokenRequest { name, request_id: request_id(), validate_only: false };
+        if only_plan {
+            plan::show(ctx, &client, Action::RevokeToken(ask)).await?;
+            continue;
+        }
         client.call(ask, |ch, r| async move { AccessClient::new(ch).revoke_token(r).await }).await?;
         ctx.out.note(format!("{id} is revoked"));
     }
