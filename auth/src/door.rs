@@ -180,7 +180,7 @@ pub struct UpstreamStatus {
     pub detail: String,
     /// Whether its holder reports its namespace as sealed; `None` without a holder or an answer from it.
     pub sealed: Option<bool>,
-    /// What listens in its namespace, as its holder sees it.
+    /// What listens in its namespace, as its holder sees it, or the gate that is in it too.
     pub listeners: Vec<Listener>,
     /// Requests and tunnels it has now.
     #[serde(default)]
@@ -292,7 +292,11 @@ impl GateConfig {
 // === impl Probe ===
 
 impl Probe {
-    fn validate(&self) -> Result<(), Error> {
+    /// Checks times and path.
+    ///
+    /// # Errors
+    /// [`Error::ProbeTimes`], [`Error::ProbePath`].
+    pub fn validate(&self) -> Result<(), Error> {
         if [self.period_ms, self.timeout_ms].iter().any(|ms| !(10..=600_000).contains(ms)) {
             return Err(Error::ProbeTimes);
         }

@@ -17,6 +17,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod beside;
 pub mod body;
 pub mod caller;
 pub mod client_io;

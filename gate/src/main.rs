@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use syp_auth::door::Protocol;
+use syp_gate::beside::App;
 use syp_gate::hold::{self, Egress};
 use syp_gate::serve::{Gate, Options};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +44,8 @@ struct Serve {
     /// Configuration to begin with, if the file is there
     #[arg(long, env = "SYP_GATE_CONFIG", default_value = "/etc/syp/gate.json")]
     config: PathBuf,
+    #[command(flatten)]
+    app: AppFlags,
     /// Certificate chain (PEM) for TLS
     #[arg(long, env = "SYP_GATE_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -62,6 +67,46 @@ struct Serve {
     /// Do not log requests
     #[arg(long, env = "SYP_GATE_NO_ACCESS_LOG")]
     no_access_log: bool,
+}
+
+/// The app beside this gate in the same network namespace (a Kubernetes pod).
+#[derive(Args)]
+struct AppFlags {
+    /// Where the app beside this gate listens; it replaces the upstreams of every configuration
+    #[arg(long, env = "SYP_GATE_APP", value_name = "ADDR:PORT")]
+    app: Option<SocketAddr>,
+    /// What it speaks; else as configured
+    #[arg(long, env = "SYP_GATE_APP_PROTOCOL", requires = "app", value_parser = protocol())]
+    app_protocol: Option<Protocol>,
+    /// GET this path and expect a status below 400 before it gets requests; else as configured
+    #[arg(long, env = "SYP_GATE_APP_PROBE", requires = "app", value_name = "/PATH")]
+    app_probe: Option<String>,
+    /// Time between two probes when it is ready; else as configured
+    #[arg(long, env = "SYP_GATE_APP_PROBE_PERIOD_MS", requires = "app", value_name = "N")]
+    app_probe_period_ms: Option<u64>,
+    /// How long one probe may take; else as configured
+    #[arg(long, env = "SYP_GATE_APP_PROBE_TIMEOUT_MS", requires = "app", value_name = "N")]
+    app_probe_timeout_ms: Option<u64>,
+}
+
+fn protocol() -> impl TypedValueParser<Value = Protocol> {
+    PossibleValuesParser::new(["auto", "http1", "h2c"]).map(|name| match name.as_str() {
+        "http1" => Protocol::Http1,
+        "h2c" => Protocol::H2c,
+        _ => Protocol::Auto,
+    })
+}
+
+impl AppFlags {
+    fn app(self) -> Option<App> {
+        Some(App {
+            address: self.app?,
+            protocol: self.app_protocol,
+            probe_path: self.app_probe,
+            probe_period_ms: self.app_probe_period_ms,
+            probe_timeout_ms: self.app_probe_timeout_ms,
+        })
+    }
 }
 
 #[derive(Args)]
@@ -115,6 +160,7 @@ fn serve(args: Serve) -> Result<(), String> {
         admin: args.admin,
         admin_token_file: args.admin_token_file,
         config: Some(args.config),
+        app: args.app.app(),
         tls: args.tls_cert.zip(args.tls_key),
         ca_file: args.ca_file,
         workers: args.workers,

@@ -12,6 +12,7 @@ use syp_auth::jwks::{self, Issuers};
 use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
+use crate::beside::{App, Beside};
 use crate::conn::accept;
 use crate::state::{Phase, State};
 use crate::{admin, tls};
@@ -27,6 +28,8 @@ pub struct Options {
     pub admin_token_file: PathBuf,
     /// A configuration to begin with.
     pub config: Option<PathBuf>,
+    /// The app beside this gate, which then is the only replica of every configuration.
+    pub app: Option<App>,
     /// Certificate chain and key (PEM); without them clients come in without TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Extra certificate authorities for issuers (PEM).
@@ -68,6 +71,9 @@ pub enum Error {
     /// The extra authorities.
     #[error("--ca-file: {0}")]
     Authorities(#[from] fetch::Error),
+    /// How the app beside is to be probed.
+    #[error("--app-probe: {0}")]
+    App(#[from] syp_auth::door::Error),
     /// The configuration to begin with.
     #[error("{path}: {why}")]
     Config {
@@ -100,6 +106,10 @@ impl Gate {
     /// [`Error`].
     pub fn start(options: Options) -> Result<Self, Error> {
         let io = |what: String| move |source| Error::Io { what, source };
+        // here and not at each configuration: it would refuse them all
+        if let Some(app) = &options.app {
+            app.probe(&syp_auth::door::Probe::default()).validate()?;
+        }
         let token = read_token(&options.admin_token_file)?;
         let acceptor = options.tls.as_ref().map(|(cert, key)| tls::acceptor(cert, key)).transpose()?;
         let extra = match &options.ca_file {
@@ -112,12 +122,6 @@ impl Gate {
         let stdout: Option<Box<dyn std::io::Write + Send>> =
             if options.access_log { Some(Box::new(std::io::stdout())) } else { None };
         let log = AccessLog::start(workers, stdout).map_err(io("starting the access log".to_owned()))?;
-        let keys = jwks::Options { relay: Some(Arc::default()), ..options.keys };
-        let max_age = keys.max_age;
-        let state =
-            Arc::new(State::new(workers, log, Issuers::new(keys, fetcher), max_age, options.outlives));
-        let (end, ended) = watch::channel(false);
-
         let mut sockets = Vec::with_capacity(workers);
         let mut address = options.listen;
         for _ in 0..workers {
@@ -128,6 +132,13 @@ impl Gate {
         }
         let admin_socket = listen(options.admin).map_err(io(format!("listening on {}", options.admin)))?;
         let admin_address = admin_socket.local_addr().map_err(io("asking for the port".to_owned()))?;
+
+        let keys = jwks::Options { relay: Some(Arc::default()), ..options.keys };
+        let max_age = keys.max_age;
+        let beside = options.app.map(|app| Beside { app, own: [address.port(), admin_address.port()] });
+        let issuers = Issuers::new(keys, fetcher);
+        let state = Arc::new(State::new(workers, log, issuers, beside, max_age, options.outlives));
+        let (end, ended) = watch::channel(false);
 
         let mut threads = Vec::with_capacity(workers + 1);
         let control = runtime().map_err(io("starting a runtime".to_owned()))?;

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
+use crate::beside::Beside;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 
@@ -64,6 +65,7 @@ pub struct State {
     /// Requests that wait for that.
     pub waiting: AtomicUsize,
     issuers: Issuers,
+    beside: Option<Beside>,
     /// How long keys of [`Active::told_keys`] are good without a word from the engine.
     max_age: Duration,
     /// For how long a request under way may go on after its token's end.
@@ -106,6 +108,7 @@ impl State {
         workers: usize,
         log: AccessLog,
         issuers: Issuers,
+        beside: Option<Beside>,
         max_age: Duration,
         outlives: Duration,
     ) -> Self {
@@ -120,6 +123,7 @@ impl State {
             came,
             waiting,
             issuers,
+            beside,
             max_age,
             outlives,
             started,
@@ -187,6 +191,10 @@ impl State {
     /// # Errors
     /// [`Error`]; then the one in force stays.
     pub fn apply(&self, config: GateConfig) -> Result<(), Error> {
+        let config = match &self.beside {
+            Some(beside) => beside.app.in_place(config),
+            None => config,
+        };
         let _one_at_a_time = self.applying.lock();
         let held = self.active();
         if let Some(held) = &held {
@@ -291,15 +299,17 @@ impl State {
     pub fn status(&self) -> GateStatus {
         let active = self.active();
         let config = active.as_ref().map(|a| &a.config);
+        let replicas = active.as_ref().map(|a| a.replicas.as_slice()).unwrap_or_default();
+        let mut upstreams: Vec<_> = replicas.iter().map(|r| r.status()).collect();
+        if let Some(beside) = &self.beside {
+            upstreams.iter_mut().for_each(|u| beside.tell(u));
+        }
         GateStatus {
             generation: config.map_or(0, |c| c.generation),
             mode: if self.draining() { Mode::Drain } else { Mode::Serve },
             in_flight: self.metrics.in_flight(),
             tunnels: self.metrics.tunnels.load(Relaxed),
-            upstreams: active
-                .as_ref()
-                .map(|a| a.replicas.iter().map(|r| r.status()).collect())
-                .unwrap_or_default(),
+            upstreams,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: config.map(|c| c.revision.clone()).unwrap_or_default(),
             token_uses: self.token_uses.lock().clone(),
