@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::headers::bearer;
+use crate::keep::Keep;
 use crate::metrics::prometheus;
 use crate::state::{Error, State};
 
@@ -26,15 +27,19 @@ const WANTED_WAIT: Duration = Duration::from_secs(4);
 /// The largest configuration.
 const MAX_CONFIG: usize = 4 << 20;
 
+/// What is behind the admin port.
+pub struct Admin {
+    /// Shared by all.
+    pub state: Arc<State>,
+    /// Who has it is the engine.
+    pub token: String,
+    /// Where what it pushes is kept.
+    pub keep: Option<Keep>,
+}
+
 /// Serves until told to end.
-pub async fn serve(
-    socket: std::net::TcpListener,
-    state: Arc<State>,
-    token: String,
-    mut ended: watch::Receiver<bool>,
-) {
+pub async fn serve(socket: std::net::TcpListener, admin: Arc<Admin>, mut ended: watch::Receiver<bool>) {
     let Ok(listener) = TcpListener::from_std(socket) else { return };
-    let token: Arc<str> = token.into();
     let places = Arc::new(Semaphore::new(64));
     loop {
         let next = async {
@@ -50,10 +55,10 @@ pub async fn serve(
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (state, token) = (state.clone(), token.clone());
+        let admin = admin.clone();
         tokio::spawn(async move {
             let _place = place;
-            let service = service_fn(|request| answer(state.clone(), token.clone(), request));
+            let service = service_fn(|request| answer(admin.clone(), request));
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
             // the caller sees how it ended
@@ -64,19 +69,16 @@ pub async fn serve(
 
 type Answer = Response<Full<Bytes>>;
 
-async fn answer(
-    state: Arc<State>,
-    token: Arc<str>,
-    request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
-    if !bearer(request.headers()).is_some_and(|given| syp_auth::same_secret(given, &token)) {
+async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let state = &admin.state;
+    if !bearer(request.headers()).is_some_and(|given| syp_auth::same_secret(given, &admin.token)) {
         let mut response = json_answer(StatusCode::UNAUTHORIZED, &json!({ "error": "unauthenticated" }));
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return Ok(response);
     }
     state.heard_engine();
     Ok(match (request.method(), request.uri().path()) {
-        (&Method::PUT, "/config") => put_config(&state, request).await,
+        (&Method::PUT, "/config") => put_config(&admin, request).await,
         (&Method::GET, "/status") => json_answer(StatusCode::OK, &state.status()),
         // answered when a token names a key we lack, or after a while: the engine asks again
         (&Method::GET, "/wanted") => {
@@ -96,7 +98,7 @@ async fn answer(
     })
 }
 
-async fn put_config(state: &State, request: Request<Incoming>) -> Answer {
+async fn put_config(admin: &Admin, request: Request<Incoming>) -> Answer {
     let wrong = |status: StatusCode, why: String| {
         json_answer(status, &json!({ "error": "config_refused", "message": why }))
     };
@@ -108,8 +110,19 @@ async fn put_config(state: &State, request: Request<Incoming>) -> Answer {
         Ok(config) => config,
         Err(error) => return wrong(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    match state.apply(config) {
-        Ok(()) => json_answer(StatusCode::OK, &state.status()),
+    let applied = match &admin.keep {
+        Some(keep) => {
+            let _one_at_a_time = keep.one_at_a_time.lock().await;
+            let applied = admin.state.apply(config);
+            if applied.is_ok() {
+                keep.write(body).await;
+            }
+            applied
+        }
+        None => admin.state.apply(config),
+    };
+    match applied {
+        Ok(()) => json_answer(StatusCode::OK, &admin.state.status()),
         Err(error @ (Error::Stale { .. } | Error::Changed(_))) => {
             wrong(StatusCode::CONFLICT, error.to_string())
         }

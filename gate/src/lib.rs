@@ -28,6 +28,7 @@ pub mod handle;
 pub mod headers;
 pub mod health;
 pub mod hold;
+pub mod keep;
 pub mod metrics;
 pub mod open;
 pub mod record;

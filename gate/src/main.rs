@@ -44,6 +44,9 @@ struct Serve {
     /// Configuration to begin with, if the file is there
     #[arg(long, env = "SYP_GATE_CONFIG", default_value = "/etc/syp/gate.json")]
     config: PathBuf,
+    /// File in which a configuration that was pushed is kept for the next start; the higher generation of both counts then
+    #[arg(long, env = "SYP_GATE_KEEP", value_name = "FILE")]
+    keep: Option<PathBuf>,
     #[command(flatten)]
     app: AppFlags,
     /// Certificate chain (PEM) for TLS
@@ -160,6 +163,7 @@ fn serve(args: Serve) -> Result<(), String> {
         admin: args.admin,
         admin_token_file: args.admin_token_file,
         config: Some(args.config),
+        keep: args.keep,
         app: args.app.app(),
         tls: args.tls_cert.zip(args.tls_key),
         ca_file: args.ca_file,

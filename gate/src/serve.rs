@@ -1,12 +1,14 @@
 //! The gate's threads: one runtime with its own listening socket for each core, and one for control.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
+use syp_auth::door::GateConfig;
 use syp_auth::fetch::{self, Fetcher};
 use syp_auth::jwks::{self, Issuers};
 use tokio::sync::watch;
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::beside::{App, Beside};
 use crate::conn::accept;
+use crate::keep::{self, Keep};
 use crate::state::{Phase, State};
 use crate::{admin, tls};
 
@@ -28,6 +31,8 @@ pub struct Options {
     pub admin_token_file: PathBuf,
     /// A configuration to begin with.
     pub config: Option<PathBuf>,
+    /// Where a configuration that was pushed is kept for the next start.
+    pub keep: Option<PathBuf>,
     /// The app beside this gate, which then is the only replica of every configuration.
     pub app: Option<App>,
     /// Certificate chain and key (PEM); without them clients come in without TLS.
@@ -142,13 +147,13 @@ impl Gate {
 
         let mut threads = Vec::with_capacity(workers + 1);
         let control = runtime().map_err(io("starting a runtime".to_owned()))?;
-        if let Some(path) = options.config.as_ref().filter(|p| p.exists()) {
-            let _inside = control.enter();
-            apply_file(&state, path)?;
-        }
-        let (admin_state, until) = (state.clone(), ended.clone());
+        let keep = options.keep.map(Keep::new);
+        let inside = control.enter();
+        begin(&state, options.config.as_deref(), keep.as_ref())?;
+        drop(inside);
+        let (admin, until) = (admin::Admin { state: state.clone(), token, keep }, ended.clone());
         threads.push(spawn("control".to_owned(), move || {
-            control.block_on(admin::serve(admin_socket, admin_state, token, until));
+            control.block_on(admin::serve(admin_socket, Arc::new(admin), until));
         })?);
         let per_worker = (options.max_connections / workers).max(1);
         for (worker, socket) in sockets.into_iter().enumerate() {
@@ -187,11 +192,37 @@ impl Gate {
     }
 }
 
-fn apply_file(state: &State, path: &std::path::Path) -> Result<(), Error> {
+/// Puts in force what was kept or what is given, whichever is newer.
+fn begin(state: &State, given: Option<&Path>, keep: Option<&Keep>) -> Result<(), Error> {
+    let given = match given.filter(|p| p.exists()) {
+        Some(path) => Some((path, read_config(path)?)),
+        None => None,
+    };
+    if let Some(keep) = keep {
+        let kept = keep::newer(keep.read(), given.as_ref().map(|(_, config)| config));
+        let used = kept.and_then(|kept| {
+            let generation = kept.generation;
+            state.apply(kept).map(|()| generation).map_err(|e| e.to_string())
+        });
+        let line = match &used {
+            Ok(generation) => json!({ "event": "kept", "used": true, "generation": generation }),
+            Err(why) => json!({ "event": "kept", "used": false, "why": why }),
+        };
+        println!("{line}");
+        if used.is_ok() {
+            // it came from the engine: keys that only the engine hands out grow old from now on
+            state.heard_engine();
+            return Ok(());
+        }
+    }
+    let Some((path, config)) = given else { return Ok(()) };
+    state.apply(config).map_err(|e| Error::Config { path: path.to_owned(), why: e.to_string() })
+}
+
+fn read_config(path: &Path) -> Result<GateConfig, Error> {
     let wrong = |why: String| Error::Config { path: path.to_owned(), why };
     let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-    let config = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-    state.apply(config).map_err(|e| wrong(e.to_string()))
+    serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))
 }
 
 fn read_token(path: &std::path::Path) -> Result<String, Error> {

@@ -43,6 +43,7 @@ impl Here {
             admin: any,
             admin_token_file: token,
             config: Some(path),
+            keep: None,
             app: None,
             tls: None,
             ca_file: None,

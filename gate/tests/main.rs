@@ -9,6 +9,7 @@ mod cors;
 mod drain;
 mod framing;
 mod identity;
+mod keep;
 mod keys;
 mod machine;
 mod paths;

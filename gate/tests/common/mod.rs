@@ -73,24 +73,30 @@ impl Gate {
         let directory = tempfile::tempdir()?;
         let token = directory.path().join("admin.token");
         std::fs::write(&token, format!("{ADMIN_TOKEN}\n"))?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_syp-gate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syp-gate"));
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "2"])
             .arg("--admin-token-file")
-            .arg(&token)
-            .arg("--config")
-            .arg(directory.path().join("none"))
-            .args(more)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+            .arg(&token);
+        if !more.contains(&"--config") {
+            command.arg("--config").arg(directory.path().join("none"));
+        }
+        let mut child = command.args(more).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut out = BufReader::new(child.stdout.take().context("stdout")?).lines();
-        let first = tokio::time::timeout(LIMIT, out.next_line()).await??.context("no first line")?;
-        let said: Value = serde_json::from_str(&first)?;
-        ensure!(said["event"] == "listening", "{first}");
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        // what it says before is of what it begins with
+        let said = loop {
+            let line = tokio::time::timeout(LIMIT, out.next_line()).await??.context("no first line")?;
+            let said: Value = serde_json::from_str(&line)?;
+            ensure!(said["event"] != "error", "{line}");
+            if said["event"] == "listening" {
+                break said;
+            }
+            lines.lock().push(line);
+        };
         let address =
             |name: &str| -> Result<SocketAddr> { Ok(said[name].as_str().unwrap_or_default().parse()?) };
-        let (traffic, admin, lines) =
-            (address("traffic")?, address("admin")?, Arc::<Mutex<Vec<String>>>::default());
+        let (traffic, admin) = (address("traffic")?, address("admin")?);
         let kept = lines.clone();
         tokio::spawn(async move {
             while let Ok(Some(line)) = out.next_line().await {
