@@ -151,6 +151,9 @@ pub struct GateStatus {
     pub generation: u64,
     /// Serve or drain.
     pub mode: Mode,
+    /// Whether it asks its clients to go elsewhere, and admits them all the same until it is told to end.
+    #[serde(default)]
+    pub leaving: bool,
     /// Requests under way, tunnels not counted.
     pub in_flight: u64,
     /// Upgraded connections.

@@ -76,9 +76,16 @@ async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Answer,
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return Ok(response);
     }
-    state.heard_engine();
+    // who tells it to leave is who ends the process, not the engine
+    if request.uri().path() != "/leave" {
+        state.heard_engine();
+    }
     Ok(match (request.method(), request.uri().path()) {
         (&Method::PUT, "/config") => put_config(&admin, request).await,
+        (&Method::PUT, "/leave") => {
+            state.leave();
+            json_answer(StatusCode::OK, &state.status())
+        }
         (&Method::GET, "/status") => json_answer(StatusCode::OK, &state.status()),
         // answered when a token names a key we lack, or after a while: the engine asks again
         (&Method::GET, "/wanted") => {

@@ -20,7 +20,8 @@ use crate::caller::Caller;
 use crate::client_io::{ClientIo, detect};
 use crate::framing::Framing;
 use crate::handle::handle;
-use crate::state::{Phase, State, draining, overdue};
+use crate::phase::{Phase, QUIET, goodbye, idle, overdue};
+use crate::state::State;
 use crate::{headers, metrics, open};
 
 /// A client has this long to send a request's head, or to begin the next one.
@@ -83,6 +84,18 @@ impl Conn {
     #[must_use]
     pub fn take_framing(&self) -> Option<&'static str> {
         self.framing.as_ref().and_then(|f| f.lock().next_refusal())
+    }
+
+    /// Whether the connection ends with the answer that is given now. HTTP/2 has GOAWAY for that.
+    #[must_use]
+    pub fn last_answer(&self) -> bool {
+        !self.http2 && self.state.last_answers()
+    }
+
+    /// Whether nothing is under way on an HTTP/1 connection: no request, and no part of a head either.
+    fn is_idle(self: &Arc<Self>) -> bool {
+        // held by who serves it and by the service; a request under way holds it too
+        Arc::strong_count(self) <= 2 && !self.framing.as_ref().is_some_and(|f| f.lock().is_in_head())
     }
 
     /// The connection is a tunnel from now on.
@@ -172,10 +185,12 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     http2: Option<bool>,
 ) {
     let mut phase = conn.state.phase.subscribe();
+    let silent = Notify::new();
     let read = tokio::select! {
+        biased;
         read = tokio::time::timeout(HEAD_TIMEOUT, detect(&mut stream)) => read,
         // a client that has said nothing has nothing in flight
-        () = draining(&mut phase) => tokio::time::timeout(Duration::from_secs(1), detect(&mut stream)).await,
+        () = goodbye(&silent, &mut phase, || tokio::time::sleep(QUIET)) => return,
     };
     let Ok(Ok((is_http2, read))) = read else { return };
     conn.http2 = is_http2;
@@ -189,13 +204,6 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         conn.framing = Some(framing.clone());
         Box::pin(serve_http1(ClientIo::new(stream, read, Some(framing)), conn, phase)).await;
     }
-}
-
-/// Until a drain begins and the client has asked something (or had its second for that): hyper closes a connection that is
-/// shut down before its first request, and that client would have no answer at all.
-async fn draining_after(asked: &Notify, phase: &mut watch::Receiver<Phase>) {
-    draining(phase).await;
-    let _ = tokio::time::timeout(Duration::from_secs(1), asked.notified()).await;
 }
 
 async fn serve_http1<S>(io: ClientIo<S>, conn: Conn, mut phase: watch::Receiver<Phase>)
@@ -218,9 +226,11 @@ where
         .max_header_size(MAX_HEAD);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     tokio::select! {
+        // serving first: a request that has arrived counts before the end of a connection that was idle
+        biased;
         _ = serving.as_mut() => return,
         () = conn.cut.notified() => return,
-        () = draining_after(&asked, &mut phase) => serving.as_mut().graceful_shutdown(),
+        () = goodbye(&asked, &mut phase, || idle(|| conn.is_idle())) => serving.as_mut().graceful_shutdown(),
     }
     // how a connection ended is in the records of its requests
     tokio::select! { _ = serving => {}, () = conn.cut.notified() => {}, () = overdue(&mut phase) => {} }
@@ -244,9 +254,18 @@ where
     builder.max_concurrent_streams(256).max_header_list_size(MAX_HEAD as u32).max_send_buf_size(256 * 1024);
     builder.initial_stream_window_size(256 * 1024).initial_connection_window_size(1 << 20);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+    // GOAWAY loses nothing: streams that are opened before the client has read it are served. A connection that comes when the
+    // gate leaves is good for a while all the same, or each request would need one of its own
+    let late = *phase.borrow() == Phase::Leave;
+    let left = || async move {
+        if late {
+            tokio::time::sleep(QUIET).await;
+        }
+    };
     tokio::select! {
+        biased;
         _ = serving.as_mut() => return,
-        () = draining_after(&asked, &mut phase) => serving.as_mut().graceful_shutdown(),
+        () = goodbye(&asked, &mut phase, left) => serving.as_mut().graceful_shutdown(),
     }
     tokio::select! { _ = serving => {}, () = overdue(&mut phase) => {} }
 }

@@ -84,6 +84,7 @@ impl Cors {
     pub fn preflight(&self, mut record: Record, request: &HeaderMap) -> Response<Download> {
         let status = StatusCode::NO_CONTENT;
         (record.status, record.reason) = (status.as_u16(), "CORS_PREFLIGHT");
+        let last = record.conn().last_answer();
         let mut response = Response::new(Download::text("", Some(record)));
         (*response.status_mut(), *response.version_mut()) = (status, Version::HTTP_11);
         let headers = response.headers_mut();
@@ -99,6 +100,9 @@ impl Cors {
             header::VARY,
             HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers"),
         );
+        if last {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }

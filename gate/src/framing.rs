@@ -47,6 +47,12 @@ impl Framing {
         self.at == At::Tunnel
     }
 
+    /// Whether a part of a head has arrived and its end has not.
+    #[must_use]
+    pub fn is_in_head(&self) -> bool {
+        self.at == At::Head && !self.head.is_empty()
+    }
+
     /// Follows bytes as they arrive.
     pub fn saw(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {

@@ -40,7 +40,7 @@ pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Respo
     // asked here, once for every request: the next one asks for its own
     let framing = conn.take_framing();
     if target == "/_syp/health" && framing.is_none() {
-        return Ok(health(conn.state.healthy()));
+        return Ok(health(&conn));
     }
     let grpc = is_grpc(request.headers());
     let cors = Cors::of(&conn.state, request.headers());
@@ -239,7 +239,7 @@ pub fn pass_on(
     record.status = parts.status.as_u16();
     headers::strip_response(&mut parts.headers);
     parts.version = Version::HTTP_11;
-    if record.conn().state.draining() && !record.conn().http2 {
+    if record.conn().last_answer() {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let grpc = record.conn().http2 && is_grpc(&parts.headers);

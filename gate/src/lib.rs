@@ -12,6 +12,7 @@
 //!   configuration, a second or two after the end of a token, a minute after an issuer dropped a key.
 //! - G8. Keys that only the engine hands out are used for at most [`syp_auth::jwks::Options::max_age`] after it was last heard
 //!   of, as those that the gate fetches itself.
+//! - G9. A gate that leaves loses nothing of what still comes to it: it only takes away reasons to come again.
 //!
 //! What the holder guarantees: it says `sealed` only when the rules are in place, and then has no right to change them.
 
@@ -29,8 +30,10 @@ pub mod headers;
 pub mod health;
 pub mod hold;
 pub mod keep;
+pub mod leave;
 pub mod metrics;
 pub mod open;
+pub mod phase;
 pub mod record;
 pub mod replica;
 pub mod reply;

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use syp_auth::door::Protocol;
 use syp_gate::beside::App;
 use syp_gate::hold::{self, Egress};
+use syp_gate::leave;
 use syp_gate::serve::{Gate, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,9 +24,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Admit requests with a valid token of a listed user and pass them on to the app
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Own the network namespace of one replica: close it to everybody but the gate
     Hold(Hold),
+    /// Tell the gate beside to leave: it goes on admitting requests and asks its clients to go elsewhere
+    Leave(Leave),
     /// Print the version
     Version,
 }
@@ -112,6 +115,20 @@ impl AppFlags {
     }
 }
 
+/// For a hook that runs before a container is stopped, in an image that holds nothing else.
+#[derive(Args)]
+struct Leave {
+    /// The gate's admin port
+    #[arg(long, env = "SYP_GATE_ADMIN", default_value = "127.0.0.1:9901")]
+    admin: SocketAddr,
+    /// File with the admin port's token
+    #[arg(long, env = "SYP_GATE_ADMIN_TOKEN_FILE", default_value = "/etc/syp/admin.token")]
+    admin_token_file: PathBuf,
+    /// Time to wait when the gate has been told, for load balancers to hear of it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    wait_ms: u64,
+}
+
 #[derive(Args)]
 struct Hold {
     /// The gate's address: the only one that may come in
@@ -134,7 +151,7 @@ struct Hold {
 fn main() -> ExitCode {
     syp_auth::install_crypto();
     let outcome = match Cli::parse().command {
-        Command::Serve(args) => serve(args),
+        Command::Serve(args) => serve(*args),
         Command::Hold(args) => hold::run(hold::Options {
             gate: args.gate,
             port: args.port,
@@ -143,6 +160,10 @@ fn main() -> ExitCode {
             status: args.status,
         })
         .map_err(|e| e.to_string()),
+        Command::Leave(args) => {
+            let wait = Duration::from_millis(args.wait_ms);
+            run(leave::run(args.admin, &args.admin_token_file, wait))
+        }
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -155,6 +176,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs one command to its end.
+fn run<E: std::fmt::Display>(work: impl Future<Output = Result<(), E>>) -> Result<(), String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(work).map_err(|e| e.to_string())
 }
 
 fn serve(args: Serve) -> Result<(), String> {

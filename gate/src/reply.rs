@@ -5,6 +5,7 @@ use http::{HeaderMap, Response, StatusCode, Version};
 
 use crate::body::Download;
 use crate::caller::Denied;
+use crate::conn::Conn;
 use crate::record::Record;
 
 /// What went wrong, as far as the caller may know.
@@ -69,7 +70,7 @@ pub fn refuse(
     let (status, word, _) = failure.parts();
     (record.status, record.reason) = (status.as_u16(), reason);
     let id = record.id.clone();
-    let http2 = record.conn().http2;
+    let close = (close && !record.conn().http2) || record.conn().last_answer();
     let mut response = if grpc {
         let mut response = Response::new(Download::text("", Some(record)));
         *response.headers_mut() = grpc_trailers(failure);
@@ -95,7 +96,7 @@ pub fn refuse(
         }
         _ => {}
     }
-    if close && !http2 {
+    if close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     *response.version_mut() = Version::HTTP_11;
@@ -111,9 +112,13 @@ pub fn refuse_denied(record: Record, denied: Denied, grpc: bool) -> Response<Dow
 
 /// `/_syp/health`: 200 or 503, no detail, no record (it is asked all the time).
 #[must_use]
-pub fn health(ok: bool) -> Response<Download> {
+pub fn health(conn: &Conn) -> Response<Download> {
+    let ok = conn.state.healthy();
     let mut response = Response::new(Download::text(if ok { "ok\n" } else { "unavailable\n" }, None));
     *response.status_mut() = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if conn.last_answer() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }

@@ -17,7 +17,8 @@ use crate::access_log::AccessLog;
 use crate::beside::{App, Beside};
 use crate::conn::accept;
 use crate::keep::{self, Keep};
-use crate::state::{Phase, State};
+use crate::phase::Phase;
+use crate::state::State;
 use crate::{admin, tls};
 
 /// How a gate is started.
@@ -172,7 +173,7 @@ impl Gate {
         self.state.stop(self.stop_deadline);
         let deadline = match *self.state.phase.borrow() {
             Phase::Drain(until) => until,
-            Phase::Serve => tokio::time::Instant::now(),
+            Phase::Serve | Phase::Leave => tokio::time::Instant::now(),
         };
         let busy = || self.state.metrics.in_flight() > 0 || self.state.metrics.tunnels.load(Relaxed) > 0;
         while busy() && tokio::time::Instant::now() < deadline {
@@ -225,7 +226,11 @@ fn read_config(path: &Path) -> Result<GateConfig, Error> {
     serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))
 }
 
-fn read_token(path: &std::path::Path) -> Result<String, Error> {
+/// The admin port's token.
+///
+/// # Errors
+/// There is none, or one that anybody could guess.
+pub fn read_token(path: &Path) -> Result<String, Error> {
     let what = format!("reading {}", path.display());
     let text = std::fs::read_to_string(path).map_err(|source| Error::Io { what, source })?;
     let token = text.trim().to_owned();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::access_log::AccessLog;
 use crate::beside::Beside;
 use crate::metrics::Metrics;
+use crate::phase::Phase;
 use crate::replica::Replica;
 
 /// A configuration in force.
@@ -42,15 +43,6 @@ pub struct Active {
     pub turn: AtomicUsize,
 }
 
-/// Whether the gate admits requests; connections and tunnels watch it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// It does.
-    Serve,
-    /// It does not; what is under way has until then.
-    Drain(Instant),
-}
-
 /// Shared by everything in the process.
 pub struct State {
     active: ArcSwapOption<Active>,
@@ -58,7 +50,7 @@ pub struct State {
     pub metrics: Metrics,
     /// The access log.
     pub log: AccessLog,
-    /// Serve or drain; it also ticks at each new configuration.
+    /// What it does with requests; it also ticks at each new configuration.
     pub phase: watch::Sender<Phase>,
     /// A replica became ready, or there is another configuration.
     pub came: Arc<Notify>,
@@ -76,7 +68,8 @@ pub struct State {
     /// When the engine was heard of last, in milliseconds since the start; 0: never, the configuration is a file's.
     heard: AtomicU64,
     applying: Mutex<()>,
-    stopping: std::sync::atomic::AtomicBool,
+    leaving: AtomicBool,
+    stopping: AtomicBool,
 }
 
 /// Why a configuration is refused.
@@ -113,7 +106,7 @@ impl State {
         outlives: Duration,
     ) -> Self {
         let (active, metrics) = (ArcSwapOption::empty(), Metrics::new(workers));
-        let (heard, applying, stopping, came, waiting, token_uses) = Default::default();
+        let (heard, applying, leaving, stopping, came, waiting, token_uses) = Default::default();
         let (phase, started) = (watch::channel(Phase::Serve).0, Instant::now());
         Self {
             active,
@@ -130,6 +123,7 @@ impl State {
             token_uses,
             heard,
             applying,
+            leaving,
             stopping,
         }
     }
@@ -252,14 +246,25 @@ impl State {
         if !self.stopping.load(Relaxed) {
             self.phase.send_modify(|phase| {
                 *phase = match (mode, *phase) {
+                    (Mode::Serve, _) if self.leaving.load(Relaxed) => Phase::Leave,
                     (Mode::Serve, _) => Phase::Serve,
                     // the clock of a drain that has begun is not set back
                     (Mode::Drain, Phase::Drain(until)) => Phase::Drain(until),
-                    (Mode::Drain, Phase::Serve) => Phase::Drain(Instant::now() + deadline),
+                    (Mode::Drain, _) => Phase::Drain(Instant::now() + deadline),
                 };
             });
         }
         Ok(())
+    }
+
+    /// Others take over: goes on admitting what comes, and asks clients to go elsewhere. There is no way back.
+    pub fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+        self.phase.send_modify(|phase| {
+            if *phase == Phase::Serve {
+                *phase = Phase::Leave;
+            }
+        });
     }
 
     /// The process is told to end: drains for good.
@@ -270,7 +275,7 @@ impl State {
         self.phase.send_modify(|phase| {
             *phase = match *phase {
                 Phase::Drain(earlier) => Phase::Drain(earlier.min(until)),
-                Phase::Serve => Phase::Drain(until),
+                Phase::Serve | Phase::Leave => Phase::Drain(until),
             };
         });
     }
@@ -281,17 +286,23 @@ impl State {
         matches!(*self.phase.borrow(), Phase::Drain(_))
     }
 
+    /// Whether an HTTP/1 connection is to end with the answer that is given now: the gate drains or leaves.
+    #[must_use]
+    pub fn last_answers(&self) -> bool {
+        *self.phase.borrow() != Phase::Serve
+    }
+
     /// Whether a drain's deadline is over.
     #[must_use]
     pub fn overdue(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Drain(until) if Instant::now() >= until)
     }
 
-    /// Whether `/_syp/health` says 200: configured, not draining, a replica ready.
+    /// Whether `/_syp/health` says 200: configured, here to stay, a replica ready.
     #[must_use]
     pub fn healthy(&self) -> bool {
         let ready = |a: &Arc<Active>| a.open.iter().any(|r| r.ready.load(Relaxed));
-        !self.draining() && self.active.load().as_ref().is_some_and(ready)
+        !self.last_answers() && self.active.load().as_ref().is_some_and(ready)
     }
 
     /// For `/status`.
@@ -306,6 +317,7 @@ impl State {
         }
         GateStatus {
             generation: config.map_or(0, |c| c.generation),
+            leaving: self.leaving.load(Relaxed),
             mode: if self.draining() { Mode::Drain } else { Mode::Serve },
             in_flight: self.metrics.in_flight(),
             tunnels: self.metrics.tunnels.load(Relaxed),
@@ -313,33 +325,6 @@ impl State {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: config.map(|c| c.revision.clone()).unwrap_or_default(),
             token_uses: self.token_uses.lock().clone(),
-        }
-    }
-}
-
-/// Until a drain begins.
-pub async fn draining(phase: &mut watch::Receiver<Phase>) {
-    if phase.wait_for(|p| matches!(p, Phase::Drain(_))).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Until the deadline of a drain; a drain that is called off has none.
-pub async fn overdue(phase: &mut watch::Receiver<Phase>) {
-    loop {
-        let until = match *phase.borrow_and_update() {
-            Phase::Drain(until) => Some(until),
-            Phase::Serve => None,
-        };
-        let passed = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = passed => return,
-            changed = phase.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -14,11 +14,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::body::{Download, Upload};
 use crate::handle::pass_on;
 use crate::headers;
+use crate::phase::overdue;
 use crate::record::Record;
 use crate::replica::as_http1;
 use crate::reply::{Failure, refuse, refuse_denied};
 use crate::route;
-use crate::state::overdue;
 
 /// Sends the upgrade to a replica, on a connection of its own.
 pub async fn open(

@@ -3,26 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use http::{Request, Response};
+use http::Request;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use syp_auth::door::{GateConfig, Mode};
 use tokio::time::Instant;
 
-use crate::common::app::{full, socket};
+use crate::common::app::socket;
 use crate::common::{ALICE, App, Gate, Issuer, config, gather, get, next, soon, until};
 
 const HEALTH: &str = "GET /_syp/health HTTP/1.1\r\nHost: shop\r\n\r\n";
-
-/// Answers `/N` after N milliseconds.
-async fn slow() -> Result<App> {
-    App::http1(|request: Request<Incoming>| async move {
-        let ms = request.uri().path()[1..].parse().unwrap_or(0);
-        tokio::time::sleep(Duration::from_millis(ms)).await;
-        Response::new(full("done"))
-    })
-    .await
-}
 
 fn drain(config: &GateConfig, ms: u64) -> GateConfig {
     next(config, |c| (c.mode, c.drain_deadline_ms) = (Mode::Drain, ms))
@@ -30,7 +20,7 @@ fn drain(config: &GateConfig, ms: u64) -> GateConfig {
 
 #[tokio::test]
 async fn a_new_connection_during_a_drain_gets_a_real_503() -> Result<()> {
-    let app = slow().await?;
+    let app = App::slow().await?;
     let (gate, issuer, first) = Gate::before(&[&app]).await?;
     gate.push(&drain(&first, 5_000)).await?;
     // several, as each may meet the gate in another moment
@@ -59,7 +49,7 @@ async fn a_new_connection_during_a_drain_gets_a_real_503() -> Result<()> {
 
 #[tokio::test]
 async fn a_connection_that_was_open_before_the_drain_gets_a_503_too() -> Result<()> {
-    let app = slow().await?;
+    let app = App::slow().await?;
     let (gate, issuer, first) = Gate::before(&[&app]).await?;
     let mut silent = gate.wire().await?;
     let mut kept = gate.wire().await?;
@@ -75,7 +65,7 @@ async fn a_connection_that_was_open_before_the_drain_gets_a_503_too() -> Result<
 
 #[tokio::test]
 async fn what_is_under_way_finishes_and_its_connection_ends() -> Result<()> {
-    let app = slow().await?;
+    let app = App::slow().await?;
     let (gate, issuer, first) = Gate::before(&[&app]).await?;
     let token = issuer.token(ALICE)?;
     let mut wire = gate.wire().await?;
@@ -141,7 +131,7 @@ async fn what_is_still_under_way_at_the_deadline_is_cut() -> Result<()> {
 
 #[tokio::test]
 async fn a_drain_that_is_called_off_lets_requests_in_again() -> Result<()> {
-    let app = slow().await?;
+    let app = App::slow().await?;
     let (gate, issuer, first) = Gate::before(&[&app]).await?;
     let token = issuer.token(ALICE)?;
     let mut wire = gate.wire().await?;
@@ -167,7 +157,7 @@ async fn ended(gate: &mut Gate) -> Result<Duration> {
 
 #[tokio::test]
 async fn a_gate_that_is_told_to_end_finishes_what_is_under_way_and_goes() -> Result<()> {
-    let app = slow().await?;
+    let app = App::slow().await?;
     let (mut gate, issuer, _) = Gate::before(&[&app]).await?;
     let token = issuer.token(ALICE)?;
     let mut wire = gate.wire().await?;

@@ -11,6 +11,7 @@ mod framing;
 mod identity;
 mod keep;
 mod keys;
+mod leave;
 mod machine;
 mod paths;
 mod protocols;

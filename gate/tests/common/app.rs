@@ -156,6 +156,19 @@ impl App {
         Self::http1(move |_| async move { Response::new(full(name)) }).await
     }
 
+    /// Answers `/N` after N milliseconds, and opens WebSockets.
+    pub async fn slow() -> Result<Self> {
+        Self::http1(|request| async move {
+            if request.headers().contains_key("sec-websocket-key") {
+                return socket(request).await;
+            }
+            let ms = request.uri().path()[1..].parse().unwrap_or(0);
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            Response::new(full("done"))
+        })
+        .await
+    }
+
     pub fn requests(&self) -> usize {
         self.requests.load(SeqCst)
     }
