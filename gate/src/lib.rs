@@ -34,6 +34,7 @@ pub mod leave;
 pub mod metrics;
 pub mod open;
 pub mod phase;
+pub mod reach;
 pub mod record;
 pub mod replica;
 pub mod reply;

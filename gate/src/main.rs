@@ -1,4 +1,4 @@
-//! `syp-gate`: the data-plane door (`serve`), the owner of a replica's network namespace (`hold`).
+//! `syp-gate`: the data-plane door (`serve`), the owner of a replica's network namespace (`hold`), and what pods need besides.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use syp_auth::door::Protocol;
 use syp_gate::beside::App;
 use syp_gate::hold::{self, Egress};
-use syp_gate::leave;
 use syp_gate::serve::{Gate, Options};
+use syp_gate::{leave, reach};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Command {
     Hold(Hold),
     /// Tell the gate beside to leave: it goes on admitting requests and asks its clients to go elsewhere
     Leave(Leave),
+    /// Look whether a TCP connection can be opened from here, and print what was found
+    Reach(Reach),
     /// Print the version
     Version,
 }
@@ -130,6 +132,22 @@ struct Leave {
 }
 
 #[derive(Args)]
+struct Reach {
+    /// Where to
+    #[arg(value_name = "ADDR:PORT")]
+    to: SocketAddr,
+    /// How often is tried until there is a connection
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    tries: u32,
+    /// How long one try may take
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    timeout_ms: u64,
+    /// File that gets the answer too (/dev/termination-log)
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct Hold {
     /// The gate's address: the only one that may come in
     #[arg(long, env = "SYP_HOLD_GATE")]
@@ -163,6 +181,10 @@ fn main() -> ExitCode {
         Command::Leave(args) => {
             let wait = Duration::from_millis(args.wait_ms);
             run(leave::run(args.admin, &args.admin_token_file, wait))
+        }
+        Command::Reach(args) => {
+            let timeout = Duration::from_millis(args.timeout_ms);
+            run(reach::run(args.to, args.tries, timeout, args.out.as_deref()))
         }
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));

@@ -15,6 +15,7 @@ mod leave;
 mod machine;
 mod paths;
 mod protocols;
+mod reach;
 mod reload;
 mod replicas;
 mod routes;
