@@ -27,6 +27,8 @@ enum Command {
     Serve(Box<Serve>),
     /// Own the network namespace of one replica: close it to everybody but the gate
     Hold(Hold),
+    /// Close this network namespace to everybody but callers of the gate that will be in it, and end
+    Seal(Seal),
     /// Tell the gate beside to leave: it goes on admitting requests and asks its clients to go elsewhere
     Leave(Leave),
     /// Look whether a TCP connection can be opened from here, and print what was found
@@ -117,6 +119,20 @@ impl AppFlags {
     }
 }
 
+/// For an init container with NET_ADMIN, in a pod in which the gate stands beside the app.
+#[derive(Args)]
+struct Seal {
+    /// A port of the gate's, which stays open; may be given several times
+    #[arg(long, env = "SYP_SEAL_PORT", required = true, value_delimiter = ',', value_name = "GATEPORT")]
+    port: Vec<u16>,
+    /// The app's port, which needs a rule of its own from 49152 on, among those of outgoing connections
+    #[arg(long, env = "SYP_SEAL_APP_PORT", value_name = "PORT")]
+    app_port: Option<u16>,
+    /// Whether the app may open connections to elsewhere; 'none' goes for the gate too (no name server, no issuer)
+    #[arg(long, env = "SYP_SEAL_EGRESS", value_enum, default_value_t = Egress::On)]
+    egress: Egress,
+}
+
 /// For a hook that runs before a container is stopped, in an image that holds nothing else.
 #[derive(Args)]
 struct Leave {
@@ -178,6 +194,7 @@ fn main() -> ExitCode {
             status: args.status,
         })
         .map_err(|e| e.to_string()),
+        Command::Seal(args) => run(hold::beside::seal(&args.port, args.app_port, args.egress)),
         Command::Leave(args) => {
             let wait = Duration::from_millis(args.wait_ms);
             run(leave::run(args.admin, &args.admin_token_file, wait))

@@ -19,6 +19,7 @@ mod reach;
 mod reload;
 mod replicas;
 mod routes;
+mod seal;
 mod streaming;
 mod tls;
 mod token;

@@ -1,5 +1,6 @@
 //! The holder: owns a replica's network namespace, seals it, tells what listens inside.
 
+pub mod beside;
 pub mod listeners;
 pub mod relay;
 pub mod rights;
@@ -15,6 +16,7 @@ use syp_auth::door::{HolderStatus, Listener};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::relay::Relay;
+use self::seal::Door;
 
 /// Whether the app may open connections to elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -58,8 +60,11 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A port that the rules do not close, or that is ours.
-    #[error("port {0} cannot be sealed; the app must listen on another one of 1 to 65534")]
+    #[error("port {0} cannot be sealed; take another one of 1 to 65534")]
     Port(u16),
+    /// Who comes to the gate would come to the app.
+    #[error("port {0} is the gate's and the app's; the gate needs another one")]
+    Shared(u16),
 }
 
 /// Seals the namespace, then watches it until told to end.
@@ -90,7 +95,7 @@ async fn hold(options: &Options) -> Result<(), Error> {
     let outside = if options.open {
         seal::outside_of(options.gate).await?
     } else {
-        seal::seal(options.gate, options.port, options.egress).await?
+        seal::seal(Door::From(options.gate), Some(options.port), options.egress).await?
     };
     // before anything else runs: from here on not even this process can open the namespace again
     rights::drop_all()?;

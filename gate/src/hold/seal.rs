@@ -1,4 +1,4 @@
-//! Routing rules that leave one way in: the gate's.
+//! Routing rules that leave one way in: the gate's. It comes from an address of its own, or listens in this namespace itself.
 //!
 //! For IPv4 and IPv6, on each interface that is not loopback (measured on Debian's Docker 20.10 and a kernel without netfilter):
 //! ```text
@@ -14,6 +14,12 @@
 //! ```text
 //! 6  to GATE lookup main                    7  blackhole
 //! ```
+//! A gate in this namespace (beside the app, in a pod) is a port and not an address; then these are others, in both families:
+//! ```text
+//! 1  iif eth0 tcp dport GATE                lookup local      whoever calls the gate
+//! 6  tcp sport GATE lookup main                               its answers to them
+//! ```
+//! Without a way out such a gate reaches nobody of its own accord either: no name server, no issuer.
 
 use std::net::IpAddr;
 
@@ -25,6 +31,27 @@ use rtnetlink::packet_route::{AddressFamily, IpProtocol};
 use rtnetlink::{Handle, IpVersion};
 
 use super::Egress;
+
+/// Where the gate comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door<'a> {
+    /// From this address, to any port.
+    From(IpAddr),
+    /// It listens in this namespace: from anywhere, to these ports.
+    Ports(&'a [u16]),
+}
+
+// === impl Door ===
+
+impl Door<'_> {
+    /// Whether there is a way in by IPv4, or by IPv6.
+    fn is_in(self, v4: bool) -> bool {
+        match self {
+            Self::From(gate) => gate.is_ipv4() == v4,
+            Self::Ports(_) => true,
+        }
+    }
+}
 
 const LOCAL: u8 = 255;
 const MAIN: u8 = 254;
@@ -39,7 +66,7 @@ pub enum Error {
     #[error("opening the kernel's routing interface: {0}")]
     Open(#[from] std::io::Error),
     /// The kernel refuses a rule.
-    #[error("the kernel refuses to {what}: {source} (the holder needs NET_ADMIN and a kernel from 4.17 on)")]
+    #[error("the kernel refuses to {what}: {source} (this needs NET_ADMIN and a kernel from 4.17 on)")]
     Refused {
         /// What was asked.
         what: String,
@@ -47,11 +74,13 @@ pub enum Error {
         source: rtnetlink::Error,
     },
     /// No network.
-    #[error("there is no interface with an address of the gate's family besides loopback")]
+    #[error(
+        "there is no interface by which the gate could be reached: none has an address of its family besides loopback"
+    )]
     NoInterface,
     /// The app's own connections would use ports that are closed.
     #[error(
-        "net.ipv4.ip_local_port_range is {found}; start the container with --sysctl net.ipv4.ip_local_port_range='49152 65534'"
+        "net.ipv4.ip_local_port_range is {found}; start the container with --sysctl net.ipv4.ip_local_port_range='49152 65534' (in a pod: securityContext.sysctls)"
     )]
     PortRange {
         /// What it is.
@@ -67,7 +96,7 @@ pub enum Error {
 pub struct Outside {
     /// Its name.
     pub name: String,
-    /// Its address of the gate's family.
+    /// Its address, of the gate's family.
     pub address: IpAddr,
 }
 
@@ -75,11 +104,11 @@ pub struct Outside {
 ///
 /// # Errors
 /// [`Error`]: not sealed.
-pub async fn seal(gate: IpAddr, port: u16, egress: Egress) -> Result<Outside, Error> {
+pub async fn seal(gate: Door<'_>, app: Option<u16>, egress: Egress) -> Result<Outside, Error> {
     check_port_range(egress)?;
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
-    let sealed = seal_with(&handle, gate, port, egress).await;
+    let sealed = seal_with(&handle, gate, app, egress).await;
     driver.abort();
     sealed
 }
@@ -91,12 +120,17 @@ pub async fn seal(gate: IpAddr, port: u16, egress: Egress) -> Result<Outside, Er
 pub async fn outside_of(gate: IpAddr) -> Result<Outside, Error> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let driver = tokio::spawn(connection);
-    let found = async { outside(&handle, &interfaces(&handle).await?, gate).await }.await;
+    let found = async { outside(&handle, &interfaces(&handle).await?, Door::From(gate)).await }.await;
     driver.abort();
     found
 }
 
-async fn seal_with(handle: &Handle, gate: IpAddr, port: u16, egress: Egress) -> Result<Outside, Error> {
+async fn seal_with(
+    handle: &Handle,
+    gate: Door<'_>,
+    app: Option<u16>,
+    egress: Egress,
+) -> Result<Outside, Error> {
     let interfaces = interfaces(handle).await?;
     let outside = outside(handle, &interfaces, gate).await?;
     let has_v6 = std::path::Path::new("/proc/net/if_inet6").exists();
@@ -104,7 +138,7 @@ async fn seal_with(handle: &Handle, gate: IpAddr, port: u16, egress: Egress) -> 
         if matches!(version, IpVersion::V6) && !has_v6 {
             continue;
         }
-        let rules = rules(&version, interfaces.iter().map(|(_, name)| name.as_str()), gate, port, egress);
+        let rules = rules(&version, interfaces.iter().map(|(_, name)| name.as_str()), gate, app, egress);
         for rule in &rules {
             add(handle, rule).await?;
         }
@@ -146,8 +180,8 @@ fn check_port_range(egress: Egress) -> Result<(), Error> {
 fn rules<'a>(
     version: &IpVersion,
     interfaces: impl Iterator<Item = &'a str>,
-    gate: IpAddr,
-    port: u16,
+    gate: Door<'_>,
+    app: Option<u16>,
     egress: Egress,
 ) -> Vec<RuleMessage> {
     let v4 = matches!(version, IpVersion::V4);
@@ -159,23 +193,30 @@ fn rules<'a>(
         message.attributes.push(RuleAttribute::Priority(priority));
         message
     };
-    let of_gate = gate.is_ipv4() == v4;
     let bits = if v4 { 32 } else { 128 };
+    let tcp = || RuleAttribute::IpProtocol(IpProtocol::Tcp);
+    let one = |port| RulePortRange { start: port, end: port };
     let mut out = Vec::new();
     for name in interfaces {
         let iif = || RuleAttribute::Iifname(name.to_owned());
-        if of_gate {
-            let mut first = rule(1, RuleAction::ToTable, LOCAL, vec![iif(), RuleAttribute::Source(gate)]);
-            first.header.src_len = bits;
-            out.push(first);
+        match gate {
+            Door::From(gate) if gate.is_ipv4() == v4 => {
+                let mut first = rule(1, RuleAction::ToTable, LOCAL, vec![iif(), RuleAttribute::Source(gate)]);
+                first.header.src_len = bits;
+                out.push(first);
+            }
+            Door::From(_) => {}
+            Door::Ports(ports) => out.extend(ports.iter().map(|port| {
+                let to = vec![iif(), tcp(), RuleAttribute::DestinationPortRange(one(*port))];
+                rule(1, RuleAction::ToTable, LOCAL, to)
+            })),
         }
         for protocol in [IpProtocol::Tcp, IpProtocol::Udp] {
             let to = |ports| {
                 vec![iif(), RuleAttribute::IpProtocol(protocol), RuleAttribute::DestinationPortRange(ports)]
             };
-            if port >= ANSWERS.start {
-                let own = RulePortRange { start: port, end: port };
-                out.push(rule(2, RuleAction::Blackhole, 0, to(own)));
+            if let Some(port) = app.filter(|port| *port >= ANSWERS.start) {
+                out.push(rule(2, RuleAction::Blackhole, 0, to(one(port))));
             }
             // without a way out there is nothing to be answered
             if egress == Egress::On {
@@ -191,10 +232,17 @@ fn rules<'a>(
     }
     out.push(rule(5, RuleAction::ToTable, LOCAL, Vec::new()));
     if egress == Egress::None {
-        if of_gate {
-            let mut back = rule(6, RuleAction::ToTable, MAIN, vec![RuleAttribute::Destination(gate)]);
-            back.header.dst_len = bits;
-            out.push(back);
+        match gate {
+            Door::From(gate) if gate.is_ipv4() == v4 => {
+                let mut back = rule(6, RuleAction::ToTable, MAIN, vec![RuleAttribute::Destination(gate)]);
+                back.header.dst_len = bits;
+                out.push(back);
+            }
+            Door::From(_) => {}
+            Door::Ports(ports) => out.extend(ports.iter().map(|port| {
+                let from = vec![tcp(), RuleAttribute::SourcePortRange(one(*port))];
+                rule(6, RuleAction::ToTable, MAIN, from)
+            })),
         }
         out.push(rule(7, RuleAction::Blackhole, 0, Vec::new()));
     }
@@ -224,7 +272,7 @@ async fn interfaces(handle: &Handle) -> Result<Vec<(u32, String)>, Error> {
     Ok(found)
 }
 
-async fn outside(handle: &Handle, interfaces: &[(u32, String)], gate: IpAddr) -> Result<Outside, Error> {
+async fn outside(handle: &Handle, interfaces: &[(u32, String)], gate: Door<'_>) -> Result<Outside, Error> {
     let mut addresses = handle.address().get().execute();
     let mut best: Option<(u32, Outside)> = None;
     while let Some(message) = addresses.try_next().await.map_err(refused("list addresses"))? {
@@ -235,7 +283,7 @@ async fn outside(handle: &Handle, interfaces: &[(u32, String)], gate: IpAddr) ->
             let AddressAttribute::Address(address) = attribute else { continue };
             let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
             let first = best.as_ref().is_none_or(|(held, _)| index < held);
-            if address.is_ipv4() == gate.is_ipv4() && !link_local && first {
+            if gate.is_in(address.is_ipv4()) && !link_local && first {
                 best = Some((*index, Outside { name: name.clone(), address: *address }));
             }
         }
@@ -278,4 +326,57 @@ async fn delete_rule_0(handle: &Handle, version: IpVersion) -> Result<(), Error>
         handle.rule().del(rule).execute().await.map_err(refused("delete rule 0"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `ip rule` prints them, roughly.
+    fn lines(version: IpVersion, gate: Door<'_>, app: Option<u16>, egress: Egress) -> Vec<String> {
+        let words = |a: &RuleAttribute| match a {
+            RuleAttribute::Priority(_) => String::new(),
+            RuleAttribute::Iifname(name) => format!("iif {name} "),
+            RuleAttribute::Source(ip) => format!("from {ip} "),
+            RuleAttribute::Destination(ip) => format!("to {ip} "),
+            RuleAttribute::IpProtocol(protocol) => format!("{} ", i32::from(*protocol)),
+            RuleAttribute::SourcePortRange(p) => format!("sport {}-{} ", p.start, p.end),
+            RuleAttribute::DestinationPortRange(p) => format!("dport {}-{} ", p.start, p.end),
+            other => format!("{other:?} "),
+        };
+        let line = |r: RuleMessage| {
+            let table = if r.header.action == RuleAction::Blackhole { 0 } else { r.header.table };
+            let text: String = r.attributes.iter().map(words).collect();
+            format!("{}: {text}{table}", priority(&r))
+        };
+        rules(&version, ["eth0"].into_iter(), gate, app, egress).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_gate_elsewhere_is_an_address_of_one_family() {
+        let gate = Door::From("10.0.0.1".parse().unwrap());
+        let v4 = lines(IpVersion::V4, gate, Some(50_051), Egress::None);
+        let all = |v: &[String]| v.iter().filter(|l| !l.starts_with('4')).cloned().collect::<Vec<_>>();
+        let closed = ["2: iif eth0 6 dport 50051-50051 0", "2: iif eth0 17 dport 50051-50051 0"];
+        let want =
+            ["1: iif eth0 from 10.0.0.1 255", closed[0], closed[1], "5: 255", "6: to 10.0.0.1 254", "7: 0"];
+        assert_eq!(all(&v4), want);
+        let v6 = lines(IpVersion::V6, gate, Some(50_051), Egress::None);
+        assert_eq!(all(&v6), [closed[0], closed[1], "5: 255", "7: 0"]);
+    }
+
+    #[test]
+    fn a_gate_beside_is_its_ports_in_both_families() {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let on = lines(version.clone(), Door::Ports(&[8080, 9901]), None, Egress::On);
+            assert_eq!(on[0], "1: iif eth0 6 dport 8080-8080 255");
+            assert_eq!(on[1], "1: iif eth0 6 dport 9901-9901 255");
+            assert_eq!(on[2], "3: iif eth0 6 dport 49152-65534 255");
+            let last = on.last().map(String::as_str);
+            assert!(on.contains(&"4: iif eth0 6 0".to_owned()) && last == Some("5: 255"), "{on:?}");
+            let none = lines(version, Door::Ports(&[8080]), Some(80), Egress::None);
+            assert!(!none.iter().any(|l| l.starts_with(['2', '3'])), "{none:?}");
+            assert_eq!(none[none.len() - 3..], ["5: 255", "6: 6 sport 8080-8080 254", "7: 0"]);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod issuer;
+pub mod netns;
 pub mod wire;
 
 use std::net::SocketAddr;
