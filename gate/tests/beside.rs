@@ -82,3 +82,27 @@ async fn what_listens_in_the_namespace_is_told_without_the_gates_own_ports() -> 
     ensure!(detail.contains(&format!("the app listens on {elsewhere} only")), "{detail}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_health_answer_is_that_of_gate_and_app_together() -> Result<()> {
+    let health = async |gate: &Gate| -> Result<u16> {
+        Ok(gate
+            .ask("GET /_syp/health HTTP/1.1\r\nHost: 10.1.2.3:8080\r\nUser-Agent: kube-probe/1.30\r\n\r\n")
+            .await?
+            .status)
+    };
+    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let gate = Gate::bare(&["--app", &address.to_string()]).await?;
+    ensure!(health(&gate).await? == 503, "no configuration");
+    let issuer = Issuer::new("https://issuer.example", "key-1")?;
+    gate.push(&config(&issuer, &[])?).await?;
+    until("it was probed", async || Ok(only(&gate).await?.detail.contains("connecting"))).await?;
+    ensure!(health(&gate).await? == 503, "no app");
+    for _ in 0..2 {
+        let app = TcpListener::bind(address).await?;
+        until("it is ready", async || Ok(health(&gate).await? == 200)).await?;
+        drop(app);
+        until("it is not", async || Ok(health(&gate).await? == 503)).await?;
+    }
+    Ok(())
+}
