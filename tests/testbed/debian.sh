@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Root file systems from this machine's own Debian or Ubuntu mirror, for images that are made with no registry. Source it after
-# lib.sh; DIR is where they are kept.
+# lib.sh; DIR is where they are kept, WORK a temporary folder.
 
 hash_of() { sha256sum | cut -c1-20; }
 
@@ -36,4 +36,24 @@ debian_tar() {
     --aptopt='Acquire::Languages "none"' "${opts[@]}" "$suite" - "$mirror" >"$TAR.part" 2>"$DIR/$1.log" ||
     { tail -n 10 "$DIR/$1.log" >&2; rm -f "$TAR.part"; die "mmdebstrap failed for $1 (log: $DIR/$1.log)"; }
   mv "$TAR.part" "$TAR"
+}
+
+# BUSYBOX: Debian's static busybox, taken out of its package; nothing is installed.
+busybox_bin() {
+  BUSYBOX=$DIR/busybox-$(dpkg --print-architecture)
+  [ -s "$BUSYBOX" ] && return 0
+  local d=$WORK/deb
+  mkdir -p "$d"
+  apt_lists || true
+  if ! (cd "$d" && apt-get download -qq busybox-static >>"$DIR/busybox.log" 2>&1); then
+    need_root_or_sudo "to read the package lists" && apt_update_once
+    (cd "$d" && apt-get download -qq busybox-static >>"$DIR/busybox.log" 2>&1) ||
+      { tail -n 5 "$DIR/busybox.log" >&2; die "can't get the package busybox-static"; }
+  fi
+  dpkg-deb -x "$d"/busybox-static_*.deb "$d/x"
+  # /bin or /usr/bin, by release
+  cp "$(find "$d/x" -type f -path '*/bin/busybox')" "$BUSYBOX.part"
+  chmod 755 "$BUSYBOX.part"
+  "$BUSYBOX.part" true || die "the busybox of the package does not run"
+  mv "$BUSYBOX.part" "$BUSYBOX"
 }

