@@ -197,7 +197,12 @@ T
     die "kind could not make the cluster '$NAME'"
   fi
   say "kind's cluster '$NAME' is up ($((EPOCHSECONDS - t)) s)"
-  addons "$ingress" >"$CLUSTER/log" 2>&1 || { tail -n 20 "$CLUSTER/log" >&2; kubectl get pods -A >&2 || true; die "the cluster's own parts did not come up"; }
+  if ! addons "$ingress" >"$CLUSTER/log" 2>&1; then
+    tail -n 5 "$CLUSTER/log" >&2
+    kubectl get pods -A >&2 || true
+    [ -n "${SYP_K8S_KEEP:-}" ] || remove "$NAME"
+    die "the own parts of the cluster '$NAME' did not come up (SYP_K8S_KEEP=1 keeps such a cluster)"
+  fi
   {
     printf 'KUBECONFIG=%q\n' "$CLUSTER/kubeconfig"
     printf 'SYP_K8S_KUBECTL=%q\n' "$BIN/kubectl"
