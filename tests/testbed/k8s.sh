@@ -246,14 +246,13 @@ load() {
   "$BIN/kind" load docker-image -q "$@" --name "$NAME" >&2
 }
 
-# remove NAME: its containers with their volumes, its folder, and kind's network when nobody (not even a stopped one) is in it
+# remove NAME: its containers with their volumes, and its folder
 remove() {
   local ids
   ids=$(nodes_of "$1")
   # shellcheck disable=SC2086  # ids
   [ -z "$ids" ] || docker rm -f -v $ids >/dev/null
   rm -rf "${K8S:?}/clusters/${1:?}"
-  if [ -z "$(docker ps -aq --filter network=kind)" ] && docker network inspect kind >/dev/null 2>&1; then docker network rm kind >/dev/null; fi
 }
 
 down() {
@@ -261,6 +260,10 @@ down() {
   have_docker || die "no Docker engine answers"
   if foreign "$NAME"; then die "the kind cluster '$NAME' is not of this testbed"; fi
   remove "$NAME"
+  # kind's network goes when nobody is in it, not even a stopped container, and no cluster is about to be made
+  mkdir -p "$K8S"
+  exec 9>"$K8S/lock"
+  if flock -n 9 && [ -z "$(docker ps -aq --filter network=kind)" ] && docker network inspect kind >/dev/null 2>&1; then docker network rm kind >/dev/null; fi
 }
 
 # === main ===

@@ -68,11 +68,12 @@ tls() {
     within 30 says "hello from syp" get --cacert "$WORK/cert" --connect-to "shop.localhost:443:$SYP_K8S_HTTPS" https://shop.localhost/
 }
 route() { k apply -f - && within 30 says "hello from syp" get -H 'Host: route.localhost' "http://$SYP_K8S_HTTP/"; }
-# as root of one pod, to the address of another one
+# from one pod to the address of another one (wget -T of a static busybox crashes)
 neighbour() {
-  local address
-  address=$(k get pod -l app=web -o 'jsonpath={.items[0].status.podIP}')
-  says "hello from syp" k exec deployment/burn -- wget -qO- -T 3 "http://$address:8080/"
+  local names addresses
+  read -ra names <<<"$(k get pod -l app=web -o 'jsonpath={.items[*].metadata.name}')"
+  read -ra addresses <<<"$(k get pod -l app=web -o 'jsonpath={.items[*].status.podIP}')"
+  says "hello from syp" k exec "${names[0]}" -- timeout 3 wget -qO- "http://${addresses[1]}:8080/"
 }
 unprotected() { k apply -f - && sleep 3 && neighbour; }
 claim() { k apply -f - && k wait --for=jsonpath='{.status.phase}'=Bound --timeout=30s persistentvolumeclaim/data; }
