@@ -3,7 +3,8 @@
 # faults. Source it from k8s.sh; root only.
 #   k8s.sh bare up                    on stdout KUBECONFIG= and more, a line each
 #   k8s.sh bare load IMAGE...         images of this machine's Docker engine into it
-#   k8s.sh bare stop|start COMPONENT  etcd containerd apiserver controller-manager scheduler kubelet proxy (their pids: RUN/COMPONENT.pid)
+#   k8s.sh bare stop|kill|start PART  etcd containerd apiserver controller-manager scheduler kubelet proxy; their pids are in
+#                                     $SYP_K8S_RUN/PART.pid (SIGSTOP is a hang), their talk in PART.log; the API server takes 15 s to stop
 #   k8s.sh bare down                  ends all of it, its pods too, and removes what it made
 # From this machine the API is on 10.201.0.2:6443, NodePorts are on 10.201.0.2; addresses of services and pods are routed. It has no
 # way out of this machine.
@@ -22,11 +23,11 @@ bare() {
     up) bare_up ;;
     down) bare_down ;;
     load) shift; bare_load "$@" ;;
-    start | stop)
+    start | stop | kill)
       [ -f "$RUN/${2:-}.run" ] || die "no component '${2:-}' (there are: ${PARTS[*]})"
       "bare_$1" "$2"
       ;;
-    *) die "usage: k8s.sh bare up|down|load IMAGE...|start COMPONENT|stop COMPONENT" ;;
+    *) die "usage: k8s.sh bare up|down|load IMAGE...|stop|kill|start PART" ;;
   esac
 }
 
@@ -47,12 +48,13 @@ bare_start() {
   (cd "$RUN" && exec setsid bash "$RUN/$1.run" >>"$RUN/$1.log" 2>&1 </dev/null 9>&-) &
   echo $! >"$RUN/$1.pid"
 }
+# bare_stop COMPONENT [SIGNAL]: waits for its end
 bare_stop() {
   local pid i
   bare_alive "$1" || { rm -f "$RUN/$1.pid"; return 0; }
   pid=$(cat "$RUN/$1.pid")
   # it may be stopped by SIGSTOP
-  kill "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null || true
+  kill "-${2:-TERM}" "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null || true
   for ((i = 0; i < 75; i++)); do
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.2
@@ -257,10 +259,12 @@ bare_load() {
   docker save "$@" | bare_ctr images import - >&2
 }
 
+bare_kill() { bare_stop "$1" KILL; }
+
 bare_down() {
   local p c i d
   [ -d "$RUN" ] || return 0
-  for p in kubelet proxy scheduler controller-manager apiserver; do bare_stop "$p"; done
+  for p in kubelet proxy scheduler controller-manager apiserver; do bare_stop "$p" KILL; done
   if bare_alive containerd; then
     # it may be stopped by SIGSTOP
     kill -CONT "$(cat "$RUN/containerd.pid")"
@@ -274,7 +278,7 @@ bare_down() {
       bare_ctr containers rm "$c" >/dev/null 2>&1 || true
     done
   fi
-  bare_stop etcd
+  bare_stop etcd KILL
   bare_stop containerd
   for d in "$RUN" "$STATE"; do awk -v d="$d/" 'index($2, d) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l 2>/dev/null || true; done
   # the namespaces of its pods
