@@ -302,7 +302,12 @@ impl State {
     #[must_use]
     pub fn healthy(&self) -> bool {
         let ready = |a: &Arc<Active>| a.open.iter().any(|r| r.ready.load(Relaxed));
-        !self.last_answers() && self.active.load().as_ref().is_some_and(ready)
+        // a pod that drains stays in its Service, so that callers get a 503 with words and not a closed door; one that goes does not
+        let stays = match &self.beside {
+            Some(_) => !self.leaving.load(Relaxed) && !self.stopping.load(Relaxed),
+            None => !self.last_answers(),
+        };
+        stays && self.active.load().as_ref().is_some_and(ready)
     }
 
     /// For `/status`.

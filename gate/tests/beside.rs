@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use syp_auth::door::{Protocol, UpstreamStatus};
+use syp_auth::door::{Mode, Protocol, UpstreamStatus};
 use tokio::net::TcpListener;
 
 use crate::common::app::echo;
@@ -104,5 +104,11 @@ async fn the_health_answer_is_that_of_gate_and_app_together() -> Result<()> {
         drop(app);
         until("it is not", async || Ok(health(&gate).await? == 503)).await?;
     }
+    // a pod that drains stays where its callers find it, and says 503 to them itself; one that leaves does not
+    let _app = TcpListener::bind(address).await?;
+    until("it is ready", async || Ok(health(&gate).await? == 200)).await?;
+    gate.push(&next(&config(&issuer, &[])?, |c| c.mode = Mode::Drain)).await?;
+    ensure!(health(&gate).await? == 200, "it drains");
+    ensure!(gate.ask("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await?.status == 503, "callers are told");
     Ok(())
 }
