@@ -4,6 +4,7 @@ mod backup;
 mod change;
 mod channel;
 mod client;
+mod clusters;
 mod cmd;
 mod complete;
 mod exit;

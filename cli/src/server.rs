@@ -5,6 +5,7 @@ pub mod log;
 
 pub use flags::Flags;
 
+use crate::clusters::Clusters;
 use crate::paths::{only_ours, private_dir, socket_path, write_private};
 use anyhow::{Context, bail};
 use secrecy::SecretSlice;
@@ -113,6 +114,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     door.set_issuers(local_config, others);
     let own_key = key(&o.data_dir.join("engine.key"))?;
     let vault = Vault::new(&own_key);
+    let clusters = Clusters::new(own_key.clone(), tariffs.clone());
     let docker = DockerTarget::new(docker::Options {
         host: std::env::var("DOCKER_HOST").unwrap_or_default(),
         gate_binary: gate_binary()?,
@@ -126,6 +128,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let engine = Engine::start(Options {
         store,
         targets: vec![Arc::new(docker)],
+        resolve: Some(Arc::new(clusters)),
         clock: Clock::System,
         faults: crash::from_environment(),
         door: Arc::clone(&door),

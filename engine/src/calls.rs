@@ -10,7 +10,8 @@ use crate::{
     plan::InDoubt,
     revision,
     scheduler::{Call, settle_ms},
-    step::{Observed, Owner, Step, StepCx},
+    step::{Observed, Of, Owner, Step, StepCx},
+    targets::Placed,
     vault::Secrets,
 };
 use futures_util::FutureExt;
@@ -37,7 +38,12 @@ pub(crate) async fn make(
     cancel: CancellationToken,
 ) -> Vec<Body> {
     let i = cell.get();
-    let _place = place(e, cell, &i, call).await;
+    let placed = e.placed(&i).ok();
+    let _place = match &placed {
+        Some(p) => place(e, p, cell, call).await,
+        // a target that this build does not know needs none: nobody is called
+        None => None,
+    };
     match call {
         Call::Apply { run, node, attempt } => {
             let (mut out, result) = apply(e, cell, &i, node, fresh, cancel).await;
@@ -62,9 +68,9 @@ pub(crate) async fn make(
     }
 }
 
-/// One of the target's places, for as long as the call takes. A target that this build does not know needs none: nobody is called.
-async fn place<'a>(e: &'a Inner, cell: &Cell, i: &Instance, call: &Call) -> Option<SemaphorePermit<'a>> {
-    let places = e.target(i).ok().and_then(|t| e.places.get(t.name()))?;
+/// One of the target's places, for as long as the call takes.
+async fn place<'a>(e: &Inner, placed: &'a Placed, cell: &Cell, call: &Call) -> Option<SemaphorePermit<'a>> {
+    let places = &placed.places;
     if let Ok(place) = places.try_acquire() {
         return Some(place);
     }
@@ -221,7 +227,7 @@ async fn undo(e: &Inner, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
 
 async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
     let result = match e.target(i) {
-        Ok(t) => limit(30_000, t.list(e.store.store_id(), Some(id))).await,
+        Ok(t) => limit(30_000, t.list(e.store.store_id(), Some(Of { uid: id, ledger: &i.ledger }))).await,
         Err(f) => Err(f),
     };
     e.faults.at(Point::Swept, "list").await;

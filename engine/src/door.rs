@@ -103,6 +103,10 @@ fn admits(t: &MachineToken, access: &Option<v1::AccessPolicy>) -> Rule {
 
 /// Whether an instance is published for this host alone.
 pub fn is_on_loopback(spec: &v1::InstanceSpec) -> bool {
+    // a cluster's endpoint is where others are, but for one that runs on this host
+    if spec.target.starts_with("k8s:") && !spec.target.starts_with("k8s:kind-") {
+        return false;
+    }
     let address = spec.publish.as_ref().map_or("", |p| p.address.as_str());
     address.is_empty() || address.parse().is_ok_and(|a: std::net::IpAddr| a.is_loopback())
 }

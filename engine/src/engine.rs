@@ -6,7 +6,6 @@ use crate::{
     clock::{Clock, Millis},
     door::Door,
     error::Error,
-    failure::{Class, failure},
     fault::{Faults, Point},
     graph::{self, State},
     id::InstanceId,
@@ -16,6 +15,7 @@ use crate::{
     shared,
     step::Target,
     store::{self, Store},
+    targets::{Resolve, Targets},
     timer::Timer,
     vault::Vault,
     worker,
@@ -24,7 +24,6 @@ use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use syp_proto::journal::{self, Failure, Instance, record::Body};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What an engine is made of.
@@ -33,6 +32,8 @@ pub struct Options {
     pub store: Arc<dyn Store>,
     /// The providers.
     pub targets: Vec<Arc<dyn Target>>,
+    /// Finds more of them by name.
+    pub resolve: Option<Arc<dyn Resolve>>,
     /// Time.
     pub clock: Clock,
     /// Crash points (tests).
@@ -85,9 +86,6 @@ pub struct NewInstance {
     pub bound: shared::Bound,
 }
 
-/// Calls at one target at a time: a start with thousands of instances to go on with must not run over its provider. Many of
-/// them only wait (a drain, a probe), so there are more than a provider works on at once.
-const PLACES: usize = 256;
 /// How often the store lets go of what is over its time.
 const TRIM_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -105,8 +103,7 @@ impl Engine {
         let inner = Arc::new(Inner {
             shared,
             epoch,
-            places: o.targets.iter().map(|t| (t.name(), Semaphore::new(PLACES))).collect(),
-            targets: o.targets.into_iter().map(|t| (t.name(), t)).collect(),
+            targets: Targets::new(o.targets, o.resolve),
             store: o.store,
             clock: o.clock,
             faults: o.faults,
@@ -317,26 +314,17 @@ impl Engine {
         &self.inner.series
     }
 
-    /// The providers.
-    pub fn targets(&self) -> impl Iterator<Item = &Arc<dyn Target>> {
-        self.inner.targets.values()
+    /// The providers that are known by now.
+    pub fn targets(&self) -> impl Iterator<Item = Arc<dyn Target>> + use<> {
+        self.inner.targets.all().into_iter()
     }
 
     /// A provider by the name in `spec.target`.
     ///
     /// # Errors
-    /// `TARGET_UNKNOWN`, naming those that are there.
-    pub fn target(&self, name: &str) -> Result<&Arc<dyn Target>, Failure> {
-        let key = name.strip_prefix("providers/").unwrap_or(name).split('/').next().unwrap_or_default();
-        self.inner.targets.get(key).ok_or_else(|| {
-            let known = self.inner.targets.keys().copied().collect::<Vec<_>>().join(", ");
-            failure(
-                Class::Terminal,
-                "TARGET_UNKNOWN",
-                format!("there is no target '{name}'"),
-                format!("use one of: {known}"),
-            )
-        })
+    /// `TARGET_UNKNOWN`, naming those that are there; or why it can't be had.
+    pub fn target(&self, name: &str) -> Result<Arc<dyn Target>, Failure> {
+        self.inner.targets.get(name).map(|p| Arc::clone(&p.target))
     }
 
     /// Context for figures and logs of an instance.

@@ -14,16 +14,13 @@ use crate::{
     shared::Directory,
     step::{Have, Step, Target},
     store::{self, Commit, SealedOp, Store},
+    targets::{Placed, Targets},
     timer::Timer,
     vault::{self, Vault},
 };
 use parking_lot::{Mutex, RwLock};
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 use syp_proto::journal::{self, Answer, Failure, Instance, Plan, Record, Revision, record::Body};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// An `up` that takes longer has failed.
@@ -31,9 +28,7 @@ pub(crate) const UP_DEADLINE_MS: Millis = 600_000;
 
 pub(crate) struct Inner {
     pub store: Arc<dyn Store>,
-    pub targets: BTreeMap<&'static str, Arc<dyn Target>>,
-    /// Places for calls at each target.
-    pub places: BTreeMap<&'static str, Semaphore>,
+    pub targets: Targets,
     pub clock: Clock,
     pub faults: Arc<dyn Faults>,
     pub door: Arc<Door>,
@@ -151,16 +146,22 @@ impl Inner {
         }
     }
 
-    pub fn target(&self, i: &Instance) -> Result<&Arc<dyn Target>, Failure> {
+    pub fn target(&self, i: &Instance) -> Result<Arc<dyn Target>, Failure> {
+        self.placed(i).map(|p| Arc::clone(&p.target))
+    }
+
+    /// The target of an instance with its places for calls.
+    pub fn placed(&self, i: &Instance) -> Result<Arc<Placed>, Failure> {
         let target = i.spec.as_ref().map_or("", |s| s.target.as_str());
-        let key = target.strip_prefix("providers/").unwrap_or(target).split('/').next().unwrap_or_default();
-        self.targets.get(key).ok_or_else(|| {
-            failure(
+        self.targets.get(target).map_err(|f| match f.reason.as_str() {
+            "TARGET_UNKNOWN" => failure(
                 Class::Transient,
                 "UNSUPPORTED_VERSION",
-                format!("this engine has no target '{key}'"),
+                format!("this engine has no target '{target}'"),
                 "start the version of sypctl that made the instance",
-            )
+            ),
+            // a context that is missing now may come back
+            _ => Failure { class: Class::Transient.as_str().into(), ..f },
         })
     }
 

@@ -41,6 +41,7 @@ pub mod series;
 pub mod shared;
 pub mod step;
 pub mod store;
+pub mod targets;
 pub mod tariffs;
 pub mod timer;
 mod tokens;

@@ -185,6 +185,7 @@ impl Engine {
         for body in &bodies {
             if let Body::RunCreated(journal::RunCreated { plan: Some(p), .. }) = body {
                 plan::validate(p).map_err(|x| Error::Internal(x.to_string()))?;
+                plan::retires_in_order(p, &i.ledger).map_err(|x| Error::Internal(x.to_string()))?;
             }
         }
         // a revision is large, and so is what writes it

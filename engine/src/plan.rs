@@ -1,6 +1,7 @@
 //! A plan is a DAG of steps, built by a pure function of the target, checked here, then frozen in the journal.
 use petgraph::{algo::toposort, graphmap::DiGraphMap};
 use std::collections::BTreeSet;
+use syp_proto::journal::LedgerRow;
 pub use syp_proto::journal::{Effect, InDoubt, Plan, PlanNode, Policy};
 
 /// Why a plan is refused.
@@ -21,6 +22,9 @@ pub enum Error {
     /// It makes and removes, or lets serve what it removes.
     #[error("node {0} retires a row and does something else too")]
     NotOnlyRetires(String),
+    /// It removes what something else still rests on by then.
+    #[error("node {0} retires what {1} rests on")]
+    RestsOn(String, String),
     /// Two nodes claim one effect.
     #[error("nodes share the effect key {0}")]
     SharedKey(String),
@@ -61,6 +65,46 @@ pub fn validate(plan: &Plan) -> Result<(), Error> {
     }
     toposort(&graph, None).map_err(|c| Error::Circle(c.node_id().to_owned()))?;
     Ok(())
+}
+
+/// Checks that what a plan retires has nothing resting on it by then: neither what is there already, unless it is retired before, nor
+/// what the plan makes.
+///
+/// # Errors
+/// [`Error::RestsOn`].
+pub fn retires_in_order(plan: &Plan, ledger: &[LedgerRow]) -> Result<(), Error> {
+    let retired = |row: u32| plan.nodes.iter().find(|n| n.retires == Some(row));
+    for n in &plan.nodes {
+        let Some(row) = n.retires else { continue };
+        for above in ledger.iter().filter(|x| x.deps.contains(&row) && !crate::fold::over(x)) {
+            if retired(above.ordinal).is_none_or(|b| !comes_before(plan, &b.id, &n.id)) {
+                return Err(Error::RestsOn(n.id.clone(), above.key.clone()));
+            }
+        }
+        let node = ledger.iter().find(|x| x.ordinal == row).map_or("", |x| x.node.as_str());
+        let makes =
+            plan.nodes.iter().filter(|m| m.effect.is_some() && effect_deps(plan, &m.id).contains(node));
+        if let Some(above) = makes.into_iter().find(|m| !comes_before(plan, &n.id, &m.id)) {
+            return Err(Error::RestsOn(n.id.clone(), above.id.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Is `first` done before `then` begins, by the order of the plan?
+fn comes_before(plan: &Plan, first: &str, then: &str) -> bool {
+    let (mut todo, mut seen) = (vec![then], BTreeSet::new());
+    while let Some(id) = todo.pop() {
+        if id == first {
+            return true;
+        }
+        if seen.insert(id) {
+            todo.extend(
+                plan.nodes.iter().filter(|n| n.id == id).flat_map(|n| n.after.iter().map(String::as_str)),
+            );
+        }
+    }
+    false
 }
 
 /// The ids of nodes with an effect on which `node` rests, seen through nodes without one.
@@ -118,6 +162,26 @@ mod tests {
         let mut n = node("a", &[], true);
         n.policy = None;
         assert!(matches!(validate(&plan(vec![n])), Err(Error::NoDoubtClass(_))));
+    }
+
+    #[test]
+    fn what_something_rests_on_is_not_retired_before_it() {
+        let row = |ordinal, node: &str, deps: &[u32]| LedgerRow {
+            ordinal,
+            node: node.into(),
+            key: node.into(),
+            deps: deps.to_vec(),
+            ..Default::default()
+        };
+        let ledger = [row(0, "app-1", &[]), row(1, "service", &[0])];
+        let retire =
+            |id: &str, row, after: &[&str]| PlanNode { retires: Some(row), ..node(id, after, false) };
+        let wrong = plan(vec![retire("r0", 0, &[])]);
+        assert_eq!(retires_in_order(&wrong, &ledger), Err(Error::RestsOn("r0".into(), "service".into())));
+        let both = plan(vec![retire("r1", 1, &[]), retire("r0", 0, &["r1"])]);
+        assert_eq!(retires_in_order(&both, &ledger), Ok(()));
+        let made = plan(vec![node("app-1", &[], true), node("x", &["app-1"], true), retire("r0", 0, &[])]);
+        assert!(retires_in_order(&made, &ledger[..1]).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     graph::State,
     id::InstanceId,
     step::{Observed, Target},
+    targets::key,
 };
 use futures_util::StreamExt;
 use rand::Rng;
@@ -26,10 +27,19 @@ const GATHER: Duration = Duration::from_millis(200);
 impl Engine {
     /// Starts one task per target that listens to its news.
     pub fn watch_targets(&self) {
-        for target in self.targets() {
-            let (e, t) = (self.clone(), Arc::clone(target));
-            self.spawn(async move { e.watch_target(t).await });
-        }
+        let e = self.clone();
+        self.spawn(async move {
+            let (mut more, mut watched) = (e.inner.targets.follow(), BTreeSet::new());
+            loop {
+                for target in e.targets().filter(|t| watched.insert(t.name().to_owned())) {
+                    let of = e.clone();
+                    e.spawn(async move { of.watch_target(target).await });
+                }
+                if more.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     async fn watch_target(&self, target: Arc<dyn Target>) {
@@ -73,7 +83,7 @@ impl Engine {
                 continue;
             }
             let i = cell.get();
-            let mine = i.spec.as_ref().is_some_and(|s| s.target.split('/').any(|p| p == target.name()));
+            let mine = i.spec.as_ref().is_some_and(|s| key(&s.target) == target.name());
             if !mine || i.state() != State::Serving || i.run.is_some() {
                 continue;
             }

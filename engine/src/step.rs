@@ -119,6 +119,16 @@ impl<'a> Have<'a> {
     }
 }
 
+/// The instance that a listing is about. Its ledger says where something was made, for targets that may not look everywhere; what
+/// is there is the listing's to find.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    /// Which.
+    pub uid: InstanceId,
+    /// All rows of its ledger.
+    pub ledger: &'a [LedgerRow],
+}
+
 /// What an effect looks like at the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
@@ -241,8 +251,8 @@ pub struct LogQuery {
 /// A provider: it plans, checks, lists and tells; its steps do.
 #[async_trait]
 pub trait Target: Send + Sync {
-    /// `docker`, `kind`, `k8s`, ...
-    fn name(&self) -> &'static str;
+    /// `docker`, `k8s:CONTEXT`, ...: what `spec.target` holds.
+    fn name(&self) -> &str;
     /// The step of a kind, `None` when this build does not know it.
     fn step(&self, kind: &str) -> Option<Arc<dyn Step>>;
     /// Every kind this target can plan (the fault matrix walks them).
@@ -281,8 +291,8 @@ pub trait Target: Send + Sync {
     fn reprice(&self, _: Option<&v1::Tariff>, _: &v1::InstanceSpec, _: &Value) -> Option<(Decimal, Value)> {
         None
     }
-    /// An independent listing at the provider: everything with the labels of this store, and of `uid` if given.
-    async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure>;
+    /// An independent listing at the provider: everything with the labels of this store, and of one instance if given.
+    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure>;
     /// Removes what a listing found (sweep).
     async fn remove(&self, store: &StoreId, found: &Found) -> Result<(), Failure>;
     /// Brings the gate to `cx.gate`.

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     fold::over,
     graph::{RunKind, State},
+    inner::Inner,
     revision,
     step::Have,
     store::Commit,
@@ -97,36 +98,48 @@ impl Engine {
         if cell.blocked().is_some() || i.state() == State::Destroyed {
             return Ok(true);
         }
-        let Ok(target) = self.inner.target(&i) else { return Ok(true) };
-        let spec = i.spec.clone().unwrap_or_default();
-        let facts = serde_json::from_str(&i.facts).unwrap_or_default();
-        let Some((hourly, new)) = target.reprice(None, &spec, &facts).filter(|(_, new)| *new != facts) else {
-            return Ok(true);
-        };
         match i.run.as_ref().map(journal::Run::kind) {
             // what it makes has the price of its plan: all of it is priced when it is there
-            Some(RunKind::Provision | RunKind::Update) => return Ok(false),
+            Some(RunKind::Provision | RunKind::Update) => return Ok(self.inner.repriced(&i).is_none()),
             Some(RunKind::Teardown) => return Ok(true),
             _ => {}
         }
-        let number = revision::number(&i);
-        let owner = calls::owner(&self.inner, &i, number);
-        let plan = target.plan(RunKind::Repair, &owner, &spec, &new, &Have::of(&i, number));
-        let price = |r: &journal::LedgerRow| {
-            let node = plan.nodes.iter().find(|n| n.id == r.node)?;
-            let hourly = node.effect.as_ref()?.hourly.clone()?;
-            Some(journal::Price { entry: r.ordinal, hourly: Some(hourly) })
-        };
-        let prices = i.ledger.iter().filter(|r| r.billed && !over(r)).filter_map(price).collect();
-        let currency = i.hourly_rate.as_ref().map_or("", |m| m.currency_code.as_str());
-        let body = Body::Repriced(journal::Repriced {
-            prices,
-            hourly_rate: Some(cost::money(hourly, currency)),
-            facts: new.to_string(),
-        });
+        let Some(body) = self.inner.repriced(&i) else { return Ok(true) };
         let who = Caller { actor: "engine".into(), ..Default::default() };
         self.append_locked(cell, vec![body], &who, None).await?;
         self.kick(cell);
         Ok(true)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// The record that brings an instance to today's prices: of another tariff, or of more or fewer replicas in what stays.
+    pub fn repriced(&self, i: &journal::Instance) -> Option<Body> {
+        let target = self.target(i).ok()?;
+        let spec = i.spec.clone().unwrap_or_default();
+        let facts = serde_json::from_str(&i.facts).unwrap_or_default();
+        let (hourly, new) = target.reprice(None, &spec, &facts)?;
+        let number = revision::number(i);
+        let owner = calls::owner(self, i, number);
+        let plan = target.plan(RunKind::Repair, &owner, &spec, &new, &Have::of(i, number));
+        let price = |r: &journal::LedgerRow| {
+            let node = plan.nodes.iter().find(|n| n.id == r.node)?;
+            let hourly = node.effect.as_ref()?.hourly.clone()?;
+            // rows of former versions have no price of their own
+            let held = r.hourly.as_ref()?;
+            (*held != hourly).then_some(journal::Price { entry: r.ordinal, hourly: Some(hourly) })
+        };
+        let prices: Vec<_> = i.ledger.iter().filter(|r| r.billed && !over(r)).filter_map(price).collect();
+        if prices.is_empty() && new == facts {
+            return None;
+        }
+        let currency = i.hourly_rate.as_ref().map_or("", |m| m.currency_code.as_str());
+        Some(Body::Repriced(journal::Repriced {
+            prices,
+            hourly_rate: Some(cost::money(hourly, currency)),
+            facts: new.to_string(),
+        }))
     }
 }

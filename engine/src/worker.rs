@@ -129,6 +129,14 @@ impl Work {
                 push(&mut next, body)?;
             }
         };
+        // an update that only changes how many there are keeps what it prices by the number
+        if base.run.is_some()
+            && next.run.is_none()
+            && next.state() == State::Serving
+            && let Some(body) = e.repriced(&next)
+        {
+            push(&mut next, body)?;
+        }
         if !records.is_empty() {
             e.faults.at(Point::BeforeCommit, "").await;
             e.write(cell, &base, next, records, None, vec![]).await?;

@@ -1,8 +1,12 @@
 //! What the targets do: one file a step, plus planning, listing, figures and prices of each target.
 //!
 //! A step knows its effect by a key that exists before the call; it converges, and it destroys what never ran, half ran or is gone.
+mod admin;
 pub mod docker;
 #[cfg(feature = "test-util")]
 pub mod fake;
+pub mod k8s;
+mod labels;
 pub mod power;
 pub mod prices;
+mod verdict;

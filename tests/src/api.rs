@@ -176,6 +176,7 @@ impl World {
         let engine = Engine::start(Options {
             store,
             targets: vec![Arc::new(self.cloud.clone())],
+            resolve: None,
             clock: Clock::Set(Arc::clone(&self.clock)),
             faults: Arc::<StandStill>::clone(&self.faults),
             door,

@@ -1,7 +1,9 @@
 //! What every target must do, as a function of the target: a later target gets in by one line.
+mod cluster;
 mod day_two;
 mod docker;
 
+pub use cluster::Cluster;
 pub use docker::Docker;
 
 use crate::{
@@ -22,6 +24,10 @@ pub trait Bed {
     fn image(&self) -> &'static str;
     /// An image that ends at once.
     fn broken(&self) -> &'static str;
+    /// Of the engine.
+    fn env(&self) -> Vec<(&'static str, String)> {
+        vec![]
+    }
     /// Arguments of `up` besides the image.
     fn args(&self) -> Vec<&'static str> {
         vec!["--port", "8080"]
@@ -48,7 +54,11 @@ pub trait Bed {
 /// # Errors
 /// What the target does not do.
 pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
-    let (a, b) = (Engine::new(sypctl)?, Engine::new(sypctl)?);
+    let engine = || {
+        let env = bed.env();
+        Ok::<_, anyhow::Error>(env.iter().fold(Engine::new(sypctl)?, |e, (name, value)| e.with(name, value)))
+    };
+    let (a, b) = (engine()?, engine()?);
     let up_says = |e: &Engine, name: &str| {
         let mut args = vec!["up", name, "--image", bed.image(), "--on", bed.on(), "--yes"];
         args.extend(bed.args());

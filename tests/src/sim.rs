@@ -216,6 +216,7 @@ impl Life<'_> {
         let options = Options {
             store,
             targets: vec![Arc::new(self.cloud.clone())],
+            resolve: None,
             clock: Clock::virtual_now(),
             faults: Arc::<SimFaults>::clone(&self.faults),
             door: Arc::new(Door::new(None)),

@@ -6,3 +6,10 @@ fn docker() -> anyhow::Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     conformance::run(&conformance::Docker, &sypctl)
 }
+
+#[test]
+fn k8s() -> anyhow::Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let Some(cluster) = conformance::Cluster::from_env()? else { return Ok(()) };
+    conformance::run(&cluster, &sypctl)
+}

@@ -154,7 +154,8 @@ async fn boot(kv: &MemKv, cloud: &FakeCloud, clock: &Clock) -> Result<Engine> {
     let targets: Vec<Arc<dyn syp_engine::step::Target>> = vec![Arc::new(cloud.clone())];
     let vault = syp_engine::vault::Vault::new(&vec![7; 32].into());
     let faults = Arc::new(NoFaults);
-    Ok(Engine::start(Options { store, targets, clock: clock.clone(), faults, door, vault }).await?)
+    Ok(Engine::start(Options { store, targets, resolve: None, clock: clock.clone(), faults, door, vault })
+        .await?)
 }
 
 fn requests(points: &[Point]) -> u64 {

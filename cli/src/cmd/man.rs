@@ -31,6 +31,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("SYPCTL_NO_PROMPT", "Set to anything: nothing is asked."),
     ("SYP_DATA_DIR", "The local engine's data, as --data-dir."),
     ("SYP_METRICS_LISTEN", "Of the engine: where Prometheus may ask, as --metrics-listen."),
+    ("KUBECONFIG", "Of the engine: the clusters that --on k8s:CONTEXT can name, instead of ~/.kube/config."),
+    ("SYP_GATE_IMAGE", "Of the engine: where the nodes of a cluster pull the gate's image."),
     ("SYP_DOCKER_POOL", "Of the engine: the addresses from which instances get their networks."),
     ("SYP_GATE", "Of the engine: the gate's program, where it does not lie beside sypctl."),
     ("DOCKER_HOST", "Of the engine: the Docker engine to use."),

@@ -42,8 +42,40 @@ pub enum Egress {
 pub enum Isolation {
     /// Only the gate reaches the app; tried before serving
     Enforced,
+    /// The same by routing rules in the app's own network namespace, where a cluster enforces no NetworkPolicy
+    Rules,
     /// Not tried; stays visible as condition Isolated=False
     None,
+}
+
+/// Where on a cluster.
+#[derive(Debug, Default, clap::Args)]
+pub struct Kubernetes {
+    /// On a cluster: this namespace, which must be there [default: one of its own]
+    #[arg(long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// On a cluster: through an ingress, under this name
+    #[arg(long, value_name = "NAME")]
+    domain: Vec<String>,
+    /// Class of the ingress [default: the cluster's]
+    #[arg(long, value_name = "CLASS", requires = "domain")]
+    ingress_class: Option<String>,
+    /// Secret of the namespace with the ingress' certificate
+    #[arg(long, value_name = "SECRET", requires = "domain")]
+    tls_secret: Option<String>,
+}
+
+// === impl Kubernetes ===
+
+impl Kubernetes {
+    fn asked(&self) -> Option<v1::Kubernetes> {
+        let any = [&self.namespace, &self.ingress_class, &self.tls_secret].into_iter().any(Option::is_some);
+        any.then(|| v1::Kubernetes {
+            namespace: self.namespace.clone().unwrap_or_default(),
+            ingress_class: self.ingress_class.clone().unwrap_or_default(),
+            tls_secret: self.tls_secret.clone().unwrap_or_default(),
+        })
+    }
 }
 
 /// Arguments.
@@ -53,6 +85,7 @@ Examples:
   sypctl up shop --image nginx:1.27 --port 80 --on docker --allow user:alice@example.com
   sypctl up api --image my/api --port 8080 --replicas 2 --cpu .5 --memory 256Mi --env LEVEL=debug --ttl 8h -l team=ml
   sypctl up db --image my/db --port 5432 --secret PASSWORD=@./pw --secret-file /run/tls.key=@./key
+  sypctl up shop --image nginx:1.27 --port 80 --on k8s:my-cluster --namespace web
   sypctl up job --image my/job --port 9000 --protocol h2c --egress none -- --listen :9000
 
 The same spec on a name that exists attaches to it; another spec is a conflict (exit code 7): 'sypctl set' changes what serves.")]
@@ -66,9 +99,11 @@ pub struct Args {
     /// The port the image listens on [default: the one it exposes]
     #[arg(long, value_parser = parse::port, allow_negative_numbers = true)]
     port: Option<u16>,
-    /// Where it runs
+    /// Where it runs: docker, or k8s[:CONTEXT] for a cluster of your kubeconfig
     #[arg(long, default_value = "docker", value_name = "TARGET")]
     on: String,
+    #[command(flatten)]
+    kubernetes: Kubernetes,
     /// Who may call it: user: group: domain: sub: claim: [default: only you]
     #[arg(long, value_parser = parse::member, value_name = "MEMBER")]
     allow: Vec<String>,
@@ -259,6 +294,8 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         publish: published(a)?,
         forward_token: a.forward_token,
         cors_origins: a.cors.clone(),
+        domains: a.kubernetes.domain.clone(),
+        kubernetes: a.kubernetes.asked(),
         ..Default::default()
     };
     Ok(Instance { labels: a.labels.iter().cloned().collect(), spec: Some(spec), ..Default::default() })
@@ -285,6 +322,7 @@ pub fn egress(e: Egress) -> instance_spec::Egress {
 pub fn isolation(i: Isolation) -> instance_spec::Isolation {
     match i {
         Isolation::Enforced => instance_spec::Isolation::Enforced,
+        Isolation::Rules => instance_spec::Isolation::Rules,
         Isolation::None => instance_spec::Isolation::NotEnforced,
     }
 }

@@ -17,7 +17,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// `RUST_LOG` changes what is told.
 pub fn to_stderr() {
     use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // a call to a cluster that failed is told by whoever made it, with words
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,kube_client::client::builder=off"));
     let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
     // a process has one; a second one would be this same
     let _ = if io::stderr().is_terminal() { logs.try_init() } else { logs.json().try_init() };

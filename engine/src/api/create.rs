@@ -114,6 +114,9 @@ impl Api {
         let mut spec = i.spec.clone().ok_or_else(|| invalid("instance.spec", "required"))?;
         with_defaults(&mut spec, a);
         validate::spec(&spec)?;
+        let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
+        // 'k8s' is whatever cluster is current today
+        spec.target = target.name().to_owned();
         validate::budget(spec.budget.as_ref(), &self.currency)?;
         if !self.identities.has_others() && !crate::door::is_on_loopback(&spec) {
             return Err(refuse(
@@ -126,7 +129,6 @@ impl Api {
         for p in [&spec.access, &spec.operators].into_iter().flatten() {
             self.usable("spec", p, &v1::AccessPolicy::default())?;
         }
-        let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
         let uid = InstanceId::random();
         let owner = Owner {
             store: self.engine.store().store_id().clone(),
@@ -273,6 +275,10 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
     if wanted.port == 0 {
         // preflight filled it in from the image
         wanted.port = have.port;
+    }
+    // 'k8s' was the cluster that was current then
+    if wanted.target == "k8s" && have.target.starts_with("k8s:") {
+        wanted.target.clone_from(&have.target);
     }
     // a value can't be compared with one that is sealed: the same names attach
     let named =

@@ -6,7 +6,12 @@ use super::{
     status::{invalid, of_failure, refuse},
     validate, watch,
 };
-use crate::{cost, id::InstanceId, step::LogQuery, view};
+use crate::{
+    cost,
+    id::InstanceId,
+    step::{LogQuery, Of},
+    view,
+};
 use futures_util::StreamExt;
 use syp_auth::policy::Role;
 use syp_proto::{
@@ -143,9 +148,10 @@ impl Instances for Api {
                 .engine
                 .target(i.spec.as_ref().map_or("", |s| s.target.as_str()))
                 .map_err(|f| of_failure(&f))?;
-            let id = InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?;
+            let uid = InstanceId::parse(&i.uid).ok_or_else(|| Status::internal("uid"))?;
+            let of = Of { uid, ledger: &i.ledger };
             let found =
-                target.list(self.engine.store().store_id(), Some(id)).await.map_err(|f| of_failure(&f))?;
+                target.list(self.engine.store().store_id(), Some(of)).await.map_err(|f| of_failure(&f))?;
             receipt.verify_time = crate::clock::timestamp(self.engine.clock().now());
             receipt.residuals.extend(found.iter().map(|f| v1::Resource {
                 kind: f.kind.clone(),

@@ -227,7 +227,7 @@ impl Api {
             return Ok(Response::new(Operation::default()));
         }
         let etag = r.instance.map(|i| i.etag).unwrap_or_default();
-        self.make(&cell, change, "set", &etag, &who).await.map(Response::new)
+        Box::pin(self.make(&cell, change, "set", &etag, &who)).await.map(Response::new)
     }
 
     pub(super) async fn rollback(
@@ -245,7 +245,7 @@ impl Api {
         if r.validate_only {
             return Ok(Response::new(Operation::default()));
         }
-        self.make(&cell, change, "rollback", &r.etag, &who).await.map(Response::new)
+        Box::pin(self.make(&cell, change, "rollback", &r.etag, &who)).await.map(Response::new)
     }
 
     /// Going back is making a new revision like an old one, with that one's very image.
@@ -330,11 +330,19 @@ fn paths(mask: &[String], new: &v1::Instance, i: &Instance) -> Result<Vec<String
     }
     let (asked, held) = (new.spec.clone().unwrap_or_default(), i.spec.clone().unwrap_or_default());
     let target = asked.target.trim_start_matches("providers/");
-    if !target.is_empty() && target != held.target {
+    // 'k8s' names no cluster: whichever it is
+    let same = target == held.target || (target == "k8s" && held.target.starts_with("k8s:"));
+    if !target.is_empty() && !same {
         return Err(immutable("spec.target"));
     }
     if asked.publish.is_some() && asked.publish != held.publish {
         return Err(immutable("spec.publish"));
+    }
+    if asked.kubernetes.is_some() && asked.kubernetes != held.kubernetes {
+        return Err(immutable("spec.kubernetes"));
+    }
+    if !asked.domains.is_empty() && asked.domains != held.domains {
+        return Err(immutable("spec.domains"));
     }
     let mut out: Vec<_> = REVISION.iter().map(|f| format!("spec.{f}")).collect();
     let given = [
@@ -357,7 +365,7 @@ fn revision_field(path: &str) -> Result<&str, Status> {
     if REVISION.contains(&first) {
         return Ok(inside);
     }
-    if matches!(first, "target" | "publish") {
+    if matches!(first, "target" | "publish" | "kubernetes" | "domains") {
         return Err(immutable(path));
     }
     Err(invalid(

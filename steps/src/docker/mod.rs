@@ -52,7 +52,7 @@ use syp_engine::{
     graph::RunKind,
     id::{InstanceId, StoreId},
     plan::Plan,
-    step::{Have, Held, LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
 };
 use syp_proto::{
     journal::{Failure, Found},
@@ -234,8 +234,8 @@ impl Target for DockerTarget {
         Some((hourly, facts))
     }
 
-    async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure> {
-        listing::list(&self.shared, store, uid).await
+    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
+        listing::list(&self.shared, store, of.map(|o| o.uid)).await
     }
 
     async fn remove(&self, _: &StoreId, found: &Found) -> Result<(), Failure> {

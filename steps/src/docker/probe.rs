@@ -5,6 +5,7 @@ use super::{
     config::admin_address,
     names::{HOLDER, TRAFFIC},
 };
+use crate::verdict::{self, LOG_LINES};
 use async_trait::async_trait;
 use std::{
     collections::BTreeSet,
@@ -21,14 +22,6 @@ use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
 
 pub(super) struct Probe(pub Arc<Shared>);
-
-/// Time an app has to listen and answer, unless the spec's probe says more.
-const START: Duration = Duration::from_secs(60);
-/// With other ports open and this one closed, waiting longer rarely helps.
-const WRONG_PORT: Duration = Duration::from_secs(10);
-/// With no port open at all for so long, nothing will come.
-const NO_PORT: Duration = Duration::from_secs(30);
-const LOG_LINES: u32 = 20;
 
 // === impl Probe ===
 
@@ -66,9 +59,7 @@ impl Probe {
     async fn ready(&self, cx: &StepCx, slots: &[u32]) -> Result<(), Failure> {
         let to = admin_address(cx)?;
         let token = self.0.admin_token(&cx.owner);
-        let limit = cx.spec.probe.as_ref().and_then(|p| p.initial_delay.as_ref()).map_or(START, |d| {
-            START + Duration::from_millis(u64::try_from(syp_engine::clock::duration_millis(d)).unwrap_or(0))
-        });
+        let limit = verdict::limit(cx);
         let start = Instant::now();
         let mut wait = Duration::from_millis(5);
         let mut looked = Instant::now();
@@ -101,10 +92,12 @@ impl Probe {
                 "'sypctl logs' shows what the app says",
                 self.0.clock.now(),
             );
-            if let Some(f) = first.and_then(|u| verdict(cx, u, start.elapsed(), limit)) {
+            if let Some(f) =
+                first.and_then(|u| verdict::verdict(cx, u, &of_app(&u.listeners), start.elapsed(), limit))
+            {
                 let name = key(&cx.owner, &format!("app-{}", first.map_or("0", |u| u.id.as_str())));
                 let lines = last_lines(&self.0.docker, &name, LOG_LINES).await;
-                return Err(with_lines(f, &lines));
+                return Err(verdict::with_lines(f, &lines));
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 5 / 4).min(Duration::from_millis(100));
@@ -121,57 +114,10 @@ fn slots(params: &serde_json::Value) -> Vec<u32> {
     }
 }
 
-fn with_lines(mut f: Failure, lines: &str) -> Failure {
-    if !lines.is_empty() {
-        f.message = format!("{}. Its last lines:\n{lines}", f.message);
-    }
-    f
-}
-
 /// Ports of the app: not the holder's, and not that of Docker's own name server, which is in every namespace.
 fn of_app(listeners: &[Listener]) -> BTreeSet<u16> {
     const NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
     listeners.iter().filter(|l| l.address != NAME_SERVER && l.port != HOLDER).map(|l| l.port).collect()
-}
-
-/// Is it time to give up on a replica, and with which words? Pure.
-fn verdict(cx: &StepCx, u: &UpstreamStatus, waited: Duration, limit: Duration) -> Option<Failure> {
-    let port = u16::try_from(cx.spec.port).unwrap_or(0);
-    let others = of_app(&u.listeners);
-    let wrong = !others.is_empty() && !others.contains(&port);
-    let nothing = others.is_empty() && u.sealed.is_some();
-    if (wrong && waited >= WRONG_PORT)
-        || (nothing && waited >= NO_PORT)
-        || (waited >= limit && !others.contains(&port))
-    {
-        let found = others.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
-        let (what, hint) = if wrong {
-            let first = others.first().copied().unwrap_or_default();
-            (
-                format!("it listens on {found}"),
-                format!("use --port {first}, or make the app listen on {port}"),
-            )
-        } else {
-            (
-                "it listens on no port at all".to_owned(),
-                "make the app listen, or give it more time with a probe".to_owned(),
-            )
-        };
-        return Some(failure(
-            Class::Terminal,
-            "PORT_NOT_LISTENING",
-            format!("nothing listens on port {port}; {what}"),
-            hint,
-        ));
-    }
-    (waited >= limit).then(|| {
-        failure(
-            Class::Terminal,
-            "PROBE_FAILED",
-            format!("replica {} is not ready: {}", u.id, u.detail),
-            "check --probe (the path must answer 2xx or 3xx without a token) and --protocol",
-        )
-    })
 }
 
 #[async_trait]

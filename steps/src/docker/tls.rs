@@ -1,5 +1,5 @@
 //! TLS of a published port: the user's files before anything is made, and the door as a client sees it.
-use super::admin::unreachable;
+use crate::admin::unreachable;
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},

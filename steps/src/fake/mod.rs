@@ -16,7 +16,7 @@ use syp_engine::{
     graph::RunKind,
     id::{InstanceId, StoreId},
     plan::{Effect, InDoubt, Plan, PlanNode, Policy},
-    step::{Have, Held, LogLine, LogQuery, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
 };
 use syp_proto::{
     journal::{Failure, Found, LedgerRow},
@@ -128,9 +128,9 @@ impl Target for FakeCloud {
         Ok(Preflight { facts: json!({}), spec: spec.clone(), hourly: Decimal::ONE, lines: vec![] })
     }
 
-    async fn list(&self, store: &StoreId, uid: Option<InstanceId>) -> Result<Vec<Found>, Failure> {
+    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
         self.call("list").await?;
-        Ok(self.visible(store, uid).iter().map(found).collect())
+        Ok(self.visible(store, of.map(|o| o.uid)).iter().map(found).collect())
     }
 
     async fn remove(&self, _: &StoreId, f: &Found) -> Result<(), Failure> {

@@ -24,7 +24,9 @@ use syp_engine::{
     graph::{RunKind, State},
     id::{InstanceId, StoreId},
     plan::{Plan, PlanNode, Policy},
-    step::{Done, Have, Held, LogLine, LogQuery, Observed, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{
+        Done, Have, Held, LogLine, LogQuery, Observed, Of, Owner, Preflight, Stats, Step, StepCx, Target,
+    },
     store::{SledKv, open},
     vault::Vault,
 };
@@ -155,7 +157,7 @@ impl Target for BenchTarget {
         Ok(Preflight { spec: spec.clone(), ..Default::default() })
     }
 
-    async fn list(&self, _: &StoreId, _: Option<InstanceId>) -> Result<Vec<Found>, Failure> {
+    async fn list(&self, _: &StoreId, _: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
         Ok(vec![])
     }
 
@@ -298,6 +300,7 @@ async fn run(dir: &Path, cmd: &str, rest: &[String]) -> Result<()> {
     let e = Engine::start(Options {
         store,
         targets: vec![Arc::new(BenchTarget(Arc::clone(&b)))],
+        resolve: None,
         clock: Clock::System,
         faults: Arc::new(NoFaults),
         door: Arc::new(Door::new(None)),

@@ -97,8 +97,8 @@ pub async fn lines() -> Result<Vec<Line>> {
     settled(&w).await?;
     let before = everything(&w).await?;
     let mut t = Table(vec![], vec![]);
-    changes::creating(&w, &mut t).await?;
-    changes::changing(&w, &mut t).await?;
+    Box::pin(changes::creating(&w, &mut t)).await?;
+    Box::pin(changes::changing(&w, &mut t)).await?;
     asking(&w, &mut t).await?;
     strangers(&w, &mut t).await?;
     ensure!(t.1.is_empty(), "{}", t.1.join("\n"));

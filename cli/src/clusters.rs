@@ -1,0 +1,61 @@
+//! The clusters of the user's kubeconfig as targets: each becomes one when somebody names it.
+use secrecy::SecretSlice;
+use std::{path::PathBuf, sync::Arc};
+use syp_engine::{
+    clock::Clock,
+    failure::{Class, failure},
+    step::Target,
+    targets::Resolve,
+};
+use syp_proto::journal::Failure;
+use syp_steps::{
+    k8s::{self, K8sTarget, client::contexts},
+    prices::local::Tariffs,
+};
+
+/// What every cluster's target is made of.
+pub struct Clusters {
+    kubeconfig: Option<PathBuf>,
+    gate_image: Option<String>,
+    key: SecretSlice<u8>,
+    tariffs: Tariffs,
+}
+
+// === impl Clusters ===
+
+impl Clusters {
+    /// As the engine's environment says: `KUBECONFIG`, `SYP_GATE_IMAGE`.
+    pub fn new(key: SecretSlice<u8>, tariffs: Tariffs) -> Self {
+        let gate_image = std::env::var("SYP_GATE_IMAGE").ok().filter(|i| !i.is_empty());
+        Self { kubeconfig: None, gate_image, key, tariffs }
+    }
+}
+
+impl Resolve for Clusters {
+    fn resolve(&self, name: &str) -> Result<Option<Arc<dyn Target>>, Failure> {
+        let asked = match name.split_once(':') {
+            Some(("k8s", context)) => Some(context),
+            None if name == "k8s" => None,
+            _ => return Ok(None),
+        };
+        let (all, current) = contexts(self.kubeconfig.as_deref())?;
+        let context = asked.map(str::to_owned).or(current).filter(|c| all.contains(c)).ok_or_else(|| {
+            let what = asked.map_or_else(|| "no context is current".to_owned(), |c| format!("there is no context '{c}'"));
+            let known = if all.is_empty() { "it has none".to_owned() } else { format!("it has {}", all.join(", ")) };
+            failure(
+                Class::Terminal,
+                "KUBECONFIG",
+                format!("{what} in the engine's kubeconfig; {known}"),
+                "KUBECONFIG in the engine's environment says which file counts; a local engine takes it when it starts: 'sypctl server stop'",
+            )
+        })?;
+        Ok(Some(Arc::new(K8sTarget::new(k8s::Options {
+            kubeconfig: self.kubeconfig.clone(),
+            context,
+            gate_image: self.gate_image.clone(),
+            key: self.key.clone(),
+            tariffs: self.tariffs.clone(),
+            clock: Clock::System,
+        }))))
+    }
+}

@@ -1,0 +1,130 @@
+//! Talking to a gate's admin port over whatever way a target has to it.
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use syp_auth::door::GateConfig;
+use syp_engine::failure::{Class, failure};
+use syp_proto::journal::Failure;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// An answer of the gate is never larger.
+const MAX_ANSWER: usize = 4 << 20;
+/// An answer takes no longer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+
+/// A gate that can't be talked to.
+pub(crate) fn unreachable(what: &str, e: impl std::fmt::Display) -> Failure {
+    failure(
+        Class::Transient,
+        "GATE_UNREACHABLE",
+        format!("the gate does not answer ({what}: {e})"),
+        "the engine tries again by itself",
+    )
+}
+
+/// One request on a connection of its own.
+pub(crate) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<(u16, Bytes), Failure> {
+    let (mut send, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable("http", e))?;
+    let answer = async {
+        let response = send.send_request(request).await.map_err(|e| unreachable("http", e))?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        Ok((status, body.map_err(|e| unreachable("body", e))?.to_bytes()))
+    };
+    // whoever ends first: the answer, or a connection that is closed without one
+    let both = async {
+        tokio::pin!(answer);
+        tokio::select! {
+            a = &mut answer => a,
+            _ = connection => answer.await,
+        }
+    };
+    tokio::time::timeout(ANSWER, both).await.map_err(|e| unreachable("answer", e))?
+}
+
+/// A request to the gate.
+pub(crate) fn request(
+    method: Method,
+    path: &str,
+    token: Option<&SecretString>,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, Failure> {
+    let mut r = Request::builder().method(method).uri(path).header(header::HOST, "gate");
+    if let Some(token) = token {
+        r = r.header(header::AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
+    }
+    r.header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|e| unreachable("request", e))
+}
+
+/// Puts a configuration. Being told that the gate has a newer one is fine.
+///
+/// # Errors
+/// `GATE_UNREACHABLE`, or what the gate does not like about it.
+pub(crate) async fn configure(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    token: &SecretString,
+    config: &GateConfig,
+) -> Result<(), Failure> {
+    let body = serde_json::to_vec(config).map_err(|e| {
+        failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it")
+    })?;
+    let (status, answer) =
+        exchange(stream, request(Method::PUT, "/config", Some(token), body.into())?).await?;
+    match status {
+        200..=299 | 409 => Ok(()),
+        _ => Err(failure(
+            Class::Terminal,
+            "GATE_REFUSED",
+            format!("the gate refused its configuration ({status}): {}", String::from_utf8_lossy(&answer)),
+            "check the access policy with 'sypctl access show'",
+        )),
+    }
+}
+
+/// Reads one of the gate's documents.
+///
+/// # Errors
+/// `GATE_UNREACHABLE`.
+pub(crate) async fn read<T: DeserializeOwned>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    token: &SecretString,
+    path: &str,
+) -> Result<T, Failure> {
+    let (status, answer) = exchange(stream, request(Method::GET, path, Some(token), Bytes::new())?).await?;
+    if status != 200 {
+        return Err(unreachable(path, status));
+    }
+    serde_json::from_slice(&answer).map_err(|e| unreachable(path, e))
+}
+
+/// Status of a request without a token.
+///
+/// # Errors
+/// `GATE_UNREACHABLE`.
+pub(crate) async fn anonymous(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<u16, Failure> {
+    Ok(exchange(stream, request(Method::GET, "/", None, Bytes::new())?).await?.0)
+}
+
+/// Tells the gate that its end is near: it serves what comes, and sends its callers elsewhere.
+///
+/// # Errors
+/// `GATE_UNREACHABLE`.
+pub(crate) async fn leave(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    token: &SecretString,
+) -> Result<(), Failure> {
+    let (status, _) = exchange(stream, request(Method::PUT, "/leave", Some(token), Bytes::new())?).await?;
+    if (200..300).contains(&status) { Ok(()) } else { Err(unreachable("/leave", status)) }
+}

@@ -1,0 +1,258 @@
+//! One revision: a Deployment of pods with the gate as a native sidecar and the app beside it.
+use super::{
+    Shared,
+    client::{DEPLOYMENT, code, failed},
+    names::{ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, wanted},
+    object,
+    secret::{entry, values},
+};
+use crate::labels::{INSTANCE, STEP, STORE, TEMPLATE, key, labels};
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, sync::Arc};
+use syp_engine::{
+    api::validate,
+    door,
+    step::{Done, Observed, Owner, Step, StepCx},
+};
+use syp_proto::{
+    journal::{Failure, LedgerRow},
+    v1::instance_spec::{Egress, Isolation},
+};
+
+pub(super) struct App(pub Arc<Shared>);
+
+/// For so long an app still gets requests when its pod is told to go: load balancers are told at the same time, and late.
+const LEAVE_S: u64 = 5;
+/// What it then has for its own end.
+const STOP_S: u64 = 30;
+
+/// The gate beside the app. A sidecar that restarts is started before the app and ended after it.
+fn gate(s: &Shared, cx: &StepCx) -> Value {
+    let mut args = vec![
+        "serve".to_owned(),
+        "--listen".into(),
+        format!("0.0.0.0:{TRAFFIC}"),
+        "--admin".into(),
+        format!("127.0.0.1:{ADMIN}"),
+        "--admin-token-file".into(),
+        format!("{GATE_FILES}/admin.token"),
+        "--config".into(),
+        format!("{GATE_FILES}/gate.json"),
+        "--keep".into(),
+        format!("{KEPT}/gate.json"),
+        "--app".into(),
+        format!("127.0.0.1:{}", cx.spec.port),
+    ];
+    let protocol = match door::protocol(&cx.spec) {
+        syp_auth::door::Protocol::Auto => "auto",
+        syp_auth::door::Protocol::Http1 => "http1",
+        syp_auth::door::Protocol::H2c => "h2c",
+    };
+    args.extend(["--app-protocol".into(), protocol.into()]);
+    let probe = door::probe(&cx.spec);
+    if let Some(path) = &probe.path {
+        args.extend(["--app-probe".into(), path.clone()]);
+    }
+    args.extend(["--app-probe-period-ms".into(), probe.period_ms.to_string()]);
+    args.extend(["--app-probe-timeout-ms".into(), probe.timeout_ms.to_string()]);
+    let leave = [
+        PROGRAM.to_owned(),
+        "leave".into(),
+        "--admin".into(),
+        format!("127.0.0.1:{ADMIN}"),
+        "--admin-token-file".into(),
+        format!("{GATE_FILES}/admin.token"),
+    ];
+    json!({
+        "name": "gate",
+        "image": s.gate_image(&cx.facts),
+        "imagePullPolicy": "IfNotPresent",
+        "restartPolicy": "Always",
+        "command": [PROGRAM],
+        "args": args,
+        "ports": [{ "name": "traffic", "containerPort": TRAFFIC }],
+        // the app starts only when the gate has its ports
+        "startupProbe": { "tcpSocket": { "port": TRAFFIC }, "periodSeconds": 1, "failureThreshold": 60 },
+        "readinessProbe": { "httpGet": { "path": "/_syp/health", "port": TRAFFIC }, "periodSeconds": 1, "failureThreshold": 2 },
+        "lifecycle": { "preStop": { "exec": { "command": leave } } },
+        "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "256Mi" } },
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": GATE_USER, "runAsGroup": GATE_USER, "readOnlyRootFilesystem": true,
+            "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
+        },
+        "volumeMounts": [
+            { "name": "gate", "mountPath": GATE_FILES, "readOnly": true },
+            { "name": "kept", "mountPath": KEPT },
+        ],
+    })
+}
+
+/// Closes every port of the pod but the gate's, by routing rules, before anything else runs in it.
+fn seal(s: &Shared, cx: &StepCx) -> Value {
+    let mut args = vec![
+        "seal".to_owned(),
+        "--port".into(),
+        TRAFFIC.to_string(),
+        "--app-port".into(),
+        cx.spec.port.to_string(),
+    ];
+    if cx.spec.egress() == Egress::Off {
+        args.extend(["--egress".into(), "none".into()]);
+    }
+    json!({
+        "name": "seal",
+        "image": s.gate_image(&cx.facts),
+        "imagePullPolicy": "IfNotPresent",
+        "command": [PROGRAM],
+        "args": args,
+        "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" } },
+        "securityContext": {
+            "runAsUser": 0, "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
+        },
+    })
+}
+
+/// The user's image.
+fn app(cx: &StepCx, secret: &str) -> Value {
+    let r = cx.spec.resources.clone().unwrap_or_default();
+    let mut env: Vec<Value> = cx.spec.env.iter().map(|(k, v)| json!({ "name": k, "value": v })).collect();
+    env.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    let mut mounts = Vec::new();
+    for (n, v) in values(&cx.spec) {
+        if v.file.is_empty() {
+            let from = json!({ "secretKeyRef": { "name": secret, "key": entry(n) } });
+            env.push(json!({ "name": v.env, "valueFrom": from }));
+        } else {
+            mounts.push(
+                json!({ "name": "secrets", "mountPath": v.file, "subPath": entry(n), "readOnly": true }),
+            );
+        }
+    }
+    let mut limits = BTreeMap::new();
+    if let Some(m) = validate::cpu_millis(&r.cpu).filter(|_| !r.cpu.is_empty()) {
+        limits.insert("cpu", format!("{m}m"));
+    }
+    if let Some(b) = validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty()) {
+        limits.insert("memory", b.to_string());
+    }
+    let mut out = json!({
+        "name": "app",
+        "image": cx.facts["image"].as_str().unwrap_or(&cx.spec.image),
+        "imagePullPolicy": "IfNotPresent",
+        "env": env,
+        "volumeMounts": mounts,
+        "resources": { "requests": limits, "limits": limits },
+        "lifecycle": { "preStop": { "sleep": { "seconds": LEAVE_S } } },
+        "securityContext": { "allowPrivilegeEscalation": false },
+    });
+    // a namespace that asks for it gets it; an image that runs as root is then refused by name
+    if cx.facts["restricted"] == true {
+        object::merge(
+            &mut out["securityContext"],
+            json!({ "runAsNonRoot": true, "capabilities": { "drop": ["ALL"] } }),
+        );
+    }
+    // an empty list would stand for an empty command
+    if !cx.spec.entrypoint.is_empty() {
+        out["command"] = json!(cx.spec.entrypoint);
+    }
+    if !cx.spec.args.is_empty() {
+        out["args"] = json!(cx.spec.args);
+    }
+    out
+}
+
+/// Labels by which a revision's pods are found; they never change.
+pub(super) fn selector(owner: &Owner, node: &str) -> Value {
+    json!({ STORE: owner.store.to_string(), INSTANCE: owner.uid.to_string(), STEP: node })
+}
+
+fn deployment(s: &Shared, cx: &StepCx, name: &str) -> Value {
+    let n = cx.params["revision"].as_u64().unwrap_or(1);
+    let secret = key(&cx.owner, &format!("secret-{n}"));
+    let mut pod = json!({
+        "serviceAccountName": key(&cx.owner, "account"),
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": LEAVE_S + STOP_S,
+        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "initContainers": [gate(s, cx)],
+        "containers": [app(cx, &secret)],
+        "volumes": [
+            { "name": "gate", "secret": { "secretName": key(&cx.owner, super::config::NODE), "defaultMode": 0o444 } },
+            { "name": "kept", "emptyDir": { "medium": "Memory", "sizeLimit": "8Mi" } },
+        ],
+        "topologySpreadConstraints": [{
+            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": selector(&cx.owner, &cx.node) },
+        }],
+    });
+    if values(&cx.spec).any(|(_, v)| !v.file.is_empty()) {
+        let volume = json!({ "name": "secrets", "secret": { "secretName": secret, "defaultMode": 0o444 } });
+        if let Some(all) = pod["volumes"].as_array_mut() {
+            all.push(volume);
+        }
+    }
+    if cx.spec.isolation() == Isolation::Rules {
+        if let Some(all) = pod["initContainers"].as_array_mut() {
+            all.insert(0, seal(s, cx));
+        }
+        pod["securityContext"]["sysctls"] = json!([
+            { "name": "net.ipv4.ip_local_port_range", "value": "49152 65534" },
+        ]);
+    }
+    let labels = labels(&cx.owner, &cx.node);
+    let rest = json!({
+        "metadata": { "annotations": { TEMPLATE: cx.params["template"] } },
+        "spec": {
+            "replicas": wanted(&cx.spec).0,
+            "revisionHistoryLimit": 0,
+            "progressDeadlineSeconds": 600,
+            "selector": { "matchLabels": selector(&cx.owner, &cx.node) },
+            "template": { "metadata": { "labels": labels }, "spec": pod },
+        },
+    });
+    object::object(DEPLOYMENT, &cx.owner, &cx.node, name, namespace(cx), rest)
+}
+
+#[async_trait]
+impl Step for App {
+    fn kind(&self) -> &'static str {
+        "k8s.app@1"
+    }
+
+    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
+        object::observe(&self.0.client().await?, DEPLOYMENT, &cx.owner, namespace(cx), key).await
+    }
+
+    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
+        let o = deployment(&self.0, cx, key);
+        let made = object::ensure(&self.0.client().await?, DEPLOYMENT, &cx.owner, namespace(cx), &o).await?;
+        Ok(object::done(&made))
+    }
+
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+        let c = self.0.client().await?;
+        let namespace = namespace_of(row);
+        let was = object::remove(&c, DEPLOYMENT, owner, &namespace, &row.key).await?;
+        // pods of ours that nobody owns any more (an orphaning deletion by somebody else)
+        let api: Api<Pod> = Api::namespaced(c, &namespace);
+        let of = format!("{STORE}={},{INSTANCE}={},{STEP}={}", owner.store, owner.uid, row.node);
+        for p in api.list(&ListParams::default().labels(&of)).await.map_err(|e| failed(&e))? {
+            let name = p.metadata.name.unwrap_or_default();
+            match api.delete(&name, &DeleteParams::default()).await {
+                Ok(_) => {}
+                Err(e) if code(&e) == Some(404) => {}
+                Err(e) => return Err(failed(&e)),
+            }
+        }
+        Ok(was)
+    }
+}

@@ -1,0 +1,81 @@
+//! Proves that nobody gets in without a token: asked at each gate of the revision that serves.
+use super::{Shared, pods, probe::node};
+use crate::admin;
+use async_trait::async_trait;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Done, Observed, Owner, Step, StepCx},
+};
+use syp_proto::journal::{Failure, LedgerRow};
+use tokio::{net::TcpStream, time::Instant};
+
+pub(super) struct Check(pub Arc<Shared>);
+
+/// A node that is told of a Service listens within this.
+const TOLD: Duration = Duration::from_secs(10);
+
+/// Nodes are told of a Service one after another. Where this host has a way to its port, whoever is told that it serves finds it so;
+/// where it has none (a private cluster), nobody waits.
+async fn told(cx: &StepCx) {
+    let Some(to) = cx.output("service", "endpoint").and_then(|e| e.strip_prefix("http://")) else { return };
+    let Ok(to) = to.parse::<SocketAddr>() else { return };
+    let end = Instant::now() + TOLD;
+    while Instant::now() < end {
+        match tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(to)).await {
+            // nobody answers at all: there is no way from here
+            Err(_) => return,
+            Ok(Ok(way)) => {
+                if admin::anonymous(way).await.is_ok() {
+                    return;
+                }
+            }
+            Ok(Err(_)) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[async_trait]
+impl Step for Check {
+    fn kind(&self) -> &'static str {
+        "k8s.check@1"
+    }
+
+    async fn observe(&self, _: &StepCx, _: &str) -> Result<Observed, Failure> {
+        Ok(Observed::Absent)
+    }
+
+    async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
+        let c = self.0.client().await?;
+        let all = pods::with_gates(&c, cx, Some(&node(cx))).await?;
+        let Some(p) = all.iter().find(|p| pods::ready(p)) else {
+            return Err(failure(
+                Class::Transient,
+                "PROBING",
+                "no pod of it is ready any more",
+                "the engine looks again",
+            ));
+        };
+        let status = admin::anonymous(pods::traffic(&c, cx, p).await?).await?;
+        told(cx).await;
+        if status == 401 {
+            return Ok(Done::condition(
+                "AuthEnforced",
+                true,
+                "TRIED",
+                "a request without a token is answered 401",
+            ));
+        }
+        Err(failure(
+            Class::Terminal,
+            "AUTH_NOT_ENFORCED",
+            format!("a request without a token was answered {status}, not 401"),
+            "nothing is served; please report this bug",
+        ))
+    }
+
+    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}

@@ -1,0 +1,57 @@
+//! The way in from outside by name: an Ingress of whatever class the cluster has.
+use super::{
+    Shared,
+    client::INGRESS,
+    names::{PORT, namespace, namespace_of},
+    object, service,
+};
+use crate::labels::key;
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_proto::journal::{Failure, LedgerRow};
+
+pub(super) struct Ingress(pub Arc<Shared>);
+
+fn manifest(cx: &StepCx, name: &str) -> Value {
+    let k = cx.spec.kubernetes.clone().unwrap_or_default();
+    let backend = json!({ "service": { "name": key(&cx.owner, service::NODE), "port": { "number": PORT } } });
+    let path = json!({ "path": "/", "pathType": "Prefix", "backend": backend });
+    let rules: Vec<Value> =
+        cx.spec.domains.iter().map(|d| json!({ "host": d, "http": { "paths": [path] } })).collect();
+    let mut spec = json!({ "rules": rules });
+    if !k.ingress_class.is_empty() {
+        spec["ingressClassName"] = k.ingress_class.into();
+    }
+    if !k.tls_secret.is_empty() {
+        spec["tls"] = json!([{ "hosts": cx.spec.domains, "secretName": k.tls_secret }]);
+    }
+    object::object(INGRESS, &cx.owner, &cx.node, name, namespace(cx), json!({ "spec": spec }))
+}
+
+#[async_trait]
+impl Step for Ingress {
+    fn kind(&self) -> &'static str {
+        "k8s.ingress@1"
+    }
+
+    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
+        object::observe(&self.0.client().await?, INGRESS, &cx.owner, namespace(cx), key).await
+    }
+
+    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
+        let o = manifest(cx, key);
+        let made = object::ensure(&self.0.client().await?, INGRESS, &cx.owner, namespace(cx), &o).await?;
+        let tls = cx.spec.kubernetes.as_ref().is_some_and(|k| !k.tls_secret.is_empty());
+        let scheme = if tls { "https" } else { "http" };
+        let domain = cx.spec.domains.first().cloned().unwrap_or_default();
+        let mut done = object::done(&made);
+        done.outputs = json!({ "endpoint": format!("{scheme}://{domain}") });
+        Ok(done)
+    }
+
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+        object::remove(&self.0.client().await?, INGRESS, owner, &namespace_of(row), &row.key).await
+    }
+}

@@ -1,0 +1,186 @@
+//! Tries to get to the app past its gate, from a pod of its own in the same namespace: what a NetworkPolicy says and what a cluster
+//! does are two things. Nothing serves before.
+//!
+//! The pod belongs to the revision's Deployment (an owner reference), so whatever becomes of the engine, it goes with that.
+use super::{
+    Shared,
+    client::{DEPLOYMENT, POD, apply, code, failed, optional},
+    names::{GATE_USER, PROGRAM, namespace},
+    object,
+    pods::{ready, selector},
+    probe::node,
+};
+use crate::labels::key;
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams},
+    runtime::wait::{await_condition, conditions::Condition},
+};
+use serde::Deserialize;
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Done, Observed, Owner, Step, StepCx},
+};
+use syp_proto::{
+    journal::{Failure, LedgerRow},
+    v1::instance_spec::Isolation as Wanted,
+};
+
+pub(super) struct Isolation(pub Arc<Shared>);
+
+/// A pod that only opens a connection is done by then.
+const DONE: Duration = Duration::from_secs(45);
+
+/// What it found.
+#[derive(Debug, Deserialize)]
+struct Reached {
+    reached: bool,
+    detail: String,
+}
+
+fn ended() -> impl Condition<Pod> {
+    |p: Option<&Pod>| {
+        let phase = p.and_then(|p| p.status.as_ref()).and_then(|s| s.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed")) || p.is_none()
+    }
+}
+
+impl Isolation {
+    async fn tried(&self, c: &Client, cx: &StepCx) -> Result<Reached, Failure> {
+        let of = node(cx);
+        let api: Api<Pod> = Api::namespaced(c.clone(), namespace(cx));
+        let pods = api
+            .list(&ListParams::default().labels(&selector(cx, Some(&of))))
+            .await
+            .map_err(|e| failed(&e))?;
+        let target = pods.items.iter().find(|p| ready(p)).and_then(|p| p.status.as_ref()?.pod_ip.clone());
+        let Some(address) = target else {
+            return Err(failure(
+                Class::Transient,
+                "PROBING",
+                "no pod of it is ready any more",
+                "the engine looks again",
+            ));
+        };
+        let app = optional(DEPLOYMENT.api(c, namespace(cx)).get(&key(&cx.owner, &of)).await)?;
+        let Some(uid) = app.and_then(|a| a.uid()) else {
+            return Err(failure(
+                Class::Transient,
+                "NOT_FOUND",
+                "the Deployment is gone",
+                "the engine makes it again",
+            ));
+        };
+        let name = format!("{}-try", key(&cx.owner, &of));
+        self.removed(&api, &name).await?;
+        let host = if address.contains(':') { format!("[{address}]") } else { address };
+        let owner = json!([{ "apiVersion": "apps/v1", "kind": "Deployment", "name": key(&cx.owner, &of), "uid": uid }]);
+        let rest = json!({
+            "metadata": { "ownerReferences": owner },
+            "spec": {
+                "restartPolicy": "Never",
+                "activeDeadlineSeconds": 60,
+                "serviceAccountName": key(&cx.owner, "account"),
+                "automountServiceAccountToken": false,
+                "enableServiceLinks": false,
+                "terminationGracePeriodSeconds": 0,
+                "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+                "containers": [{
+                    "name": "try",
+                    "image": self.0.gate_image(&cx.facts),
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": [PROGRAM, "reach", format!("{host}:{}", cx.spec.port), "--out", "/dev/termination-log"],
+                    "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" } },
+                    "securityContext": {
+                        "runAsNonRoot": true, "runAsUser": GATE_USER, "readOnlyRootFilesystem": true,
+                        "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
+                    },
+                }],
+            },
+        });
+        let o = object::object(POD, &cx.owner, "isolation", &name, namespace(cx), rest);
+        apply(c, POD, namespace(cx), &o).await?;
+        let waited = tokio::time::timeout(DONE, await_condition(api.clone(), &name, ended())).await;
+        let pod = optional(api.get(&name).await)?;
+        self.removed(&api, &name).await?;
+        let said = pod
+            .as_ref()
+            .and_then(|p| p.status.as_ref()?.container_statuses.as_ref()?.first()?.state.clone()?.terminated);
+        let message = said.and_then(|t| t.message).unwrap_or_default();
+        serde_json::from_str(message.trim()).map_err(|_| {
+            let how = if waited.is_err() { "it did not end in time" } else { message.as_str() };
+            failure(
+                Class::Transient,
+                "PROBING",
+                format!("the pod {name} that tries the app's port said nothing: {how}"),
+                "'kubectl describe pod' shows why; the engine tries again",
+            )
+        })
+    }
+
+    async fn removed(&self, api: &Api<Pod>, name: &str) -> Result<(), Failure> {
+        match api.delete(name, &DeleteParams::default().grace_period(0)).await {
+            Ok(_) => {}
+            Err(e) if code(&e) == Some(404) => return Ok(()),
+            Err(e) => return Err(failed(&e)),
+        }
+        let gone = await_condition(api.clone(), name, |p: Option<&Pod>| p.is_none());
+        let _ = tokio::time::timeout(Duration::from_secs(10), gone).await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Step for Isolation {
+    fn kind(&self) -> &'static str {
+        "k8s.isolation@1"
+    }
+
+    async fn observe(&self, _: &StepCx, _: &str) -> Result<Observed, Failure> {
+        Ok(Observed::Absent)
+    }
+
+    async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
+        cx.waiting.on(
+            &cx.node,
+            "PROBING",
+            "a pod tries to reach the app past its gate",
+            "",
+            self.0.clock.now(),
+        );
+        let said = self.tried(&self.0.client().await?, cx).await?;
+        let port = cx.spec.port;
+        match (said.reached, cx.spec.isolation()) {
+            (false, _) => Ok(Done::condition(
+                "Isolated",
+                true,
+                "TRIED",
+                &format!("the app's own port {port} does not answer another pod ({})", said.detail),
+            )),
+            (true, Wanted::NotEnforced) => Ok(Done::condition(
+                "Isolated",
+                false,
+                "ISOLATION_NOT_ENFORCED",
+                &format!(
+                    "the app's own port {port} answers other pods, past the gate, as '--isolation none' accepts"
+                ),
+            )),
+            (true, _) => Err(failure(
+                Class::Terminal,
+                "ISOLATION_NOT_ENFORCED",
+                format!(
+                    "another pod reached the app's port {port} past its gate: this cluster does not enforce NetworkPolicy"
+                ),
+                "use a CNI that enforces it (Calico, Cilium), or '--isolation rules' (needs NET_ADMIN in the pod), or accept it with '--isolation none'",
+            )),
+        }
+    }
+
+    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}

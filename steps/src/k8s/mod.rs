@@ -1,0 +1,279 @@
+//! The k8s target: any cluster of the user's kubeconfig. The gate is a sidecar of every pod; the engine talks to it through the API
+//! server (port-forward), so that it needs no network path of its own.
+mod account;
+mod app;
+mod check;
+pub mod client;
+mod config;
+mod drain;
+mod ingress;
+mod isolation;
+mod listing;
+mod logs;
+mod names;
+mod namespace;
+mod object;
+mod observe;
+mod plan;
+mod pods;
+mod policy;
+mod preflight;
+mod probe;
+pub mod rights;
+mod scale;
+mod secret;
+mod service;
+mod settle;
+mod switch;
+mod total;
+
+use crate::prices::local::{Tariff, Tariffs};
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use hmac::{Hmac, Mac};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, api::ListParams};
+use parking_lot::{Mutex, RwLock};
+use rust_decimal::Decimal;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde_json::Value;
+use sha2::Sha256;
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
+use syp_engine::{
+    clock::{Clock, millis},
+    failure::{Class, failure},
+    graph::RunKind,
+    id::{InstanceId, StoreId},
+    plan::Plan,
+    step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
+};
+use syp_proto::{
+    journal::{Failure, Found},
+    v1,
+};
+
+/// What a k8s target is made of.
+pub struct Options {
+    /// The kubeconfig; `None`: where `kubectl` would look.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in it.
+    pub context: String,
+    /// Where the nodes get the gate's image from.
+    pub gate_image: Option<String>,
+    /// The engine's own key, from which each gate's admin token is derived.
+    pub key: SecretSlice<u8>,
+    /// Prices.
+    pub tariffs: Tariffs,
+    /// Time.
+    pub clock: Clock,
+}
+
+pub(crate) struct Shared {
+    /// `k8s:CONTEXT`.
+    pub name: String,
+    pub gate_image: Option<String>,
+    pub tariffs: RwLock<Tariffs>,
+    pub clock: Clock,
+    /// Counters of each instance's gates, as of one.
+    pub totals: Mutex<HashMap<InstanceId, total::Totals>>,
+    kubeconfig: Option<PathBuf>,
+    context: String,
+    key: SecretSlice<u8>,
+    /// The client, and the namespace that the context names.
+    connected: tokio::sync::Mutex<Option<(Client, String)>>,
+}
+
+/// A cluster.
+pub struct K8sTarget {
+    shared: Arc<Shared>,
+    steps: BTreeMap<&'static str, Arc<dyn Step>>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Derived, so that it is in no journal and needs no store of its own.
+    pub fn admin_token(&self, owner: &Owner) -> SecretString {
+        // HMAC takes keys of any length, so this can't fail; an empty token is refused by every gate
+        let mac = Hmac::<Sha256>::new_from_slice(self.key.expose_secret());
+        mac.map_or_else(
+            |_| SecretString::default(),
+            |mut mac| {
+                mac.update(b"gate-admin|");
+                mac.update(owner.uid.as_bytes());
+                hex::encode(mac.finalize().into_bytes()).into()
+            },
+        )
+    }
+
+    async fn connected(&self) -> Result<(Client, String), Failure> {
+        let mut held = self.connected.lock().await;
+        if let Some(c) = &*held {
+            return Ok(c.clone());
+        }
+        let c = client::connect(self.kubeconfig.as_deref(), &self.context).await?;
+        *held = Some(c.clone());
+        Ok(c)
+    }
+
+    /// The cluster, connected once.
+    pub async fn client(&self) -> Result<Client, Failure> {
+        Ok(self.connected().await?.0)
+    }
+
+    /// The namespace that the context names.
+    pub async fn namespace(&self) -> Result<String, Failure> {
+        Ok(self.connected().await?.1)
+    }
+
+    /// May pods be seen in all namespaces?
+    pub async fn everywhere(&self, c: &Client) -> Result<bool, Failure> {
+        match Api::<Pod>::all(c.clone()).list(&ListParams::default().limit(1)).await {
+            Ok(_) => Ok(true),
+            Err(e) if client::code(&e) == Some(403) => Ok(false),
+            Err(e) => Err(client::failed(&e)),
+        }
+    }
+
+    /// The gate's image of an instance: what it was made with.
+    pub fn gate_image(&self, facts: &Value) -> String {
+        facts["gate_image"]
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| self.gate_image.clone())
+            .unwrap_or_default()
+    }
+}
+
+// === impl K8sTarget ===
+
+impl K8sTarget {
+    /// Connects lazily: a cluster that is down is met at preflight, with words.
+    pub fn new(o: Options) -> Self {
+        let shared = Arc::new(Shared {
+            name: format!("k8s:{}", o.context),
+            gate_image: o.gate_image,
+            tariffs: RwLock::new(o.tariffs),
+            clock: o.clock,
+            totals: Mutex::default(),
+            kubeconfig: o.kubeconfig,
+            context: o.context,
+            key: o.key,
+            connected: tokio::sync::Mutex::default(),
+        });
+        let s = || Arc::clone(&shared);
+        let all: Vec<Arc<dyn Step>> = vec![
+            Arc::new(account::Account(s())),
+            Arc::new(app::App(s())),
+            Arc::new(check::Check(s())),
+            Arc::new(config::Config(s())),
+            Arc::new(drain::Drain(s())),
+            Arc::new(ingress::Ingress(s())),
+            Arc::new(isolation::Isolation(s())),
+            Arc::new(namespace::Namespace(s())),
+            Arc::new(policy::Policy(s())),
+            Arc::new(probe::Probe(s())),
+            Arc::new(scale::Scale(s())),
+            Arc::new(secret::Secret(s())),
+            Arc::new(service::Service(s())),
+            Arc::new(settle::Settle(s())),
+            Arc::new(switch::Switch(s())),
+        ];
+        let steps = all.into_iter().map(|s| (s.kind(), s)).collect();
+        Self { shared, steps }
+    }
+}
+
+#[async_trait]
+impl Target for K8sTarget {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn step(&self, kind: &str) -> Option<Arc<dyn Step>> {
+        self.steps.get(kind).cloned()
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        self.steps.keys().copied().collect()
+    }
+
+    fn plan(
+        &self,
+        kind: RunKind,
+        owner: &Owner,
+        spec: &v1::InstanceSpec,
+        facts: &Value,
+        have: &Have<'_>,
+    ) -> Plan {
+        plan::plan(&self.shared.name, kind, owner, spec, facts, have)
+    }
+
+    async fn preflight(
+        &self,
+        owner: &Owner,
+        spec: &v1::InstanceSpec,
+        held: Option<&Held<'_>>,
+    ) -> Result<Preflight, Failure> {
+        preflight::check(&self.shared, owner, spec, held).await
+    }
+
+    fn set_tariff(&self, new: &v1::Tariff) -> Result<(), Failure> {
+        let tariff = Tariff::from_api(new).ok_or_else(|| {
+            failure(Class::Terminal, "INVALID_ARGUMENT", "a tariff is made of decimal numbers", "")
+        })?;
+        self.shared.tariffs.write().set(new.from_time.as_ref().map_or(0, millis), tariff);
+        Ok(())
+    }
+
+    fn reprice(
+        &self,
+        tariff: Option<&v1::Tariff>,
+        spec: &v1::InstanceSpec,
+        facts: &Value,
+    ) -> Option<(Decimal, Value)> {
+        let tariff = match tariff {
+            Some(t) => Tariff::from_api(t)?,
+            None => self.shared.tariffs.read().now().clone(),
+        };
+        let (hourly, _, facts) = tariff.price(spec, facts);
+        Some((hourly, facts))
+    }
+
+    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
+        listing::list(&self.shared, store, of).await
+    }
+
+    async fn remove(&self, _: &StoreId, found: &Found) -> Result<(), Failure> {
+        listing::remove(&self.shared, found).await
+    }
+
+    async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure> {
+        config::push(&self.shared, cx).await
+    }
+
+    async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure> {
+        observe::stats(&self.shared, cx).await
+    }
+
+    async fn logs(
+        &self,
+        cx: &StepCx,
+        q: LogQuery,
+    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
+        logs::logs(&self.shared, cx, q).await
+    }
+
+    async fn check(&self) -> Result<String, Failure> {
+        let v = self.shared.client().await?.apiserver_version().await.map_err(|e| client::failed(&e))?;
+        Ok(format!("Kubernetes {} ({})", v.git_version, self.shared.context))
+    }
+
+    async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
+        observe::changes(&self.shared, store).await
+    }
+}

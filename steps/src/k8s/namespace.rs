@@ -1,0 +1,40 @@
+//! The instance's own namespace, where none was named. What we make keeps to the baseline of Pod Security; the rules of
+//! `--isolation rules` need more.
+use super::{Shared, client::NAMESPACE, object};
+use async_trait::async_trait;
+use serde_json::json;
+use std::sync::Arc;
+use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_proto::{
+    journal::{Failure, LedgerRow},
+    v1::instance_spec::Isolation,
+};
+
+pub(super) struct Namespace(pub Arc<Shared>);
+
+#[async_trait]
+impl Step for Namespace {
+    fn kind(&self) -> &'static str {
+        "k8s.namespace@1"
+    }
+
+    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
+        object::observe(&self.0.client().await?, NAMESPACE, &cx.owner, "", key).await
+    }
+
+    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
+        // an init container with NET_ADMIN is beyond the baseline
+        let level = if cx.spec.isolation() == Isolation::Rules { "privileged" } else { "baseline" };
+        let rest = json!({ "metadata": { "labels": {
+            "pod-security.kubernetes.io/enforce": level,
+            "pod-security.kubernetes.io/warn": "restricted",
+        } } });
+        let o = object::object(NAMESPACE, &cx.owner, &cx.node, key, "", rest);
+        let made = object::ensure(&self.0.client().await?, NAMESPACE, &cx.owner, "", &o).await?;
+        Ok(object::done(&made))
+    }
+
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+        object::remove(&self.0.client().await?, NAMESPACE, owner, "", &row.key).await
+    }
+}

@@ -1,0 +1,172 @@
+//! Figures and news of instances.
+use super::{
+    Shared,
+    client::failed,
+    logs::short,
+    names::namespace,
+    pods::{self, container, selector},
+    total::Totals,
+};
+use crate::{
+    admin,
+    labels::{INSTANCE, STORE},
+};
+use futures_util::{StreamExt, future::join_all, stream::BoxStream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DynamicObject, ListParams},
+    runtime::watcher,
+};
+use std::collections::BTreeMap;
+use syp_auth::door::{GateMetrics, GateStatus};
+use syp_engine::{
+    api::validate,
+    id::{InstanceId, StoreId},
+    step::{ReplicaStats, Stats, StepCx},
+};
+use syp_proto::journal::Failure;
+
+/// CPU and memory of the replicas, counters of their gates as one. What does not answer is left out, not made up.
+pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
+    let c = s.client().await?;
+    let all = pods::with_gates(&c, cx, None).await?;
+    let token = s.admin_token(&cx.owner);
+    let asked = all.iter().map(async |p| {
+        let m: Option<GateMetrics> = match pods::admin(&c, cx, p).await {
+            Ok(way) => admin::read(way, &token, "/metrics.json").await.ok(),
+            Err(_) => None,
+        };
+        let st: Option<GateStatus> = match pods::admin(&c, cx, p).await {
+            Ok(way) => admin::read(way, &token, "/status").await.ok(),
+            Err(_) => None,
+        };
+        (p, m, st)
+    });
+    let told = join_all(asked).await;
+    let usage = usage(&c, cx).await;
+    let mut out = Stats::default();
+    let mut totals = s.totals.lock();
+    let mine: &mut Totals = totals.entry(cx.owner.uid).or_default();
+    for (p, metrics, _) in &told {
+        let name = p.name_any();
+        if let Some(m) = metrics {
+            mine.gate(&name, m);
+        }
+        let Some(state) = container(p, "app", false).filter(|c| c.running) else { continue };
+        if let Some((micros, memory_bytes)) = usage.get(&name).copied() {
+            let cpu_us = mine.cpu(&name, micros, s.clock.now());
+            out.memory_bytes += memory_bytes;
+            #[allow(clippy::cast_precision_loss)]
+            {
+                out.cpu_seconds += cpu_us as f64 / 1e6;
+            }
+            let id = short(&name);
+            out.replicas.push(ReplicaStats { id, started_ms: state.started_ms, cpu_us, memory_bytes });
+        }
+    }
+    let answered = told.iter().any(|(_, m, _)| m.is_some());
+    out.gate = answered.then(|| mine.merged());
+    drop(totals);
+    out.status = told.into_iter().filter_map(|(p, _, s)| Some((p, s?))).map(named).reduce(joined);
+    Ok(out)
+}
+
+/// A gate knows its app as 'app'; the instance has one for each pod.
+fn named((p, mut s): (&Pod, GateStatus)) -> GateStatus {
+    let name = short(&p.name_any());
+    let leaving = pods::leaving(p);
+    for u in &mut s.upstreams {
+        u.id.clone_from(&name);
+        u.ready &= !leaving;
+    }
+    s
+}
+
+fn joined(mut a: GateStatus, b: GateStatus) -> GateStatus {
+    a.generation = a.generation.min(b.generation);
+    a.in_flight += b.in_flight;
+    a.tunnels += b.tunnels;
+    a.upstreams.extend(b.upstreams);
+    for (id, at) in b.token_uses {
+        let held = a.token_uses.entry(id).or_default();
+        *held = at.max(*held);
+    }
+    a
+}
+
+/// Microcores and bytes of each pod's app, where the cluster has a metrics server.
+async fn usage(c: &Client, cx: &StepCx) -> BTreeMap<String, (u64, u64)> {
+    let r = ApiResource {
+        group: "metrics.k8s.io".into(),
+        version: "v1beta1".into(),
+        api_version: "metrics.k8s.io/v1beta1".into(),
+        kind: "PodMetrics".into(),
+        plural: "pods".into(),
+    };
+    let api: Api<DynamicObject> = Api::namespaced_with(c.clone(), namespace(cx), &r);
+    let Ok(all) = api.list(&ListParams::default().labels(&selector(cx, None))).await else {
+        return BTreeMap::new();
+    };
+    let of = |p: &DynamicObject| {
+        let app = p.data["containers"].as_array()?.iter().find(|c| c["name"] == "app")?;
+        let cpu = micros(app["usage"]["cpu"].as_str()?)?;
+        let memory = validate::memory_bytes(app["usage"]["memory"].as_str()?)?;
+        Some((p.name_any(), (cpu, memory)))
+    };
+    all.items.iter().filter_map(of).collect()
+}
+
+/// A quantity of processor time in millionths of a core: `12345678n`, `250m`, `1`.
+fn micros(quantity: &str) -> Option<u64> {
+    for (unit, times, by) in [("n", 1, 1_000), ("u", 1, 1), ("m", 1_000, 1)] {
+        if let Some(n) = quantity.strip_suffix(unit) {
+            return Some(n.parse::<u64>().ok()?.saturating_mul(times) / by);
+        }
+    }
+    validate::cpu_millis(quantity).map(|m| m.saturating_mul(1_000))
+}
+
+/// News of this store's pods and Deployments: what ended, what was changed or removed by hand.
+pub(super) async fn changes(
+    s: &Shared,
+    store: &StoreId,
+) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
+    let c = s.client().await?;
+    // a cluster that can't be asked has no news
+    c.apiserver_version().await.map_err(|e| failed(&e))?;
+    let how = watcher::Config::default().labels(&format!("{STORE}={store}"));
+    let api: Api<Pod> =
+        if s.everywhere(&c).await? { Api::all(c) } else { Api::namespaced(c, &s.namespace().await?) };
+    let news = watcher(api, how).filter_map(|e| async move {
+        match e {
+            Ok(watcher::Event::Delete(p)) => Some(of(&p)),
+            Ok(watcher::Event::Apply(p)) if ended(&p) => Some(of(&p)),
+            // after a break anything may have happened
+            Ok(watcher::Event::InitDone) => Some(None),
+            _ => None,
+        }
+    });
+    Ok(news.boxed())
+}
+
+fn of(p: &Pod) -> Option<InstanceId> {
+    InstanceId::parse(p.labels().get(INSTANCE)?)
+}
+
+fn ended(p: &Pod) -> bool {
+    let gone = |which, sidecar| container(p, which, sidecar).is_some_and(|c| !c.running && c.ended.is_some());
+    gone("app", false) || gone("gate", true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_of_processor_time() {
+        assert_eq!(micros("12345678n"), Some(12_345));
+        assert_eq!((micros("250m"), micros("1"), micros("3u")), (Some(250_000), Some(1_000_000), Some(3)));
+        assert_eq!(micros("much"), None);
+    }
+}

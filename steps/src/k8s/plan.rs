@@ -1,0 +1,214 @@
+//! What has to be done on a cluster, in which order. Pure. Each revision is a Deployment of its own; the Service says which serves.
+//!
+//! ```text
+//! up, repair:  namespace ─> account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
+//!                       └─> service ─> (ingress) ─────────────────────────────────────────────────────────┘
+//! update:      (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M
+//! scale:       scale ─> probe ─> isolation ─> switch
+//! ```
+use super::names::{revision_of, wanted};
+use crate::labels::key;
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use syp_engine::{
+    cost,
+    graph::RunKind,
+    plan::{Effect, InDoubt, Plan, PlanNode, Policy},
+    revision,
+    step::{Have, Owner},
+};
+use syp_proto::{journal::LedgerRow, v1};
+
+/// Calls that were accepted land within this.
+const SETTLE_MS: i64 = 2_000;
+/// As long as the longest grace, and a little.
+const DRAIN_MS: i64 = 3_700_000;
+/// Nodes may have to be added, images pulled.
+const ROLLOUT_MS: i64 = 900_000;
+
+struct Builder<'a> {
+    owner: &'a Owner,
+    spec: &'a v1::InstanceSpec,
+    facts: &'a Value,
+    have: &'a Have<'a>,
+    template: String,
+    nodes: Vec<PlanNode>,
+}
+
+fn policy(attempt_timeout_ms: i64, max_attempts: u32) -> Policy {
+    Policy {
+        in_doubt: InDoubt::Ensure as i32,
+        attempt_timeout_ms,
+        max_attempts,
+        settle_ms: SETTLE_MS,
+        total_timeout_ms: 0,
+    }
+}
+
+/// The plan of a run.
+pub fn plan(
+    target: &str,
+    kind: RunKind,
+    owner: &Owner,
+    spec: &v1::InstanceSpec,
+    facts: &Value,
+    have: &Have<'_>,
+) -> Plan {
+    let template = revision::template(spec, facts);
+    let mut b = Builder { owner, spec, facts, have, template, nodes: Vec::new() };
+    match kind {
+        RunKind::Drain | RunKind::Teardown => {
+            b.node("drain", "k8s.drain@1", &[], &Value::Null, policy(DRAIN_MS, 3));
+        }
+        RunKind::Update => b.update(),
+        _ => b.everything(),
+    }
+    Plan { target: target.into(), version: 1, nodes: b.nodes }
+}
+
+// === impl Builder ===
+
+impl Builder<'_> {
+    fn node(
+        &mut self,
+        id: &str,
+        kind: &str,
+        after: &[&str],
+        params: &Value,
+        policy: Policy,
+    ) -> &mut PlanNode {
+        self.nodes.push(PlanNode {
+            id: id.into(),
+            kind: kind.into(),
+            after: after.iter().map(|s| (*s).to_owned()).collect(),
+            params: params.to_string(),
+            policy: Some(policy),
+            ..Default::default()
+        });
+        let last = self.nodes.len() - 1;
+        &mut self.nodes[last]
+    }
+
+    fn effect(&mut self, id: &str, kind: &str, after: &[&str], more: Value) -> &mut Effect {
+        let key = key(self.owner, id);
+        let mut params = json!({ "namespace": self.facts["namespace"] });
+        super::object::merge(&mut params, more);
+        let node = self.node(id, kind, after, &params, policy(60_000, 5));
+        node.effect.insert(Effect { provider: "k8s".into(), key, ..Default::default() })
+    }
+
+    /// Revisions of which a Deployment may be there, each with its row.
+    fn apps(&self) -> Vec<(u32, &LedgerRow)> {
+        let mut out: Vec<_> =
+            self.have.live().filter_map(|r| Some((revision_of(&r.node, "app")?, r))).collect();
+        out.sort_by_key(|(n, _)| *n);
+        out
+    }
+
+    /// The one that runs just what is wanted, but for how many.
+    fn same(&self) -> Option<u32> {
+        let is = |r: &LedgerRow| {
+            let params: Value = serde_json::from_str(&r.params).unwrap_or_default();
+            params["template"].as_str() == Some(self.template.as_str())
+        };
+        self.apps().into_iter().rev().find(|(_, r)| is(r)).map(|(n, _)| n)
+    }
+
+    /// A revision's Deployment and what it mounts; the node after which it is applied.
+    fn app(&mut self, n: u32, after: &[&str]) -> String {
+        let template = self.template.clone();
+        let of = json!({ "template": template, "revision": n });
+        let mut after: Vec<String> = after.iter().map(|s| (*s).to_owned()).collect();
+        if !self.spec.secrets.is_empty() {
+            let secret = format!("secret-{n}");
+            let before: Vec<_> = after.iter().map(String::as_str).collect();
+            self.effect(&secret, "k8s.secret@1", &before, of.clone());
+            after = vec![secret];
+        }
+        let replicas = Decimal::from(wanted(self.spec).0);
+        let hourly = self.facts["replica_hourly"]
+            .as_str()
+            .and_then(|h| h.parse::<Decimal>().ok())
+            .map(|h| h * replicas);
+        let currency = self.facts["currency"].as_str().unwrap_or_default().to_owned();
+        let id = format!("app-{n}");
+        let before: Vec<_> = after.iter().map(String::as_str).collect();
+        let effect = self.effect(&id, "k8s.app@1", &before, of);
+        effect.billed = true;
+        effect.hourly = hourly.map(|h| cost::money(h, &currency));
+        id
+    }
+
+    /// Waits until its pods are ready, and tries that nobody gets to the app past the gate; the last node.
+    fn prove(&mut self, n: u32, after: &str) -> String {
+        let of = json!({ "revision": n });
+        self.node("probe", "k8s.probe@1", &[after], &of, policy(ROLLOUT_MS, 2));
+        self.node("isolation", "k8s.isolation@1", &["probe"], &of, policy(60_000, 3));
+        "isolation".into()
+    }
+
+    /// From here on this revision serves.
+    fn switch(&mut self, n: u32, after: &str) -> &mut PlanNode {
+        self.node("switch", "k8s.switch@1", &[after], &json!({ "revision": n }), policy(60_000, 5))
+    }
+
+    fn everything(&mut self) {
+        let n = self.same().unwrap_or(self.have.revision);
+        let mut base = Vec::new();
+        if self.facts["own_namespace"] == true {
+            self.effect("namespace", "k8s.namespace@1", &[], json!({}));
+            base.push("namespace");
+        }
+        self.effect("account", "k8s.account@1", &base, json!({}));
+        self.effect("config", "k8s.config@1", &base, json!({}));
+        self.effect("policy", "k8s.policy@1", &base, json!({}));
+        // they stay for the life of the instance, so they rest on no revision: the Service leads nowhere until 'switch'
+        self.effect("service", "k8s.service@1", &base, json!({}));
+        let mut last = "service";
+        if !self.spec.domains.is_empty() {
+            self.effect("ingress", "k8s.ingress@1", &["service"], json!({}));
+            last = "ingress";
+        }
+        let app = self.app(n, &["account", "config", "policy"]);
+        let proven = self.prove(n, &app);
+        self.switch(n, &proven);
+        self.node("check", "k8s.check@1", &["switch", last], &json!({ "revision": n }), policy(60_000, 5));
+        self.retire_others(n, "check");
+    }
+
+    fn update(&mut self) {
+        let same = self.same();
+        let n = same.unwrap_or(self.have.revision);
+        let first = if same.is_some() {
+            let params = json!({ "revision": n, "replicas": wanted(self.spec).0 });
+            self.node("scale", "k8s.scale@1", &[], &params, policy(60_000, 5));
+            "scale".to_owned()
+        } else {
+            self.app(n, &[])
+        };
+        let proven = self.prove(n, &first);
+        self.switch(n, &proven).activates = true;
+        self.retire_others(n, "switch");
+    }
+
+    /// What is not of this revision finishes what it has, and goes.
+    fn retire_others(&mut self, n: u32, after: &str) {
+        let old: Vec<u32> = self.apps().into_iter().map(|(m, _)| m).filter(|m| *m != n).collect();
+        let secrets = self.have.live().filter_map(|r| revision_of(&r.node, "secret")).filter(|m| *m != n);
+        let gone: Vec<String> =
+            old.iter().map(|m| format!("app-{m}")).chain(secrets.map(|m| format!("secret-{m}"))).collect();
+        let mut last = after.to_owned();
+        if !old.is_empty() {
+            self.node("settle", "k8s.settle@1", &[&last], &json!({ "revisions": old }), policy(DRAIN_MS, 3));
+            last = "settle".into();
+        }
+        for node in gone {
+            let Some(row) = self.have.live().find(|r| r.node == node) else { continue };
+            let (kind, ordinal) = (row.kind.clone(), row.ordinal);
+            let id = format!("retire-{node}");
+            let node = self.node(&id, &kind, &[&last], &Value::Null, policy(120_000, 5));
+            node.retires = Some(ordinal);
+            last = id;
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Everything that can be refused before anything is made.
+use super::{
+    Shared,
+    client::{code, failed},
+    rights::{self, Right},
+    service,
+};
+use crate::labels::key;
+use kube::{Api, Client, ResourceExt, api::DynamicObject};
+use serde_json::{Value, json};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Held, Owner, Preflight},
+};
+use syp_proto::{
+    journal::Failure,
+    v1::{self, instance_spec::Isolation},
+};
+
+/// From this version on a sidecar ends after its app, and an app can be kept for a while when its pod goes.
+const OLDEST: u32 = 30;
+
+fn refuse(reason: &str, what: impl Into<String>, next: impl Into<String>) -> Failure {
+    failure(Class::Terminal, reason, what, next)
+}
+
+/// Looks at the cluster, the rights, the namespace and the spec.
+pub(super) async fn check(
+    s: &Shared,
+    owner: &Owner,
+    spec: &v1::InstanceSpec,
+    held: Option<&Held<'_>>,
+) -> Result<Preflight, Failure> {
+    let mut spec = spec.clone();
+    spec.target.clone_from(&s.name);
+    fits(&spec)?;
+    let c = s.client().await?;
+    version(&c).await?;
+    let asked = spec.kubernetes.clone().unwrap_or_default();
+    let own = asked.namespace.is_empty();
+    let namespace = match held {
+        // an instance stays where it is
+        Some(h) => h.facts["namespace"].as_str().unwrap_or_default().to_owned(),
+        None if own => key(owner, "namespace"),
+        None => asked.namespace.clone(),
+    };
+    rights::check(&c, if own { "" } else { &namespace }, &wanted(&spec, own)).await?;
+    let level = if own { String::new() } else { level(&c, &namespace).await? };
+    allows(&level, &namespace, &spec)?;
+    let gate_image = s.gate_image.clone().ok_or_else(|| {
+        refuse(
+            "GATE_IMAGE",
+            "nobody has said where this cluster gets the gate's image from",
+            "put it where the nodes can pull it and set SYP_GATE_IMAGE to its name for the engine",
+        )
+    })?;
+    let mut facts = json!({
+        "namespace": namespace,
+        "own_namespace": own,
+        "image": spec.image,
+        "gate_image": gate_image,
+        "restricted": level == "restricted",
+    });
+    facts["node_address"] = match held {
+        Some(h) => h.facts["node_address"].clone(),
+        None => service::node_address(&c).await?.map_or(Value::Null, Value::String),
+    };
+    let (hourly, lines, facts) = s.tariffs.read().now().price(&spec, &facts);
+    Ok(Preflight { facts, spec, hourly, lines })
+}
+
+/// What no cluster can do for us. Pure.
+fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
+    if spec.port == 0 {
+        return Err(refuse(
+            "PORT_UNKNOWN",
+            "the image is not here to be asked on which port it listens",
+            "add --port N",
+        ));
+    }
+    if spec.port >= i32::from(super::names::ADMIN) {
+        let last = super::names::ADMIN - 1;
+        return Err(refuse(
+            "INVALID_ARGUMENT",
+            format!("port {} is the gate's or above its", spec.port),
+            format!("use a port of 1 to {last}"),
+        ));
+    }
+    let publish = spec.publish.clone().unwrap_or_default();
+    if publish.port != 0 || !publish.tls_cert_file.is_empty() {
+        return Err(refuse(
+            "NOT_SUPPORTED",
+            "an address of this host can't be published by a cluster",
+            "leave --publish away: the endpoint is a node's port, or with --domain an ingress",
+        ));
+    }
+    Ok(())
+}
+
+async fn version(c: &Client) -> Result<(), Failure> {
+    let v = c.apiserver_version().await.map_err(|e| failed(&e))?;
+    let digits: String = v.minor.chars().take_while(char::is_ascii_digit).collect();
+    let minor: u32 = digits.parse().unwrap_or(0);
+    if v.major == "1" && minor < OLDEST {
+        return Err(refuse(
+            "CLUSTER_TOO_OLD",
+            format!(
+                "the cluster is Kubernetes {}: the gate as a sidecar needs 1.{OLDEST} or later",
+                v.git_version
+            ),
+            "update the cluster",
+        ));
+    }
+    Ok(())
+}
+
+/// The Pod Security level that a namespace enforces; empty: none, or it may not be looked at.
+async fn level(c: &Client, namespace: &str) -> Result<String, Failure> {
+    let api: Api<DynamicObject> = super::client::NAMESPACE.api(c, "");
+    match api.get(namespace).await {
+        Ok(n) => Ok(n.labels().get("pod-security.kubernetes.io/enforce").cloned().unwrap_or_default()),
+        Err(e) if code(&e) == Some(404) => Err(refuse(
+            "NAMESPACE_NOT_FOUND",
+            format!("there is no namespace '{namespace}'"),
+            format!("'kubectl create namespace {namespace}', or leave --namespace away for one of its own"),
+        )),
+        // with rights in one namespace alone it can't be looked at
+        Err(e) if code(&e) == Some(403) => Ok(String::new()),
+        Err(e) => Err(failed(&e)),
+    }
+}
+
+/// `--isolation rules` needs what a level may forbid. Pure.
+fn allows(level: &str, namespace: &str, spec: &v1::InstanceSpec) -> Result<(), Failure> {
+    if spec.isolation() != Isolation::Rules || !["baseline", "restricted"].contains(&level) {
+        return Ok(());
+    }
+    Err(refuse(
+        "POD_SECURITY",
+        format!(
+            "namespace '{namespace}' enforces Pod Security '{level}', which forbids NET_ADMIN: --isolation rules needs it"
+        ),
+        "use another namespace, leave --namespace away for one of its own, or use a CNI that enforces NetworkPolicy",
+    ))
+}
+
+/// The rights that a plan uses.
+fn wanted(spec: &v1::InstanceSpec, own: bool) -> Vec<Right> {
+    let mut out = rights::IN_NAMESPACE.to_vec();
+    if own {
+        out.extend_from_slice(rights::NAMESPACES);
+    }
+    if !spec.domains.is_empty() {
+        out.extend_from_slice(rights::INGRESS);
+    }
+    out
+}

@@ -1,0 +1,330 @@
+//! Waits until a revision's pods are ready, told by a watch, and says within seconds when they never will be.
+use super::{
+    Shared,
+    client::{DEPLOYMENT, failed},
+    names::{ADMIN, TRAFFIC, namespace, wanted},
+    pods::{self, container, ready, selector},
+};
+use crate::{
+    admin,
+    labels::key,
+    verdict::{self, LOG_LINES},
+};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::LogParams,
+    runtime::{WatchStreamExt, watcher},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use syp_auth::door::GateStatus;
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Done, Observed, Owner, Step, StepCx},
+};
+use syp_proto::journal::{Failure, LedgerRow};
+use tokio::time::Instant;
+
+pub(super) struct Probe(pub Arc<Shared>);
+
+/// How often it is looked without news: at the gates' words, the Deployment's, and the clock.
+const LOOK: Duration = Duration::from_millis(1_000);
+/// A cluster that adds nodes by itself has so long.
+const UNSCHEDULABLE: Duration = Duration::from_secs(60);
+/// A node has so long to begin with an image: pulls that fail are told sooner.
+const PENDING: Duration = Duration::from_secs(600);
+
+/// The node of the revision that is proven.
+pub(super) fn node(cx: &StepCx) -> String {
+    format!("app-{}", cx.params["revision"].as_u64().unwrap_or(1))
+}
+
+impl Probe {
+    async fn ready(&self, cx: &StepCx) -> Result<(), Failure> {
+        let c = self.0.client().await?;
+        let node = node(cx);
+        let api: Api<Pod> = Api::namespaced(c.clone(), namespace(cx));
+        let how = watcher::Config::default().labels(&selector(cx, Some(&node)));
+        let mut news = watcher(api, how).default_backoff().boxed();
+        let (mut held, mut listing) = (BTreeMap::new(), BTreeMap::new());
+        let (start, limit) = (Instant::now(), verdict::limit(cx));
+        let mut began: Option<Instant> = None;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let ticked = tokio::select! {
+                n = news.next() => {
+                    follow(&mut held, &mut listing, n);
+                    false
+                }
+                _ = look.tick() => true,
+            };
+            if cx.cancel.is_cancelled() {
+                return Err(failure(Class::Transient, "CANCELLED", "cancelled", ""));
+            }
+            let live: Vec<&Pod> = held.values().filter(|p| !pods::leaving(p)).collect();
+            let there = live.iter().filter(|p| ready(p)).count();
+            let need = wanted(&cx.spec).0 as usize;
+            if there >= need {
+                return Ok(());
+            }
+            for p in &live {
+                if let Some(f) = self.hopeless(&c, cx, p, start.elapsed()).await {
+                    return Err(f);
+                }
+            }
+            let message = live
+                .iter()
+                .find(|p| !ready(p))
+                .map_or_else(|| format!("{there} of {need} pods are there"), |p| words(p));
+            cx.waiting.on(
+                &cx.node,
+                "PROBING",
+                message,
+                "'sypctl logs' shows what the app says",
+                self.0.clock.now(),
+            );
+            if !ticked {
+                continue;
+            }
+            if live.len() < need
+                && let Some(f) = refused(&c, cx, &node).await?
+            {
+                return Err(f);
+            }
+            if start.elapsed() > PENDING && began.is_none() {
+                return Err(failure(
+                    Class::Terminal,
+                    "PROBE_FAILED",
+                    "no pod of it runs after 10 minutes",
+                    "'kubectl describe pod' shows what it waits for",
+                ));
+            }
+            // from the moment that one runs its app has a time to listen
+            let running =
+                live.iter().find(|p| !ready(p) && container(p, "app", false).is_some_and(|c| c.running));
+            let Some(p) = running else { continue };
+            let since = *began.get_or_insert_with(Instant::now);
+            let asked = async {
+                admin::read::<GateStatus>(
+                    pods::admin(&c, cx, p).await?,
+                    &self.0.admin_token(&cx.owner),
+                    "/status",
+                )
+                .await
+            };
+            let Ok(status) = asked.await else { continue };
+            let Some(u) = status.upstreams.first().filter(|u| !u.ready) else { continue };
+            let others: BTreeSet<u16> =
+                u.listeners.iter().map(|l| l.port).filter(|p| ![ADMIN, TRAFFIC].contains(p)).collect();
+            cx.waiting.on(
+                &cx.node,
+                "PROBING",
+                format!("{}: {}", p.name_any(), u.detail),
+                "'sypctl logs' shows what the app says",
+                self.0.clock.now(),
+            );
+            if let Some(f) = verdict::verdict(cx, u, &others, since.elapsed(), limit) {
+                let lines = last_lines(&c, cx, p, false).await;
+                return Err(verdict::with_lines(f, &lines));
+            }
+        }
+    }
+
+    /// What no more waiting helps against.
+    async fn hopeless(&self, c: &Client, cx: &StepCx, p: &Pod, waited: Duration) -> Option<Failure> {
+        let name = p.name_any();
+        for (which, sidecar) in [("seal", true), ("gate", true), ("app", false)] {
+            let Some(s) = container(p, which, sidecar) else { continue };
+            let waits =
+                s.waiting.as_ref().and_then(|(reason, words)| cant_start(which, &name, reason, words));
+            if waits.is_some() {
+                return waits;
+            }
+            let ended = s.ended.clone().filter(|_| which != "seal" || s.restarts > 0);
+            if let Some((code, reason)) = ended.filter(|_| s.restarts > 0 || !s.running) {
+                if which == "seal" && code == 0 {
+                    continue;
+                }
+                let lines = last_lines_of(c, cx, p, which, s.running || s.waiting.is_some()).await;
+                let (reason, why) = match which {
+                    "app" if reason == "OOMKilled" => {
+                        ("CRASH_LOOP", "was killed because it used more memory than its limit".to_owned())
+                    }
+                    "app" => ("CRASH_LOOP", format!("exited with code {code}")),
+                    "seal" => (
+                        "ISOLATION_NOT_ENFORCED",
+                        format!("could not close the pod's ports (exit code {code})"),
+                    ),
+                    _ => ("GATE_UNREACHABLE", format!("its gate exited with code {code}")),
+                };
+                // another attempt looks again: some apps need a second try, none needs a tenth
+                return Some(failure(
+                    Class::Transient,
+                    reason,
+                    format!("pod {name} {why}. Its last lines:\n{lines}"),
+                    "'sypctl logs --previous' shows more; run the image by hand to see why it ends",
+                ));
+            }
+        }
+        let unschedulable = p.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| {
+            c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
+        });
+        let words = unschedulable.and_then(|c| c.message.clone())?;
+        cx.waiting.on(
+            &cx.node,
+            "UNSCHEDULABLE",
+            format!("pod {name}: {words}"),
+            "ask for less with --cpu and --memory, or add nodes",
+            self.0.clock.now(),
+        );
+        (waited > UNSCHEDULABLE).then(|| {
+            failure(
+                Class::Terminal,
+                "UNSCHEDULABLE",
+                format!("no node takes pod {name}: {words}"),
+                "ask for less with --cpu and --memory, or add nodes",
+            )
+        })
+    }
+}
+
+/// One piece of news about pods.
+fn follow(
+    held: &mut BTreeMap<String, Pod>,
+    listing: &mut BTreeMap<String, Pod>,
+    n: Option<Result<watcher::Event<Pod>, watcher::Error>>,
+) {
+    match n {
+        Some(Ok(watcher::Event::Init)) => listing.clear(),
+        Some(Ok(watcher::Event::InitApply(p))) => drop(listing.insert(p.name_any(), p)),
+        Some(Ok(watcher::Event::InitDone)) => *held = std::mem::take(listing),
+        Some(Ok(watcher::Event::Apply(p))) => drop(held.insert(p.name_any(), p)),
+        Some(Ok(watcher::Event::Delete(p))) => drop(held.remove(&p.name_any())),
+        // the watcher tries again by itself, with its own pauses
+        Some(Err(_)) | None => {}
+    }
+}
+
+/// Where a pod is on its way.
+fn words(p: &Pod) -> String {
+    let name = p.name_any();
+    for (which, sidecar) in [("seal", true), ("gate", true), ("app", false)] {
+        if let Some((reason, message)) = container(p, which, sidecar).and_then(|c| c.waiting) {
+            let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+            return format!("pod {name}: {which} waits, {reason}{message}");
+        }
+    }
+    let phase = p.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
+    format!("pod {name} is {phase}, not ready")
+}
+
+/// A container that the kubelet can't start. Pure.
+fn cant_start(which: &str, pod: &str, reason: &str, message: &str) -> Option<Failure> {
+    let denied = ["unauthorized", "denied", "authentication", "authorization failed", "403"];
+    let text = message.to_lowercase();
+    let (reason, hint) = match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" if which != "app" => (
+            "GATE_IMAGE",
+            "the cluster's nodes must be able to pull the gate's image: SYP_GATE_IMAGE names where it is",
+        ),
+        "ErrImagePull" | "ImagePullBackOff" if denied.iter().any(|w| text.contains(w)) => (
+            "IMAGE_AUTH_FAILED",
+            "the nodes may not pull it: give the namespace's service account an image pull secret",
+        ),
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            ("IMAGE_NOT_FOUND", "check its name and tag; the nodes of the cluster must be able to pull it")
+        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            ("PROVIDER_REFUSED", "the message is the kubelet's own: change what it names, then try again")
+        }
+        _ => return None,
+    };
+    Some(failure(Class::Terminal, reason, format!("pod {pod} can't start its {which}: {message}"), hint))
+}
+
+/// Why no pod is made: a quota, a Pod Security level, an admission webhook.
+async fn refused(c: &Client, cx: &StepCx, node: &str) -> Result<Option<Failure>, Failure> {
+    let api = DEPLOYMENT.api(c, namespace(cx));
+    let Some(d) = super::client::optional(api.get(&key(&cx.owner, node)).await)? else {
+        return Ok(Some(failure(
+            Class::Transient,
+            "NOT_FOUND",
+            "the Deployment is gone",
+            "the engine makes it again",
+        )));
+    };
+    let conditions = d.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let Some(said) = conditions.iter().find(|c| c["type"] == "ReplicaFailure" && c["status"] == "True")
+    else {
+        return Ok(None);
+    };
+    let message = said["message"].as_str().unwrap_or_default().to_owned();
+    let (reason, hint) = if message.contains("exceeded quota") {
+        (
+            "QUOTA_EXCEEDED",
+            "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas",
+        )
+    } else if message.contains("PodSecurity") {
+        (
+            "POD_SECURITY",
+            "the namespace's Pod Security level does not allow it: use another namespace, or without --isolation rules",
+        )
+    } else {
+        ("PROVIDER_REFUSED", "the message is the API server's own: change what it names, then try again")
+    };
+    Ok(Some(failure(Class::Terminal, reason, message, hint)))
+}
+
+async fn last_lines(c: &Client, cx: &StepCx, p: &Pod, previous: bool) -> String {
+    last_lines_of(c, cx, p, "app", previous).await
+}
+
+async fn last_lines_of(c: &Client, cx: &StepCx, p: &Pod, container: &str, previous: bool) -> String {
+    let api: Api<Pod> = Api::namespaced(c.clone(), namespace(cx));
+    let how = LogParams {
+        container: Some(container.to_owned()),
+        tail_lines: Some(i64::from(LOG_LINES)),
+        previous,
+        limit_bytes: Some(4_000),
+        ..Default::default()
+    };
+    match api.logs(&p.name_any(), &how).await {
+        Ok(text) => text.trim_end().to_owned(),
+        // it has not been restarted yet: the run that ended is the one that is
+        Err(_) if previous => api
+            .logs(&p.name_any(), &LogParams { previous: false, ..how })
+            .await
+            .map_err(|e| failed(&e))
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+#[async_trait]
+impl Step for Probe {
+    fn kind(&self) -> &'static str {
+        "k8s.probe@1"
+    }
+
+    async fn observe(&self, _: &StepCx, _: &str) -> Result<Observed, Failure> {
+        Ok(Observed::Absent)
+    }
+
+    async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
+        self.ready(cx).await?;
+        Ok(Done::default())
+    }
+
+    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+        Ok(false)
+    }
+}
