@@ -15,7 +15,7 @@ use syp_steps::{
 
 /// What every cluster's target is made of.
 pub struct Clusters {
-    kubeconfig: Option<PathBuf>,
+    kubeconfig: Vec<PathBuf>,
     gate_image: Option<String>,
     key: SecretSlice<u8>,
     tariffs: Tariffs,
@@ -27,7 +27,12 @@ impl Clusters {
     /// As the engine's environment says: `KUBECONFIG`, `SYP_GATE_IMAGE`.
     pub fn new(key: SecretSlice<u8>, tariffs: Tariffs) -> Self {
         let gate_image = std::env::var("SYP_GATE_IMAGE").ok().filter(|i| !i.is_empty());
-        Self { kubeconfig: None, gate_image, key, tariffs }
+        let named = std::env::var_os("KUBECONFIG").filter(|k| !k.is_empty());
+        let kubeconfig = named.map_or_else(
+            || std::env::home_dir().into_iter().map(|h| h.join(".kube/config")).collect(),
+            |k| std::env::split_paths(&k).collect(),
+        );
+        Self { kubeconfig, gate_image, key, tariffs }
     }
 }
 
@@ -38,7 +43,7 @@ impl Resolve for Clusters {
             None if name == "k8s" => None,
             _ => return Ok(None),
         };
-        let (all, current) = contexts(self.kubeconfig.as_deref())?;
+        let (all, current) = contexts(&self.kubeconfig)?;
         let context = asked.map(str::to_owned).or(current).filter(|c| all.contains(c)).ok_or_else(|| {
             let what = asked.map_or_else(|| "no context is current".to_owned(), |c| format!("there is no context '{c}'"));
             let known = if all.is_empty() { "it has none".to_owned() } else { format!("it has {}", all.join(", ")) };

@@ -99,7 +99,7 @@ pub struct Args {
     /// The port the image listens on [default: the one it exposes]
     #[arg(long, value_parser = parse::port, allow_negative_numbers = true)]
     port: Option<u16>,
-    /// Where it runs: docker, or k8s[:CONTEXT] for a cluster of your kubeconfig
+    /// Where it runs: docker, k8s for the current cluster of your kubeconfig, or k8s:CONTEXT
     #[arg(long, default_value = "docker", value_name = "TARGET")]
     on: String,
     #[command(flatten)]

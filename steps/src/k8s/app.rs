@@ -3,27 +3,29 @@ use super::{
     Shared,
     client::{DEPLOYMENT, code, failed},
     names::{ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, wanted},
-    object,
+    object, pods,
     secret::{entry, values},
 };
-use crate::labels::{INSTANCE, STEP, STORE, TEMPLATE, key, labels};
+use crate::labels::{INSTANCE, REVISION, STEP, STORE, TEMPLATE, key, labels};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use syp_engine::{
     api::validate,
     door,
+    failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
     v1::instance_spec::{Egress, Isolation},
 };
+use tokio::time::Instant;
 
 pub(super) struct App(pub Arc<Shared>);
 
@@ -31,6 +33,8 @@ pub(super) struct App(pub Arc<Shared>);
 const LEAVE_S: u64 = 5;
 /// What it then has for its own end.
 const STOP_S: u64 = 30;
+/// Pods that nobody owns any more are waited for so long at a time.
+const PODS_GONE: Duration = Duration::from_secs(20);
 
 /// The gate beside the app. A sidecar that restarts is started before the app and ended after it.
 fn gate(s: &Shared, cx: &StepCx) -> Value {
@@ -208,7 +212,9 @@ fn deployment(s: &Shared, cx: &StepCx, name: &str) -> Value {
             { "name": "net.ipv4.ip_local_port_range", "value": "49152 65534" },
         ]);
     }
-    let labels = labels(&cx.owner, &cx.node);
+    let mut labels = labels(&cx.owner, &cx.node);
+    // its number changes with every scale; another pod template would replace all pods
+    labels.remove(REVISION);
     let rest = json!({
         "metadata": { "annotations": { TEMPLATE: cx.params["template"] } },
         "spec": {
@@ -245,14 +251,27 @@ impl Step for App {
         // pods of ours that nobody owns any more (an orphaning deletion by somebody else)
         let api: Api<Pod> = Api::namespaced(c, &namespace);
         let of = format!("{STORE}={},{INSTANCE}={},{STEP}={}", owner.store, owner.uid, row.node);
-        for p in api.list(&ListParams::default().labels(&of)).await.map_err(|e| failed(&e))? {
-            let name = p.metadata.name.unwrap_or_default();
-            match api.delete(&name, &DeleteParams::default()).await {
-                Ok(_) => {}
-                Err(e) if code(&e) == Some(404) => {}
-                Err(e) => return Err(failed(&e)),
+        let how = ListParams::default().labels(&of);
+        let end = Instant::now() + PODS_GONE;
+        loop {
+            let left = api.list(&how).await.map_err(|e| failed(&e))?.items;
+            let Some(first) = left.first() else { return Ok(was) };
+            if Instant::now() >= end {
+                return Err(failure(
+                    Class::Conflict,
+                    "DELETING",
+                    format!("pod {} is being removed", first.name_any()),
+                    "the engine waits and looks again; a pod of a node that is gone waits for the node",
+                ));
             }
+            for p in left.iter().filter(|p| !pods::leaving(p)) {
+                match api.delete(&p.name_any(), &DeleteParams::default()).await {
+                    Ok(_) => {}
+                    Err(e) if code(&e) == Some(404) => {}
+                    Err(e) => return Err(failed(&e)),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        Ok(was)
     }
 }

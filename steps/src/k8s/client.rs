@@ -5,7 +5,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::Value;
-use std::path::Path;
+use std::{path::PathBuf, time::SystemTime};
 use syp_engine::failure::{Class, failure};
 use syp_proto::journal::Failure;
 
@@ -74,40 +74,61 @@ impl Kind {
     }
 }
 
-/// A client of one context. Nothing is called yet.
+/// The files as one kubeconfig, as `kubectl` reads them: what is said first counts, a file that is not there says nothing.
+fn read(files: &[PathBuf]) -> Result<Kubeconfig, Failure> {
+    let mut out: Option<Kubeconfig> = None;
+    for file in files.iter().filter(|f| f.exists()) {
+        let more = Kubeconfig::read_from(file);
+        let both = more.and_then(|more| match out.take() {
+            Some(held) => held.merge(more),
+            None => Ok(more),
+        });
+        out = Some(both.map_err(|e| unusable(&file.display().to_string(), &e))?);
+    }
+    out.ok_or_else(|| {
+        let named: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
+        unusable(&named.join(":"), &"there is no such file")
+    })
+}
+
+fn unusable(what: &str, e: &dyn std::fmt::Display) -> Failure {
+    failure(
+        // it may be written in this moment, and comes back when somebody logs in again
+        Class::Transient,
+        "KUBECONFIG",
+        format!("{what} can't be used: {e}"),
+        "'kubectl config get-contexts' shows what is there; KUBECONFIG in the engine's environment says which file counts",
+    )
+}
+
+/// When the files were written last: credentials are exchanged by writing them.
+pub(super) fn written(files: &[PathBuf]) -> Option<SystemTime> {
+    files.iter().filter_map(|f| std::fs::metadata(f).ok()?.modified().ok()).max()
+}
+
+/// A client of one context, and the namespace that the context names. Nothing is called yet.
 ///
 /// # Errors
 /// `KUBECONFIG` when there is no such context, or it can't be used.
-pub async fn connect(path: Option<&Path>, context: &str) -> Result<(Client, String), Failure> {
-    let read = path.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+pub async fn connect(files: &[PathBuf], context: &str) -> Result<(Client, String), Failure> {
     let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
-    let wrong = |e: &dyn std::fmt::Display| {
-        failure(
-            Class::Terminal,
-            "KUBECONFIG",
-            format!("context '{context}' can't be used: {e}"),
-            "'kubectl config get-contexts' shows those that are there; KUBECONFIG says which file counts",
-        )
-    };
-    let config = read.map_err(|e| wrong(&e))?;
-    let config = Config::from_custom_kubeconfig(config, &options).await.map_err(|e| wrong(&e))?;
+    let what = format!("context '{context}'");
+    let config =
+        Config::from_custom_kubeconfig(read(files)?, &options).await.map_err(|e| unusable(&what, &e))?;
     let namespace = config.default_namespace.clone();
-    Ok((Client::try_from(config).map_err(|e| wrong(&e))?, namespace))
+    let client = Client::try_from(config).map_err(|e| match e {
+        Error::Auth(_) => credentials(),
+        e => unusable(&what, &e),
+    })?;
+    Ok((client, namespace))
 }
 
 /// The contexts of a kubeconfig, and which one is current.
 ///
 /// # Errors
 /// `KUBECONFIG`.
-pub fn contexts(path: Option<&Path>) -> Result<(Vec<String>, Option<String>), Failure> {
-    let read = path.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(|e| {
-        failure(
-            Class::Terminal,
-            "KUBECONFIG",
-            e.to_string(),
-            "KUBECONFIG names the file; by default ~/.kube/config",
-        )
-    })?;
+pub fn contexts(files: &[PathBuf]) -> Result<(Vec<String>, Option<String>), Failure> {
+    let read = read(files)?;
     Ok((read.contexts.into_iter().map(|c| c.name).collect(), read.current_context))
 }
 
@@ -133,18 +154,18 @@ pub fn optional<T>(r: Result<T, Error>) -> Result<Option<T>, Failure> {
 
 /// An error of the API server as a failure with a reason and a way out.
 pub fn failed(e: &Error) -> Failure {
-    let Error::Api(s) = e else {
-        let auth = matches!(e, Error::Auth(_));
-        return failure(
-            Class::Transient,
-            if auth { "CREDENTIALS" } else { "PROVIDER_UNREACHABLE" },
-            format!("the cluster can't be reached: {}", chain(e)),
-            if auth {
-                "log in to the cluster again; 'kubectl get ns' must work"
-            } else {
-                "'kubectl cluster-info' must work; the engine tries again by itself"
-            },
-        );
+    let s = match e {
+        Error::Api(s) => s,
+        // its words hold the whole command of a credential program, variables and output included
+        Error::Auth(_) => return credentials(),
+        e => {
+            return failure(
+                Class::Transient,
+                "PROVIDER_UNREACHABLE",
+                format!("the cluster can't be reached: {}", chain(e)),
+                "'kubectl cluster-info' must work; the engine tries again by itself",
+            );
+        }
     };
     let message = s.message.clone();
     match s.code {
@@ -154,18 +175,7 @@ pub fn failed(e: &Error) -> Failure {
             format!("the cluster does not accept the credentials: {message}"),
             "log in to the cluster again; the engine goes on by itself",
         ),
-        403 if message.contains("exceeded quota") => failure(
-            Class::Terminal,
-            "QUOTA_EXCEEDED",
-            message,
-            "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas",
-        ),
-        403 => failure(
-            Class::Terminal,
-            "RIGHTS_MISSING",
-            message,
-            "give the engine's identity that right; 'sypctl sweep' and the role files in deploy/ name all that are needed",
-        ),
+        403 => forbidden(message),
         404 => failure(Class::Transient, "NOT_FOUND", message, ""),
         409 => failure(Class::Conflict, "PROVIDER_BUSY", message, "the engine looks again by itself"),
         422 | 400 => failure(
@@ -182,6 +192,47 @@ pub fn failed(e: &Error) -> Failure {
             "the engine tries again by itself; 'kubectl get --raw /readyz' shows how the API server is",
         ),
     }
+}
+
+fn credentials() -> Failure {
+    failure(
+        Class::Transient,
+        "CREDENTIALS",
+        "the credentials of the kubeconfig can't be had",
+        "'kubectl get namespaces' must work as the engine's user; log in to the cluster again",
+    )
+}
+
+/// The API server says no for more than one reason. Pure.
+fn forbidden(message: String) -> Failure {
+    let has = |words: &[&str]| words.iter().any(|w| message.contains(w));
+    if has(&["being terminated"]) {
+        return failure(
+            Class::Conflict,
+            "DELETING",
+            message,
+            "the engine waits until it is gone, and goes on",
+        );
+    }
+    let (reason, hint) = if has(&["exceeded quota", "failed quota"]) {
+        (
+            "QUOTA_EXCEEDED",
+            "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas",
+        )
+    } else if has(&["PodSecurity"]) {
+        (
+            "POD_SECURITY",
+            "the namespace's Pod Security level does not allow it: use another namespace, or without --isolation rules",
+        )
+    } else if has(&["cannot "]) {
+        (
+            "RIGHTS_MISSING",
+            "give the engine's identity that right; the role files in deploy/kubernetes/ hold all that are needed",
+        )
+    } else {
+        ("PROVIDER_REFUSED", "the message is the API server's own: change what it names, then try again")
+    };
+    failure(Class::Terminal, reason, message, hint)
 }
 
 /// An error with what caused it: the outer ones often say nothing.
@@ -212,4 +263,28 @@ pub async fn apply(
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let how = PatchParams::apply(MANAGER).force();
     kind.api(c, namespace).patch(name, &how, &Patch::Apply(object)).await.map_err(|e| failed(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_no_has_its_own_reason() {
+        let reason = |m: &str| forbidden(m.to_owned()).reason;
+        assert_eq!(
+            reason("secrets is forbidden: User \"x\" cannot list resource \"secrets\""),
+            "RIGHTS_MISSING"
+        );
+        assert_eq!(reason("pods \"a\" is forbidden: exceeded quota: q"), "QUOTA_EXCEEDED");
+        assert_eq!(
+            reason("unable to create new content in namespace n because it is being terminated"),
+            "DELETING"
+        );
+        assert_eq!(
+            reason("pods \"a\" is forbidden: violates PodSecurity \"baseline:latest\""),
+            "POD_SECURITY"
+        );
+        assert_eq!(reason("admission webhook \"w\" denied the request"), "PROVIDER_REFUSED");
+    }
 }

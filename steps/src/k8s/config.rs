@@ -8,10 +8,12 @@ use super::{
 use crate::{admin, labels::key};
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
+use syp_auth::door::{GateConfig, Probe, Protocol};
 use syp_engine::{
     failure::{Class, failure},
     fold::GATE_GENERATION,
@@ -24,10 +26,21 @@ pub(super) struct Config(pub Arc<Shared>);
 /// Node of the Secret.
 pub(super) const NODE: &str = "config";
 /// A gate that was started a moment ago listens within this.
-const STARTING: Duration = Duration::from_secs(5);
+const STARTING: Duration = Duration::from_secs(3);
+
+/// The same for pods of every revision: what differs between them is in their own arguments.
+fn told(cx: &StepCx) -> GateConfig {
+    GateConfig {
+        upstreams: vec![],
+        protocol: Protocol::default(),
+        probe: Probe::default(),
+        revision: String::new(),
+        ..cx.gate.clone()
+    }
+}
 
 fn secret(s: &Shared, cx: &StepCx, key: &str) -> Result<Value, Failure> {
-    let config = serde_json::to_string(&cx.gate).map_err(|e| {
+    let config = serde_json::to_string(&told(cx)).map_err(|e| {
         failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it")
     })?;
     let token = s.admin_token(&cx.owner);
@@ -42,36 +55,38 @@ pub(super) async fn push(s: &Shared, cx: &StepCx) -> Result<(), Failure> {
     tell(s, &c, cx).await
 }
 
-/// Every gate that runs. One that can't be told fails the push, which is tried again: a policy that holds for some is none.
+/// Every gate that runs. One that is ready and can't be told fails the push, which is tried again: a policy that holds for some is
+/// none. One that is not ready gets no callers, and is told when it is found behind ([`tell_one`]).
 pub(super) async fn tell(s: &Shared, c: &Client, cx: &StepCx) -> Result<(), Failure> {
-    let token = s.admin_token(&cx.owner);
     let all = pods::with_gates(c, cx, None).await?;
-    let told = all.iter().map(async |p| {
-        let end = tokio::time::Instant::now() + STARTING;
-        loop {
-            let asked = async { admin::configure(pods::admin(c, cx, p).await?, &token, &cx.gate).await };
-            match asked.await {
-                Err(f) if f.reason == "NOT_FOUND" => return Ok(()),
-                Err(f) if f.reason == "GATE_UNREACHABLE" && tokio::time::Instant::now() < end => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                other => return other,
-            }
-        }
-    });
-    let mut worst = Ok(());
-    for (p, told) in all.iter().zip(join_all(told).await) {
-        if told.is_err() && still_there(c, cx, p).await? {
-            worst = told;
-        }
+    let told = join_all(all.iter().map(|p| tell_one(s, c, cx, p))).await;
+    let failed = |p: &Pod, t: &Result<(), Failure>| t.is_err() && pods::ready(p);
+    if !all.iter().zip(&told).any(|(p, t)| failed(p, t)) {
+        return Ok(());
     }
-    worst
+    // those that went meanwhile admit nobody
+    let now = pods::with_gates(c, cx, None).await?;
+    let there = |p: &Pod| now.iter().any(|n| n.metadata.uid == p.metadata.uid);
+    all.iter().zip(told).find(|(p, t)| failed(p, t) && there(p)).map_or(Ok(()), |(_, t)| t)
 }
 
-/// A pod that has gone meanwhile admits nobody.
-async fn still_there(c: &Client, cx: &StepCx, p: &k8s_openapi::api::core::v1::Pod) -> Result<bool, Failure> {
-    let now = pods::with_gates(c, cx, None).await?;
-    Ok(now.iter().any(|n| n.metadata.uid == p.metadata.uid))
+/// One gate.
+///
+/// # Errors
+/// It can't be told.
+pub(super) async fn tell_one(s: &Shared, c: &Client, cx: &StepCx, p: &Pod) -> Result<(), Failure> {
+    let (token, config) = (s.admin_token(&cx.owner), told(cx));
+    let end = tokio::time::Instant::now() + STARTING;
+    loop {
+        let asked = async { admin::configure(pods::admin(c, cx, p).await?, &token, &config).await };
+        match asked.await {
+            Err(f) if f.reason == "NOT_FOUND" => return Ok(()),
+            Err(f) if f.reason == "GATE_UNREACHABLE" && tokio::time::Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 #[async_trait]

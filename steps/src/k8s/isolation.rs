@@ -5,7 +5,7 @@
 use super::{
     Shared,
     client::{DEPLOYMENT, POD, apply, code, failed, optional},
-    names::{GATE_USER, PROGRAM, namespace},
+    names::{GATE_USER, PROGRAM, TRAFFIC, namespace},
     object,
     pods::{ready, selector},
     probe::node,
@@ -19,7 +19,7 @@ use kube::{
     runtime::wait::{await_condition, conditions::Condition},
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
@@ -40,6 +40,33 @@ const DONE: Duration = Duration::from_secs(45);
 struct Reached {
     reached: bool,
     detail: String,
+}
+
+/// The two tries: the gate's port, which must answer, and the app's, which must not.
+const CONTROL: &str = "control";
+const TRY: &str = "try";
+
+/// What a container of the pod found.
+fn message(p: &Pod, name: &str) -> Option<Reached> {
+    let all = p.status.as_ref()?.container_statuses.as_ref()?;
+    let ended = all.iter().find(|s| s.name == name)?.state.as_ref()?.terminated.as_ref()?;
+    serde_json::from_str(ended.message.as_ref()?.trim()).ok()
+}
+
+fn unsure(what: String) -> Failure {
+    failure(
+        Class::Transient,
+        "PROBING",
+        what,
+        "the engine tries again; a network policy of the namespace may keep new pods from all others",
+    )
+}
+
+impl Reached {
+    /// A port that refuses was reached: nothing between kept the packet, and whatever listens there next is open.
+    fn open(&self) -> bool {
+        self.reached || self.detail == "refused"
+    }
 }
 
 fn ended() -> impl Condition<Pod> {
@@ -89,17 +116,10 @@ impl Isolation {
                 "enableServiceLinks": false,
                 "terminationGracePeriodSeconds": 0,
                 "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
-                "containers": [{
-                    "name": "try",
-                    "image": self.0.gate_image(&cx.facts),
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": [PROGRAM, "reach", format!("{host}:{}", cx.spec.port), "--out", "/dev/termination-log"],
-                    "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" } },
-                    "securityContext": {
-                        "runAsNonRoot": true, "runAsUser": GATE_USER, "readOnlyRootFilesystem": true,
-                        "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
-                    },
-                }],
+                "containers": [
+                    self.container(cx, CONTROL, &host, i32::from(TRAFFIC)),
+                    self.container(cx, TRY, &host, cx.spec.port),
+                ],
             },
         });
         let o = object::object(POD, &cx.owner, "isolation", &name, namespace(cx), rest);
@@ -107,18 +127,32 @@ impl Isolation {
         let waited = tokio::time::timeout(DONE, await_condition(api.clone(), &name, ended())).await;
         let pod = optional(api.get(&name).await)?;
         self.removed(&api, &name).await?;
-        let said = pod
-            .as_ref()
-            .and_then(|p| p.status.as_ref()?.container_statuses.as_ref()?.first()?.state.clone()?.terminated);
-        let message = said.and_then(|t| t.message).unwrap_or_default();
-        serde_json::from_str(message.trim()).map_err(|_| {
-            let how = if waited.is_err() { "it did not end in time" } else { message.as_str() };
-            failure(
-                Class::Transient,
-                "PROBING",
-                format!("the pod {name} that tries the app's port said nothing: {how}"),
-                "'kubectl describe pod' shows why; the engine tries again",
-            )
+        let said = |name| pod.as_ref().and_then(|p| message(p, name));
+        let (Some(control), Some(tried)) = (said(CONTROL), said(TRY)) else {
+            let how = if waited.is_err() { "it did not end in time" } else { "it ended without a word" };
+            return Err(unsure(format!("the pod {name} that tries the app's port said nothing: {how}")));
+        };
+        // who can't even reach the gate has not shown that the app can't be reached
+        if !control.reached {
+            return Err(unsure(format!(
+                "the pod {name} reached not even the gate beside the app ({}), so that nothing is shown",
+                control.detail
+            )));
+        }
+        Ok(tried)
+    }
+
+    fn container(&self, cx: &StepCx, name: &str, host: &str, port: i32) -> Value {
+        json!({
+            "name": name,
+            "image": self.0.gate_image(&cx.facts),
+            "imagePullPolicy": "IfNotPresent",
+            "command": [PROGRAM, "reach", format!("{host}:{port}"), "--out", "/dev/termination-log"],
+            "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" } },
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": GATE_USER, "readOnlyRootFilesystem": true,
+                "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
+            },
         })
     }
 
@@ -154,7 +188,7 @@ impl Step for Isolation {
         );
         let said = self.tried(&self.0.client().await?, cx).await?;
         let port = cx.spec.port;
-        match (said.reached, cx.spec.isolation()) {
+        match (said.open(), cx.spec.isolation()) {
             (false, _) => Ok(Done::condition(
                 "Isolated",
                 true,

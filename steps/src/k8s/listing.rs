@@ -2,6 +2,7 @@
 use super::{
     Shared,
     client::{code, failed, optional},
+    other,
 };
 use crate::labels::{INSTANCE, STEP, STORE};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -85,11 +86,16 @@ async fn of_kind(
     let to_found =
         |l: ObjectList<DynamicObject>| l.items.iter().map(|o| found(r, o, asked.one)).collect::<Vec<_>>();
     // what we may not list we may not have made, but for what we do make
-    let ours = kind_of(&r.kind) != OTHER;
+    let ours = kind_of(&r.kind) != other::KIND;
     match Api::<DynamicObject>::all_with(c.clone(), r).list(&asked.how).await {
         Ok(l) => return Ok(to_found(l)),
         // kinds that this version no longer serves, and those that can't be listed after all
         Err(e) if matches!(code(&e), Some(404 | 405)) => return Ok(vec![]),
+        // an extension of the cluster that is broken holds nothing that a step of ours makes
+        Err(e) if !ours && code(&e).is_some_and(|c| c >= 500) => {
+            tracing::warn!(kind = r.kind, error = %e, "can't be listed; no step makes it");
+            return Ok(vec![]);
+        }
         Err(e) if code(&e) == Some(403) && (namespaced || !ours || r.kind == "Namespace") => {}
         Err(e) => return Err(failed(&e)),
     }
@@ -116,9 +122,6 @@ fn found(r: &ApiResource, o: &DynamicObject, one: bool) -> Found {
     Found { kind: kind_of(&r.kind).into(), key: o.name_any(), handle, node }
 }
 
-/// What the cluster makes for one of ours.
-const OTHER: &str = "k8s.object@1";
-
 /// The step that makes objects of a kind; a pod or a replica set is made by the cluster for one of ours.
 fn kind_of(kind: &str) -> &'static str {
     match kind {
@@ -129,8 +132,17 @@ fn kind_of(kind: &str) -> &'static str {
         "Deployment" => "k8s.app@1",
         "Service" => "k8s.service@1",
         "Ingress" => "k8s.ingress@1",
-        _ => OTHER,
+        _ => other::KIND,
     }
+}
+
+/// The kind and the namespace of a find, from its handle.
+pub(super) fn resource_of(handle: &str) -> Option<(ApiResource, String)> {
+    let parts: Vec<&str> = handle.split('|').collect();
+    let [group, version, kind, plural, namespace] = parts[..] else { return None };
+    let api_version = if group.is_empty() { version.into() } else { format!("{group}/{version}") };
+    let (group, version, kind, plural) = (group.into(), version.into(), kind.into(), plural.into());
+    Some((ApiResource { group, version, api_version, kind, plural }, namespace.to_owned()))
 }
 
 /// Removes one find of a listing of this store.
@@ -138,8 +150,7 @@ fn kind_of(kind: &str) -> &'static str {
 /// # Errors
 /// The API server's.
 pub(super) async fn remove(s: &Shared, f: &Found) -> Result<(), Failure> {
-    let parts: Vec<&str> = f.handle.split('|').collect();
-    let [group, version, kind, plural, namespace] = parts[..] else {
+    let Some((r, namespace)) = resource_of(&f.handle) else {
         return Err(failure(
             Class::Terminal,
             "INTERNAL",
@@ -147,15 +158,8 @@ pub(super) async fn remove(s: &Shared, f: &Found) -> Result<(), Failure> {
             "please report this bug",
         ));
     };
-    let r = ApiResource {
-        group: group.into(),
-        version: version.into(),
-        api_version: if group.is_empty() { version.into() } else { format!("{group}/{version}") },
-        kind: kind.into(),
-        plural: plural.into(),
-    };
     let c = s.client().await?;
     let api: Api<DynamicObject> =
-        if namespace.is_empty() { Api::all_with(c, &r) } else { Api::namespaced_with(c, namespace, &r) };
+        if namespace.is_empty() { Api::all_with(c, &r) } else { Api::namespaced_with(c, &namespace, &r) };
     optional(api.delete(&f.key, &DeleteParams::foreground()).await).map(drop)
 }

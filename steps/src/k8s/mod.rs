@@ -14,6 +14,7 @@ mod names;
 mod namespace;
 mod object;
 mod observe;
+mod other;
 mod plan;
 mod pods;
 mod policy;
@@ -42,6 +43,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::Arc,
+    time::SystemTime,
 };
 use syp_engine::{
     clock::{Clock, millis},
@@ -58,8 +60,8 @@ use syp_proto::{
 
 /// What a k8s target is made of.
 pub struct Options {
-    /// The kubeconfig; `None`: where `kubectl` would look.
-    pub kubeconfig: Option<PathBuf>,
+    /// The files of the kubeconfig, read as one.
+    pub kubeconfig: Vec<PathBuf>,
     /// The context in it.
     pub context: String,
     /// Where the nodes get the gate's image from.
@@ -78,13 +80,24 @@ pub(crate) struct Shared {
     pub gate_image: Option<String>,
     pub tariffs: RwLock<Tariffs>,
     pub clock: Clock,
+    /// Since when this engine looks.
+    pub started_ms: u64,
     /// Counters of each instance's gates, as of one.
     pub totals: Mutex<HashMap<InstanceId, total::Totals>>,
-    kubeconfig: Option<PathBuf>,
+    kubeconfig: Vec<PathBuf>,
     context: String,
     key: SecretSlice<u8>,
-    /// The client, and the namespace that the context names.
-    connected: tokio::sync::Mutex<Option<(Client, String)>>,
+    connected: tokio::sync::Mutex<Option<Connected>>,
+}
+
+/// The client of a context.
+#[derive(Clone)]
+struct Connected {
+    client: Client,
+    /// That the context names.
+    namespace: String,
+    /// When the kubeconfig was written.
+    written: Option<SystemTime>,
 }
 
 /// A cluster.
@@ -110,24 +123,27 @@ impl Shared {
         )
     }
 
-    async fn connected(&self) -> Result<(Client, String), Failure> {
+    /// Connected once; again when somebody has written other credentials.
+    async fn connected(&self) -> Result<Connected, Failure> {
         let mut held = self.connected.lock().await;
-        if let Some(c) = &*held {
+        let written = client::written(&self.kubeconfig);
+        if let Some(c) = held.as_ref().filter(|c| c.written == written) {
             return Ok(c.clone());
         }
-        let c = client::connect(self.kubeconfig.as_deref(), &self.context).await?;
+        let (client, namespace) = client::connect(&self.kubeconfig, &self.context).await?;
+        let c = Connected { client, namespace, written };
         *held = Some(c.clone());
         Ok(c)
     }
 
-    /// The cluster, connected once.
+    /// The cluster.
     pub async fn client(&self) -> Result<Client, Failure> {
-        Ok(self.connected().await?.0)
+        Ok(self.connected().await?.client)
     }
 
     /// The namespace that the context names.
     pub async fn namespace(&self) -> Result<String, Failure> {
-        Ok(self.connected().await?.1)
+        Ok(self.connected().await?.namespace)
     }
 
     /// May pods be seen in all namespaces?
@@ -137,6 +153,11 @@ impl Shared {
             Err(e) if client::code(&e) == Some(403) => Ok(false),
             Err(e) => Err(client::failed(&e)),
         }
+    }
+
+    /// Did kind write the context? Its nodes are containers of this host.
+    pub fn is_kind(&self) -> bool {
+        self.context.starts_with("kind-")
     }
 
     /// The gate's image of an instance: what it was made with.
@@ -158,6 +179,7 @@ impl K8sTarget {
             name: format!("k8s:{}", o.context),
             gate_image: o.gate_image,
             tariffs: RwLock::new(o.tariffs),
+            started_ms: u64::try_from(o.clock.now()).unwrap_or(0),
             clock: o.clock,
             totals: Mutex::default(),
             kubeconfig: o.kubeconfig,
@@ -175,6 +197,7 @@ impl K8sTarget {
             Arc::new(ingress::Ingress(s())),
             Arc::new(isolation::Isolation(s())),
             Arc::new(namespace::Namespace(s())),
+            Arc::new(other::Other(s())),
             Arc::new(policy::Policy(s())),
             Arc::new(probe::Probe(s())),
             Arc::new(scale::Scale(s())),

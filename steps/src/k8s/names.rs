@@ -26,7 +26,11 @@ pub fn namespace(cx: &StepCx) -> &str {
 /// The namespace of what a row made.
 pub fn namespace_of(row: &LedgerRow) -> String {
     let params: Value = serde_json::from_str(&row.params).unwrap_or_default();
-    params["namespace"].as_str().unwrap_or("default").to_owned()
+    match params["namespace"].as_str() {
+        Some(namespace) => namespace.to_owned(),
+        // a listing found it, and its handle says where
+        None => row.handle.split('|').nth(4).unwrap_or("default").to_owned(),
+    }
 }
 
 /// `app-3` is of revision 3.

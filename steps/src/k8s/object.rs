@@ -84,7 +84,7 @@ pub async fn ensure(
     let key = object["metadata"]["name"].as_str().unwrap_or_default();
     match optional(kind.api(c, namespace).get(key).await)? {
         Some(held) if !ours(owner, &held) => return Err(name_conflict(key)),
-        Some(held) if held.metadata.deletion_timestamp.is_some() => return Err(going(kind, &held)),
+        Some(held) if held.metadata.deletion_timestamp.is_some() => return Err(going(kind.kind, &held)),
         _ => {}
     }
     apply(c, kind, namespace, object).await
@@ -125,7 +125,7 @@ pub async fn remove(
         match optional(api.get(key).await)? {
             None => return Ok(true),
             Some(o) if o.uid() != held.uid() => return Ok(true),
-            Some(o) if Instant::now() >= end => return Err(going(kind, &o)),
+            Some(o) if Instant::now() >= end => return Err(going(kind.kind, &o)),
             Some(_) => {}
         }
         tokio::time::sleep(wait).await;
@@ -134,14 +134,14 @@ pub async fn remove(
 }
 
 /// It is being removed, and this holds it.
-fn going(kind: Kind, o: &DynamicObject) -> Failure {
+pub fn going(kind: &str, o: &DynamicObject) -> Failure {
     let finalizers = o.finalizers().join(", ");
     let conditions = o.data["status"]["conditions"].as_array().into_iter().flatten();
     let said: Vec<&str> = conditions
-        .filter(|c| c["status"] == "True" && c["type"] != "NamespaceDeletionDiscoveryFailure")
+        .filter(|c| c["status"] == "True" && c["type"].as_str().is_some_and(|t| t.starts_with("Namespace")))
         .filter_map(|c| c["message"].as_str())
         .collect();
-    let mut words = format!("{} {} is being removed", kind.kind, o.name_any());
+    let mut words = format!("{kind} {} is being removed", o.name_any());
     if !finalizers.is_empty() {
         words.push_str(&format!("; finalizers: {finalizers}"));
     }

@@ -2,6 +2,7 @@
 use super::{
     Shared,
     client::failed,
+    config,
     logs::short,
     names::namespace,
     pods::{self, container, selector},
@@ -44,6 +45,14 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
         (p, m, st)
     });
     let told = join_all(asked).await;
+    // a pod that was starting while the policy changed may have begun with the one before
+    let behind =
+        told.iter().filter(|(_, _, s)| s.as_ref().is_some_and(|s| s.generation < cx.gate.generation));
+    for (p, _, _) in behind {
+        if let Err(f) = config::tell_one(s, &c, cx, p).await {
+            tracing::warn!(pod = p.name_any(), reason = f.reason, "its gate is behind and can't be told");
+        }
+    }
     let usage = usage(&c, cx).await;
     let mut out = Stats::default();
     let mut totals = s.totals.lock();
@@ -51,7 +60,7 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     for (p, metrics, _) in &told {
         let name = p.name_any();
         if let Some(m) = metrics {
-            mine.gate(&name, m);
+            mine.gate(&name, m, s.started_ms);
         }
         let Some(state) = container(p, "app", false).filter(|c| c.running) else { continue };
         if let Some((micros, memory_bytes)) = usage.get(&name).copied() {
@@ -65,6 +74,7 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
             out.replicas.push(ReplicaStats { id, started_ms: state.started_ms, cpu_us, memory_bytes });
         }
     }
+    mine.only(&told.iter().map(|(p, _, _)| p.name_any()).collect());
     let answered = told.iter().any(|(_, m, _)| m.is_some());
     out.gate = answered.then(|| mine.merged());
     drop(totals);
@@ -138,7 +148,8 @@ pub(super) async fn changes(
     let how = watcher::Config::default().labels(&format!("{STORE}={store}"));
     let api: Api<Pod> =
         if s.everywhere(&c).await? { Api::all(c) } else { Api::namespaced(c, &s.namespace().await?) };
-    let news = watcher(api, how).filter_map(|e| async move {
+    // one that breaks off ends: the engine asks again, with its own pauses, and looks at everything
+    let news = watcher(api, how).take_while(|e| std::future::ready(e.is_ok())).filter_map(|e| async move {
         match e {
             Ok(watcher::Event::Delete(p)) => Some(of(&p)),
             Ok(watcher::Event::Apply(p)) if ended(&p) => Some(of(&p)),

@@ -3,8 +3,8 @@
 //! ```text
 //! up, repair:  namespace ─> account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
 //!                       └─> service ─> (ingress) ─────────────────────────────────────────────────────────┘
-//! update:      (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M
-//! scale:       scale ─> probe ─> isolation ─> switch
+//! update:      namespace, account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M
+//! scale:       scale ─> probe ─> switch
 //! ```
 use super::names::{revision_of, wanted};
 use crate::labels::key;
@@ -19,12 +19,17 @@ use syp_engine::{
 };
 use syp_proto::{journal::LedgerRow, v1};
 
-/// Calls that were accepted land within this.
-const SETTLE_MS: i64 = 2_000;
+/// Calls that were accepted land within this, admission webhooks included.
+const SETTLE_MS: i64 = 15_000;
 /// As long as the longest grace, and a little.
 const DRAIN_MS: i64 = 3_700_000;
+/// What is being removed by somebody else, or an API server that restarts, takes minutes.
+const ATTEMPTS: u32 = 12;
 /// Nodes may have to be added, images pulled.
 const ROLLOUT_MS: i64 = 900_000;
+
+/// Before an app.
+const BASE: [&str; 3] = ["account", "config", "policy"];
 
 struct Builder<'a> {
     owner: &'a Owner,
@@ -93,7 +98,7 @@ impl Builder<'_> {
         let key = key(self.owner, id);
         let mut params = json!({ "namespace": self.facts["namespace"] });
         super::object::merge(&mut params, more);
-        let node = self.node(id, kind, after, &params, policy(60_000, 5));
+        let node = self.node(id, kind, after, &params, policy(60_000, ATTEMPTS));
         node.effect.insert(Effect { provider: "k8s".into(), key, ..Default::default() })
     }
 
@@ -152,8 +157,8 @@ impl Builder<'_> {
         self.node("switch", "k8s.switch@1", &[after], &json!({ "revision": n }), policy(60_000, 5))
     }
 
-    fn everything(&mut self) {
-        let n = self.same().unwrap_or(self.have.revision);
+    /// What every pod rests on; made again in each plan, so that every revision's app goes before it.
+    fn base(&mut self) -> Vec<&'static str> {
         let mut base = Vec::new();
         if self.facts["own_namespace"] == true {
             self.effect("namespace", "k8s.namespace@1", &[], json!({}));
@@ -162,6 +167,12 @@ impl Builder<'_> {
         self.effect("account", "k8s.account@1", &base, json!({}));
         self.effect("config", "k8s.config@1", &base, json!({}));
         self.effect("policy", "k8s.policy@1", &base, json!({}));
+        base
+    }
+
+    fn everything(&mut self) {
+        let n = self.same().unwrap_or(self.have.revision);
+        let base = self.base();
         // they stay for the life of the instance, so they rest on no revision: the Service leads nowhere until 'switch'
         self.effect("service", "k8s.service@1", &base, json!({}));
         let mut last = "service";
@@ -169,7 +180,7 @@ impl Builder<'_> {
             self.effect("ingress", "k8s.ingress@1", &["service"], json!({}));
             last = "ingress";
         }
-        let app = self.app(n, &["account", "config", "policy"]);
+        let app = self.app(n, &BASE);
         let proven = self.prove(n, &app);
         self.switch(n, &proven);
         self.node("check", "k8s.check@1", &["switch", last], &json!({ "revision": n }), policy(60_000, 5));
@@ -179,14 +190,17 @@ impl Builder<'_> {
     fn update(&mut self) {
         let same = self.same();
         let n = same.unwrap_or(self.have.revision);
-        let first = if same.is_some() {
-            let params = json!({ "revision": n, "replicas": wanted(self.spec).0 });
-            self.node("scale", "k8s.scale@1", &[], &params, policy(60_000, 5));
-            "scale".to_owned()
+        let of = json!({ "revision": n, "replicas": wanted(self.spec).0 });
+        let proven = if same.is_some() {
+            // the same pods, whose isolation was tried
+            self.node("scale", "k8s.scale@1", &[], &of, policy(60_000, 5));
+            self.node("probe", "k8s.probe@1", &["scale"], &of, policy(ROLLOUT_MS, 2));
+            "probe".to_owned()
         } else {
-            self.app(n, &[])
+            self.base();
+            let app = self.app(n, &BASE);
+            self.prove(n, &app)
         };
-        let proven = self.prove(n, &first);
         self.switch(n, &proven).activates = true;
         self.retire_others(n, "switch");
     }
@@ -212,3 +226,6 @@ impl Builder<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ pub(super) async fn check(
         None if own => key(owner, "namespace"),
         None => asked.namespace.clone(),
     };
-    rights::check(&c, if own { "" } else { &namespace }, &wanted(&spec, own)).await?;
+    rights::check(&c, if own { "" } else { &namespace }, &wanted(own)).await?;
     let level = if own { String::new() } else { level(&c, &namespace).await? };
     allows(&level, &namespace, &spec)?;
     let gate_image = s.gate_image.clone().ok_or_else(|| {
@@ -63,7 +63,9 @@ pub(super) async fn check(
     });
     facts["node_address"] = match held {
         Some(h) => h.facts["node_address"].clone(),
-        None => service::node_address(&c).await?.map_or(Value::Null, Value::String),
+        // tokens go over plain HTTP there: only where the node is this very host's
+        None if s.is_kind() => service::node_address(&c).await?.map_or(Value::Null, Value::String),
+        None => Value::Null,
     };
     let (hourly, lines, facts) = s.tariffs.read().now().price(&spec, &facts);
     Ok(Preflight { facts, spec, hourly, lines })
@@ -91,7 +93,7 @@ fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
         return Err(refuse(
             "NOT_SUPPORTED",
             "an address of this host can't be published by a cluster",
-            "leave --publish away: the endpoint is a node's port, or with --domain an ingress",
+            "leave --publish away: the endpoint is the Service, or with --domain an ingress",
         ));
     }
     Ok(())
@@ -145,13 +147,12 @@ fn allows(level: &str, namespace: &str, spec: &v1::InstanceSpec) -> Result<(), F
 }
 
 /// The rights that a plan uses.
-fn wanted(spec: &v1::InstanceSpec, own: bool) -> Vec<Right> {
+fn wanted(own: bool) -> Vec<Right> {
     let mut out = rights::IN_NAMESPACE.to_vec();
     if own {
         out.extend_from_slice(rights::NAMESPACES);
     }
-    if !spec.domains.is_empty() {
-        out.extend_from_slice(rights::INGRESS);
-    }
+    // also without a domain: a teardown lists whatever a step could have made
+    out.extend_from_slice(rights::INGRESS);
     out
 }

@@ -36,7 +36,7 @@ pub(super) struct Probe(pub Arc<Shared>);
 /// How often it is looked without news: at the gates' words, the Deployment's, and the clock.
 const LOOK: Duration = Duration::from_millis(1_000);
 /// A cluster that adds nodes by itself has so long.
-const UNSCHEDULABLE: Duration = Duration::from_secs(60);
+const UNSCHEDULABLE: Duration = Duration::from_secs(120);
 /// A node has so long to begin with an image: pulls that fail are told sooner.
 const PENDING: Duration = Duration::from_secs(600);
 
@@ -55,6 +55,8 @@ impl Probe {
         let (mut held, mut listing) = (BTreeMap::new(), BTreeMap::new());
         let (start, limit) = (Instant::now(), verdict::limit(cx));
         let mut began: Option<Instant> = None;
+        // restarts of before this look (a node that came back) say nothing of this revision
+        let mut restarted: BTreeMap<String, i32> = BTreeMap::new();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -75,7 +77,7 @@ impl Probe {
                 return Ok(());
             }
             for p in &live {
-                if let Some(f) = self.hopeless(&c, cx, p, start.elapsed()).await {
+                if let Some(f) = self.hopeless(&c, cx, p, &mut restarted, start.elapsed()).await {
                     return Err(f);
                 }
             }
@@ -138,7 +140,14 @@ impl Probe {
     }
 
     /// What no more waiting helps against.
-    async fn hopeless(&self, c: &Client, cx: &StepCx, p: &Pod, waited: Duration) -> Option<Failure> {
+    async fn hopeless(
+        &self,
+        c: &Client,
+        cx: &StepCx,
+        p: &Pod,
+        restarted: &mut BTreeMap<String, i32>,
+        waited: Duration,
+    ) -> Option<Failure> {
         let name = p.name_any();
         for (which, sidecar) in [("seal", true), ("gate", true), ("app", false)] {
             let Some(s) = container(p, which, sidecar) else { continue };
@@ -147,11 +156,13 @@ impl Probe {
             if waits.is_some() {
                 return waits;
             }
-            let ended = s.ended.clone().filter(|_| which != "seal" || s.restarts > 0);
-            if let Some((code, reason)) = ended.filter(|_| s.restarts > 0 || !s.running) {
-                if which == "seal" && code == 0 {
-                    continue;
-                }
+            let before = *restarted.entry(format!("{name}/{which}")).or_insert(s.restarts);
+            let looping = s.waiting.as_ref().is_some_and(|(reason, _)| reason == "CrashLoopBackOff");
+            // some apps need a second try, none needs a tenth; the kubelet makes it by itself
+            if !looping && s.restarts < before + 2 {
+                continue;
+            }
+            if let Some((code, reason)) = s.ended.clone() {
                 let lines = last_lines_of(c, cx, p, which, s.running || s.waiting.is_some()).await;
                 let (reason, why) = match which {
                     "app" if reason == "OOMKilled" => {
@@ -164,9 +175,8 @@ impl Probe {
                     ),
                     _ => ("GATE_UNREACHABLE", format!("its gate exited with code {code}")),
                 };
-                // another attempt looks again: some apps need a second try, none needs a tenth
                 return Some(failure(
-                    Class::Transient,
+                    Class::Terminal,
                     reason,
                     format!("pod {name} {why}. Its last lines:\n{lines}"),
                     "'sypctl logs --previous' shows more; run the image by hand to see why it ends",
@@ -228,7 +238,9 @@ fn words(p: &Pod) -> String {
 /// A container that the kubelet can't start. Pure.
 fn cant_start(which: &str, pod: &str, reason: &str, message: &str) -> Option<Failure> {
     let denied = ["unauthorized", "denied", "authentication", "authorization failed", "403"];
+    let missing = ["not found", "does not exist", "manifest unknown", "no such host", "connection refused"];
     let text = message.to_lowercase();
+    // a registry that is busy, a cache that is not filled yet: the kubelet tries again
     let (reason, hint) = match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" if which != "app" => (
             "GATE_IMAGE",
@@ -238,9 +250,13 @@ fn cant_start(which: &str, pod: &str, reason: &str, message: &str) -> Option<Fai
             "IMAGE_AUTH_FAILED",
             "the nodes may not pull it: give the namespace's service account an image pull secret",
         ),
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+        "InvalidImageName" | "ErrImageNeverPull" => {
             ("IMAGE_NOT_FOUND", "check its name and tag; the nodes of the cluster must be able to pull it")
         }
+        "ErrImagePull" | "ImagePullBackOff" if missing.iter().any(|w| text.contains(w)) => {
+            ("IMAGE_NOT_FOUND", "check its name and tag; the nodes of the cluster must be able to pull it")
+        }
+        "CreateContainerConfigError" if text.contains("failed to sync") => return None,
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
             ("PROVIDER_REFUSED", "the message is the kubelet's own: change what it names, then try again")
         }
@@ -277,7 +293,8 @@ async fn refused(c: &Client, cx: &StepCx, node: &str) -> Result<Option<Failure>,
             "the namespace's Pod Security level does not allow it: use another namespace, or without --isolation rules",
         )
     } else {
-        ("PROVIDER_REFUSED", "the message is the API server's own: change what it names, then try again")
+        // a webhook that does not answer, and the like: shown, and tried again by the cluster
+        return Ok(None);
     };
     Ok(Some(failure(Class::Terminal, reason, message, hint)))
 }

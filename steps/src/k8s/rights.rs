@@ -71,7 +71,7 @@ pub const IN_NAMESPACE: &[Right] = &[
     right("networking.k8s.io", "networkpolicies", "delete"),
 ];
 
-/// With `--domain`.
+/// Made with `--domain`, looked for by every teardown.
 pub const INGRESS: &[Right] = &[
     right("networking.k8s.io", "ingresses", "get"),
     right("networking.k8s.io", "ingresses", "list"),
@@ -83,16 +83,19 @@ pub const INGRESS: &[Right] = &[
 /// Where nodes may be seen, an endpoint is a node's address; elsewhere it is a name of the cluster's own.
 pub const NODES: &[Right] = &[right("", "nodes", "list")];
 
+/// CPU and memory, where the cluster has a metrics server; without it they are not shown.
+pub const USAGE: &[Right] = &[right("metrics.k8s.io", "pods", "list")];
+
 /// All that an engine needs that gives its instances namespaces of their own.
 pub fn of_cluster() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, NODES].concat();
+    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, NODES, USAGE].concat();
     all.sort();
     all
 }
 
 /// All that an engine needs in the one namespace that it is given.
 pub fn of_namespace() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, INGRESS].concat();
+    let mut all = [IN_NAMESPACE, INGRESS, USAGE].concat();
     all.sort();
     all
 }

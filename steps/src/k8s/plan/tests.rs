@@ -1,0 +1,106 @@
+use super::*;
+use syp_engine::{
+    id::{InstanceId, StoreId},
+    plan::{retires_in_order, validate},
+};
+use syp_proto::journal::ledger_row;
+
+fn owner(number: u32) -> Owner {
+    let revision = format!("x-{number}");
+    Owner { store: StoreId::random(), uid: InstanceId::random(), name: "x".into(), revision }
+}
+
+fn spec(replicas: i32, image: &str) -> v1::InstanceSpec {
+    let scaling = Some(v1::Scaling { min: replicas, ..Default::default() });
+    v1::InstanceSpec { scaling, image: image.into(), port: 80, ..Default::default() }
+}
+
+fn facts() -> Value {
+    json!({ "namespace": "n", "own_namespace": true, "image": "i", "replica_hourly": "0.5", "currency": "EUR" })
+}
+
+/// The ledger after a plan has run, with what each row rests on.
+fn ledger(p: &Plan) -> Vec<LedgerRow> {
+    let nodes: Vec<_> = p.nodes.iter().filter(|n| n.effect.is_some()).collect();
+    let number = |id: &str| nodes.iter().position(|n| n.id == id).and_then(|n| u32::try_from(n).ok());
+    let row = |n: &&PlanNode| LedgerRow {
+        ordinal: number(&n.id).unwrap(),
+        node: n.id.clone(),
+        kind: n.kind.clone(),
+        key: n.effect.as_ref().unwrap().key.clone(),
+        params: n.params.clone(),
+        deps: syp_engine::plan::effect_deps(p, &n.id).iter().filter_map(|d| number(d)).collect(),
+        state: ledger_row::State::Exists as i32,
+        ..Default::default()
+    };
+    nodes.iter().map(row).collect()
+}
+
+fn go(kind: RunKind, number: u32, s: &v1::InstanceSpec, ledger: &[LedgerRow]) -> Plan {
+    let have = Have { ledger, revision: number, ..Default::default() };
+    let p = plan("k8s:x", kind, &owner(number), s, &facts(), &have);
+    validate(&p).unwrap();
+    retires_in_order(&p, ledger).unwrap();
+    p
+}
+
+fn ids(p: &Plan) -> Vec<&str> {
+    p.nodes.iter().map(|n| n.id.as_str()).collect()
+}
+
+fn after<'a>(p: &'a Plan, id: &str) -> &'a [String] {
+    &p.nodes.iter().find(|n| n.id == id).unwrap_or_else(|| panic!("no {id}: {:?}", ids(p))).after
+}
+
+#[test]
+fn nothing_serves_before_it_is_proven_and_what_stays_rests_on_no_revision() {
+    let p = go(RunKind::Provision, 1, &spec(2, "a"), &[]);
+    assert_eq!(after(&p, "app-1"), ["account", "config", "policy"]);
+    assert_eq!((after(&p, "probe"), after(&p, "isolation")), (&["app-1".into()][..], &["probe".into()][..]));
+    assert_eq!(after(&p, "switch"), ["isolation"]);
+    let rows = ledger(&p);
+    let app = rows.iter().find(|r| r.node == "app-1").unwrap().ordinal;
+    assert!(rows.iter().all(|r| !r.deps.contains(&app)), "{rows:?}");
+    let priced = p.nodes.iter().find(|n| n.id == "app-1").unwrap().effect.clone().unwrap();
+    assert_eq!(priced.hourly.unwrap().units, 1, "two replicas of half a euro");
+}
+
+#[test]
+fn another_revision_comes_beside_and_the_old_one_goes_when_it_has_finished() {
+    let first = ledger(&go(RunKind::Provision, 1, &spec(1, "a"), &[]));
+    let p = go(RunKind::Update, 2, &spec(1, "b"), &first);
+    let base = ["namespace", "account", "config", "policy"];
+    let rest = ["app-2", "probe", "isolation", "switch", "settle", "retire-app-1"];
+    assert_eq!(ids(&p), [&base[..], &rest[..]].concat());
+    assert_eq!(after(&p, "app-2"), BASE, "its port stays closed for as long as it runs");
+    assert!(p.nodes.iter().find(|n| n.id == "switch").unwrap().activates);
+}
+
+#[test]
+fn more_of_the_same_touch_no_other_and_are_not_tried_again() {
+    let first = ledger(&go(RunKind::Provision, 1, &spec(1, "a"), &[]));
+    let p = go(RunKind::Update, 2, &spec(3, "a"), &first);
+    assert_eq!(ids(&p), ["scale", "probe", "switch"]);
+    // a repair after that converges on the Deployment that is there
+    let p = go(RunKind::Repair, 2, &spec(3, "a"), &first);
+    assert!(ids(&p).contains(&"app-1") && !ids(&p).contains(&"app-2"));
+}
+
+#[test]
+fn values_come_before_the_app_that_has_them_and_go_after_it() {
+    let mut s = spec(1, "a");
+    s.secrets = vec![v1::SecretRef { env: "A".into(), ..Default::default() }];
+    let first = ledger(&go(RunKind::Provision, 1, &s, &[]));
+    let p = go(RunKind::Update, 2, &spec(1, "b"), &first);
+    assert_eq!(after(&p, "retire-secret-1"), ["retire-app-1"]);
+    // a repair in the middle of an update takes away what does not belong to it
+    let both = [first.clone(), {
+        let mut more = ledger(&go(RunKind::Update, 2, &spec(1, "b"), &first));
+        more.iter_mut().for_each(|r| r.ordinal += 100);
+        more.iter_mut().for_each(|r| r.deps.clear());
+        more
+    }]
+    .concat();
+    let p = go(RunKind::Repair, 1, &s, &both);
+    assert!(ids(&p).contains(&"retire-app-2") && !ids(&p).contains(&"retire-app-1"));
+}
