@@ -5,33 +5,44 @@ use std::{collections::BTreeMap, sync::Arc};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// An ordered map; clones share it, so that a test can open it again after a crash.
+/// An ordered map, and what takes back all that is not synced; what is applied can be read at once, as in every other store. Clones
+/// share it, so that a test can open it again after a crash.
 #[derive(Clone, Debug, Default)]
 pub struct MemKv(Arc<Mutex<(Map, Vec<Op>)>>);
+
+/// Writes or removes; what was there before.
+fn put(map: &mut Map, key: Vec<u8>, value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    match value {
+        Some(v) => map.insert(key, v),
+        None => map.remove(&key),
+    }
+}
 
 // === impl MemKv ===
 
 impl MemKv {
     /// Power loss: unsynced writes are gone.
     pub fn crash(&self) {
-        self.0.lock().1.clear();
+        let mut all = self.0.lock();
+        let back = std::mem::take(&mut all.1);
+        for (k, v) in back.into_iter().rev() {
+            put(&mut all.0, k, v);
+        }
     }
 }
 
 impl Kv for MemKv {
     fn apply(&self, ops: Vec<Op>) -> Result<(), Error> {
-        self.0.lock().1.extend(ops);
+        let mut all = self.0.lock();
+        for (k, v) in ops {
+            let before = put(&mut all.0, k.clone(), v);
+            all.1.push((k, before));
+        }
         Ok(())
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let mut all = self.0.lock();
-        for (k, v) in std::mem::take(&mut all.1) {
-            match v {
-                Some(v) => all.0.insert(k, v),
-                None => all.0.remove(&k),
-            };
-        }
+        self.0.lock().1.clear();
         Ok(())
     }
 
