@@ -1,13 +1,18 @@
 //! Talking to a gate's admin port over whatever way a target has to it.
 use bytes::Bytes;
+use hmac::{Hmac, Mac};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::de::DeserializeOwned;
+use sha2::Sha256;
 use std::time::Duration;
 use syp_auth::door::GateConfig;
-use syp_engine::failure::{Class, failure};
+use syp_engine::{
+    failure::{Class, failure},
+    step::{Done, Owner},
+};
 use syp_proto::journal::Failure;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -15,6 +20,37 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const MAX_ANSWER: usize = 4 << 20;
 /// An answer takes no longer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+
+/// The admin token of an instance's gates: derived, so that it is in no journal and needs no store of its own.
+pub(crate) fn token(key: &SecretSlice<u8>, owner: &Owner) -> SecretString {
+    // HMAC takes keys of any length, so this can't fail; an empty token is refused by every gate
+    let mac = Hmac::<Sha256>::new_from_slice(key.expose_secret());
+    mac.map_or_else(
+        |_| SecretString::default(),
+        |mut mac| {
+            mac.update(b"gate-admin|");
+            mac.update(owner.uid.as_bytes());
+            hex::encode(mac.finalize().into_bytes()).into()
+        },
+    )
+}
+
+/// What the status of a request without a token shows.
+///
+/// # Errors
+/// `AUTH_NOT_ENFORCED`.
+pub(crate) fn enforced(status: u16) -> Result<Done, Failure> {
+    if status == 401 {
+        let words = "a request without a token is answered 401";
+        return Ok(Done::condition("AuthEnforced", true, "TRIED", words));
+    }
+    Err(failure(
+        Class::Terminal,
+        "AUTH_NOT_ENFORCED",
+        format!("a request without a token was answered {status}, not 401"),
+        "nothing is served; please report this bug",
+    ))
+}
 
 /// A gate that can't be talked to.
 pub(crate) fn unreachable(what: &str, e: impl std::fmt::Display) -> Failure {

@@ -37,13 +37,11 @@ use crate::{
 use async_trait::async_trait;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::BoxStream;
-use hmac::{Hmac, Mac};
 use names::Subnet;
 use parking_lot::RwLock;
 use rust_decimal::Decimal;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use secrecy::{SecretSlice, SecretString};
 use serde_json::Value;
-use sha2::Sha256;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use syp_auth::jwks::Wanted;
 use syp_engine::{
@@ -101,18 +99,9 @@ pub struct DockerTarget {
 // === impl Shared ===
 
 impl Shared {
-    /// Derived, so that it is in no journal and needs no store of its own.
+    /// [`crate::admin::token`].
     pub fn admin_token(&self, owner: &Owner) -> SecretString {
-        // HMAC takes keys of any length, so this can't fail; an empty token is refused by every gate
-        let mac = Hmac::<Sha256>::new_from_slice(self.key.expose_secret());
-        mac.map_or_else(
-            |_| SecretString::default(),
-            |mut mac| {
-                mac.update(b"gate-admin|");
-                mac.update(owner.uid.as_bytes());
-                hex::encode(mac.finalize().into_bytes()).into()
-            },
-        )
+        crate::admin::token(&self.key, owner)
     }
 }
 

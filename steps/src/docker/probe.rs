@@ -136,20 +136,7 @@ impl Step for Probe {
         self.ready(cx, &slots).await?;
         let gate = SocketAddr::new(IpAddr::V4(super::gate::subnet(cx)?.address(2)), TRAFFIC);
         let status = admin::anonymous(gate, super::gate::has_tls(cx)).await?;
-        if status == 401 {
-            return Ok(Done::condition(
-                "AuthEnforced",
-                true,
-                "TRIED",
-                "a request without a token is answered 401",
-            ));
-        }
-        Err(failure(
-            Class::Terminal,
-            "AUTH_NOT_ENFORCED",
-            format!("a request without a token was answered {status}, not 401"),
-            "nothing is served; please report this bug",
-        ))
+        crate::admin::enforced(status)
     }
 
     async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {

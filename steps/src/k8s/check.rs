@@ -59,20 +59,7 @@ impl Step for Check {
         };
         let status = admin::anonymous(pods::traffic(&c, cx, p).await?).await?;
         told(cx).await;
-        if status == 401 {
-            return Ok(Done::condition(
-                "AuthEnforced",
-                true,
-                "TRIED",
-                "a request without a token is answered 401",
-            ));
-        }
-        Err(failure(
-            Class::Terminal,
-            "AUTH_NOT_ENFORCED",
-            format!("a request without a token was answered {status}, not 401"),
-            "nothing is served; please report this bug",
-        ))
+        crate::admin::enforced(status)
     }
 
     async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {

@@ -163,6 +163,7 @@ impl Isolation {
             Err(e) => return Err(failed(&e)),
         }
         let gone = await_condition(api.clone(), name, |p: Option<&Pod>| p.is_none());
+        // one that stays is met, with words, when the next is made
         let _ = tokio::time::timeout(Duration::from_secs(10), gone).await;
         Ok(())
     }

@@ -31,14 +31,12 @@ mod total;
 use crate::prices::local::{Tariff, Tariffs};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use hmac::{Hmac, Mac};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
 use parking_lot::{Mutex, RwLock};
 use rust_decimal::Decimal;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use secrecy::{SecretSlice, SecretString};
 use serde_json::Value;
-use sha2::Sha256;
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
@@ -109,18 +107,9 @@ pub struct K8sTarget {
 // === impl Shared ===
 
 impl Shared {
-    /// Derived, so that it is in no journal and needs no store of its own.
+    /// [`crate::admin::token`].
     pub fn admin_token(&self, owner: &Owner) -> SecretString {
-        // HMAC takes keys of any length, so this can't fail; an empty token is refused by every gate
-        let mac = Hmac::<Sha256>::new_from_slice(self.key.expose_secret());
-        mac.map_or_else(
-            |_| SecretString::default(),
-            |mut mac| {
-                mac.update(b"gate-admin|");
-                mac.update(owner.uid.as_bytes());
-                hex::encode(mac.finalize().into_bytes()).into()
-            },
-        )
+        crate::admin::token(&self.key, owner)
     }
 
     /// Connected once; again when somebody has written other credentials.
