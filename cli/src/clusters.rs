@@ -10,6 +10,7 @@ use syp_engine::{
 use syp_proto::journal::Failure;
 use syp_steps::{
     k8s::{self, K8sTarget, client::contexts},
+    kind::{self, Cluster},
     prices::local::Tariffs,
 };
 
@@ -61,6 +62,30 @@ impl Resolve for Clusters {
             key: self.key.clone(),
             tariffs: self.tariffs.clone(),
             clock: Clock::System,
+            kind: None,
+            ingress: false,
         }))))
     }
+}
+
+/// The cluster of this engine's own, made with `kind` when an instance needs it, as two targets: by a port of this machine, and by
+/// name through an ingress.
+///
+/// # Errors
+/// A Docker host that can't be understood.
+pub fn own(o: kind::Options, key: &SecretSlice<u8>, tariffs: &Tariffs) -> Result<[K8sTarget; 2], Failure> {
+    let cluster = Arc::new(Cluster::new(o)?);
+    let target = |ingress| {
+        K8sTarget::new(k8s::Options {
+            kubeconfig: vec![cluster.kubeconfig()],
+            context: cluster.context(),
+            gate_image: None,
+            key: key.clone(),
+            tariffs: tariffs.clone(),
+            clock: Clock::System,
+            kind: Some(Arc::clone(&cluster)),
+            ingress,
+        })
+    };
+    Ok([target(false), target(true)])
 }

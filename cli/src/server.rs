@@ -32,6 +32,7 @@ use syp_engine::{
 use syp_proto::v1;
 use syp_steps::{
     docker::{self, DockerTarget},
+    kind,
     power::Host,
     prices::local::{Tariff, Tariffs},
 };
@@ -115,19 +116,32 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let own_key = key(&o.data_dir.join("engine.key"))?;
     let vault = Vault::new(&own_key);
     let clusters = Clusters::new(own_key.clone(), tariffs.clone());
+    let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let power = Host::default();
+    let own = kind::Options {
+        docker_host: docker_host.clone(),
+        gate_binary: gate_binary()?,
+        dir: o.data_dir.join("kind"),
+        store: store.store_id().clone(),
+        node_image: std::env::var("SYP_KIND_NODE_IMAGE").ok().filter(|i| !i.is_empty()),
+        ingress_image: std::env::var("SYP_KIND_INGRESS_IMAGE").ok().filter(|i| !i.is_empty()),
+        authority: o.data_dir.join("ca"),
+    };
+    let kind = crate::clusters::own(own, &own_key, &tariffs.clone().of_host(power.cores()));
+    let [kind, kind_ingress] = kind.map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
     let docker = DockerTarget::new(docker::Options {
-        host: std::env::var("DOCKER_HOST").unwrap_or_default(),
+        host: docker_host,
         gate_binary: gate_binary()?,
         key: own_key,
         pool: std::env::var("SYP_DOCKER_POOL").unwrap_or_else(|_| docker::DEFAULT_POOL.into()),
         tariffs,
-        power: Host::default(),
+        power,
         clock: Clock::System,
     });
     let docker = docker.map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
     let engine = Engine::start(Options {
         store,
-        targets: vec![Arc::new(docker)],
+        targets: vec![Arc::new(docker), Arc::new(kind), Arc::new(kind_ingress)],
         resolve: Some(Arc::new(clusters)),
         clock: Clock::System,
         faults: crash::from_environment(),

@@ -152,7 +152,7 @@ pub enum Observed {
 pub struct Done {
     /// The provider's id.
     pub handle: String,
-    /// JSON object for later nodes; never a secret. `endpoint` in it becomes the instance's, `condition` one of its conditions.
+    /// JSON object for later nodes; never a secret. `endpoint` in it becomes the instance's, `endpoint_ca` who vouches for it, `condition` one of its conditions.
     pub outputs: Value,
 }
 

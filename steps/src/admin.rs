@@ -150,7 +150,20 @@ pub(crate) async fn read<T: DeserializeOwned>(
 pub(crate) async fn anonymous(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<u16, Failure> {
-    Ok(exchange(stream, request(Method::GET, "/", None, Bytes::new())?).await?.0)
+    anonymous_at(stream, "gate").await
+}
+
+/// The same under a name that something before the gate goes by.
+///
+/// # Errors
+/// `GATE_UNREACHABLE`.
+pub(crate) async fn anonymous_at(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+) -> Result<u16, Failure> {
+    let mut r = request(Method::GET, "/", None, Bytes::new())?;
+    r.headers_mut().insert(header::HOST, host.parse().map_err(|e| unreachable("host", e))?);
+    Ok(exchange(stream, r).await?.0)
 }
 
 /// Tells the gate that its end is near: it serves what comes, and sends its callers elsewhere.

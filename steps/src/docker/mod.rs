@@ -18,7 +18,7 @@ pub mod names;
 mod network;
 mod observe;
 mod plan;
-mod preflight;
+pub(crate) mod preflight;
 mod probe;
 mod rollout;
 mod routes;
@@ -110,7 +110,7 @@ fn wrong(what: &str, e: &str) -> Failure {
 }
 
 /// The engine at a host as `DOCKER_HOST` says it; empty: the usual socket.
-fn connect(host: &str) -> Result<Docker, Failure> {
+pub(crate) fn connect(host: &str) -> Result<Docker, Failure> {
     let host = if host.is_empty() { "unix:///var/run/docker.sock" } else { host };
     let docker = match host.strip_prefix("unix://") {
         // a socket that is not there yet is met at the first call, with words

@@ -9,7 +9,7 @@ use super::{
     total::Totals,
 };
 use crate::{
-    admin,
+    admin, kind,
     labels::{INSTANCE, STORE},
 };
 use futures_util::{StreamExt, future::join_all, stream::BoxStream};
@@ -53,7 +53,10 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
             tracing::warn!(pod = p.name_any(), reason = f.reason, "its gate is behind and can't be told");
         }
     }
-    let usage = usage(&c, cx).await;
+    let usage = match &s.kind {
+        Some(_) => kind::usage(&c, namespace(cx)).await.unwrap_or_default(),
+        None => usage(&c, cx).await,
+    };
     let mut out = Stats::default();
     let mut totals = s.totals.lock();
     let mine: &mut Totals = totals.entry(cx.owner.uid).or_default();
@@ -138,7 +141,7 @@ fn micros(quantity: &str) -> Option<u64> {
 }
 
 /// News of this store's pods and Deployments: what ended, what was changed or removed by hand.
-pub(super) async fn changes(
+pub(crate) async fn changes(
     s: &Shared,
     store: &StoreId,
 ) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {

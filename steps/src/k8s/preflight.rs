@@ -72,7 +72,7 @@ pub(super) async fn check(
 }
 
 /// What no cluster can do for us. Pure.
-fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
+pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
     if spec.port == 0 {
         return Err(refuse(
             "PORT_UNKNOWN",
