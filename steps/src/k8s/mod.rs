@@ -15,6 +15,7 @@ mod namespace;
 mod object;
 mod observe;
 mod other;
+mod patience;
 mod plan;
 mod pods;
 mod policy;
@@ -30,6 +31,7 @@ mod total;
 
 use crate::prices::local::{Tariff, Tariffs};
 use async_trait::async_trait;
+use client::Coming;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
@@ -85,7 +87,15 @@ pub(crate) struct Shared {
     kubeconfig: Vec<PathBuf>,
     context: String,
     key: SecretSlice<u8>,
-    connected: tokio::sync::Mutex<Option<Connected>>,
+    connected: tokio::sync::Mutex<Way>,
+}
+
+/// The way to the cluster: one that is there, and one that is being made.
+#[derive(Default)]
+struct Way {
+    held: Option<Connected>,
+    /// Whoever comes while a credential program runs waits for that one instead of starting another.
+    coming: Option<(Option<SystemTime>, Coming)>,
 }
 
 /// The client of a context.
@@ -114,14 +124,18 @@ impl Shared {
 
     /// Connected once; again when somebody has written other credentials.
     async fn connected(&self) -> Result<Connected, Failure> {
-        let mut held = self.connected.lock().await;
+        let mut way = self.connected.lock().await;
         let written = client::written(&self.kubeconfig);
-        if let Some(c) = held.as_ref().filter(|c| c.written == written) {
+        if let Some(c) = way.held.as_ref().filter(|c| c.written == written) {
             return Ok(c.clone());
         }
-        let (client, namespace) = client::connect(&self.kubeconfig, &self.context).await?;
+        let held = way.coming.take().filter(|(of, coming)| *of == written && !coming.hung());
+        let begin = || (written, Coming::new(&self.kubeconfig, &self.context));
+        let came = way.coming.insert(held.unwrap_or_else(begin)).1.come().await?;
+        way.coming = None;
+        let (client, namespace) = came?;
         let c = Connected { client, namespace, written };
-        *held = Some(c.clone());
+        way.held = Some(c.clone());
         Ok(c)
     }
 
