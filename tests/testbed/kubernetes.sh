@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The conformance suite of the k8s target on a real kind cluster that is made for it and goes with it.
+# The conformance suite of the k8s target, and what it asks of a cluster, on a real kind cluster that is made for it and goes with it.
 # tests/testbed/kubernetes.sh    exit code 3: a cluster can't be had here (the reason is the last line of talk)
 #
 # Needs the engine of this machine (with the test images), sypctl and syp-gate (SYP_TEST_SYPCTL, SYP_TEST_GATE).
@@ -38,5 +38,6 @@ main() {
   tests/testbed/k8s.sh load "$NAME" "$GATE" "${IMAGES[@]}"
   export KUBECONFIG SYP_K8S_KUBECTL SYP_TEST_K8S=1 SYP_TEST_DOCKER=1 SYP_GATE_IMAGE=docker.io/library/$GATE
   cargo test --locked --offline -p syp-tests --test conformance k8s -- --nocapture
+  cargo test --locked --offline -p syp-tests --test k8s -- --nocapture
 }
 main "$@"

@@ -1,7 +1,7 @@
 //! What the engine's identity must be allowed to do on a cluster: the very list that the role files in `deploy/` hold.
 use super::client::failed;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
+use k8s_openapi::api::authorization::v1::{ResourceRule, SelfSubjectAccessReview, SelfSubjectRulesReview};
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -103,6 +103,9 @@ pub fn of_namespace() -> Vec<Right> {
 /// Reviews at once.
 const AT_ONCE: usize = 8;
 
+/// Kinds that are in no namespace.
+const CLUSTER: [&str; 2] = ["namespaces", "nodes"];
+
 /// Asks the cluster about each one; those that are missing are named, with the rule to add.
 ///
 /// # Errors
@@ -125,29 +128,62 @@ pub(super) async fn check(c: &Client, namespace: &str, wanted: &[Right]) -> Resu
     ))
 }
 
-/// Those that are not given.
+/// Those that are not given. The cluster is asked once for all that it would allow there, and singly about what that did not hold:
+/// whoever decides by asking somebody else (a cloud's own permissions) can't list what it allows.
 ///
 /// # Errors
 /// The API server's.
 pub(super) async fn missing(c: &Client, namespace: &str, wanted: &[Right]) -> Result<Vec<Right>, Failure> {
-    let api: Api<SelfSubjectAccessReview> = Api::all(c.clone());
-    let asked = stream::iter(wanted.to_vec()).map(|r| {
-        let api = api.clone();
-        async move {
-            let (resource, sub) = r.resource.split_once('/').unwrap_or((r.resource, ""));
-            let ask = json!({ "spec": { "resourceAttributes": {
-                "namespace": if r.resource == "namespaces" { "" } else { namespace },
-                "group": r.group, "resource": resource, "subresource": sub, "verb": r.verb,
-            } } });
-            let ask = serde_json::from_value(ask).unwrap_or_default();
-            let said = api.create(&PostParams::default(), &ask).await.map_err(|e| failed(&e))?;
-            Ok::<_, Failure>((!said.status.is_some_and(|s| s.allowed)).then_some(r))
-        }
+    let given = rules_of(c, namespace).await;
+    let unsure = wanted.iter().copied().filter(|r| !given.iter().any(|g| holds(g, *r)));
+    let asked = stream::iter(unsure).map(|r| async move {
+        let allowed = allowed(c, namespace, r).await?;
+        Ok::<_, Failure>((!allowed).then_some(r))
     });
     let mut out: Vec<_> =
         asked.buffer_unordered(AT_ONCE).try_filter_map(|r| async move { Ok(r) }).try_collect().await?;
     out.sort();
     Ok(out)
+}
+
+/// A namespace in which nobody has given anything: what is allowed there is allowed everywhere. It need not exist.
+const NOWHERE: &str = "syp-nowhere";
+
+/// The rules that count for us; empty when they can't be had.
+async fn rules_of(c: &Client, namespace: &str) -> Vec<ResourceRule> {
+    let api: Api<SelfSubjectRulesReview> = Api::all(c.clone());
+    let namespace = if namespace.is_empty() { NOWHERE } else { namespace };
+    let ask = json!({ "spec": { "namespace": namespace } });
+    let ask = serde_json::from_value(ask).unwrap_or_default();
+    let said = api.create(&PostParams::default(), &ask).await;
+    said.ok().and_then(|r| r.status).map(|s| s.resource_rules).unwrap_or_default()
+}
+
+/// Does a rule give this right, for objects of any name? As the API server reads rules. Pure.
+fn holds(rule: &ResourceRule, r: Right) -> bool {
+    let any = |all: &Option<Vec<String>>, is: &dyn Fn(&str) -> bool| {
+        all.iter().flatten().any(|one| one == "*" || is(one))
+    };
+    let sub = r.resource.split_once('/').map(|(_, sub)| sub);
+    let resource = |one: &str| {
+        one == r.resource || sub.is_some_and(|sub| one.strip_prefix("*/").is_some_and(|of| of == sub))
+    };
+    rule.resource_names.as_ref().is_none_or(Vec::is_empty)
+        && any(&rule.api_groups, &|g| g == r.group)
+        && any(&rule.resources, &resource)
+        && any(&Some(rule.verbs.clone()), &|v| v == r.verb)
+}
+
+async fn allowed(c: &Client, namespace: &str, r: Right) -> Result<bool, Failure> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(c.clone());
+    let (resource, sub) = r.resource.split_once('/').unwrap_or((r.resource, ""));
+    let ask = json!({ "spec": { "resourceAttributes": {
+        "namespace": if CLUSTER.contains(&r.resource) { "" } else { namespace },
+        "group": r.group, "resource": resource, "subresource": sub, "verb": r.verb,
+    } } });
+    let ask = serde_json::from_value(ask).unwrap_or_default();
+    let said = api.create(&PostParams::default(), &ask).await.map_err(|e| failed(&e))?;
+    Ok(said.status.is_some_and(|s| s.allowed))
 }
 
 fn grouped(all: &[Right]) -> BTreeMap<(&str, &str), Vec<&str>> {
@@ -188,6 +224,37 @@ mod tests {
             [right("", "pods", "get"), right("", "pods", "list"), right("apps", "deployments", "patch")];
         assert_eq!(words(&all), "get/list pods, patch deployments.apps");
         assert!(rules(&all).starts_with("- apiGroups: [\"\"]\n  resources: [\"pods\"]\n  verbs: [\"get\", \"list\"]\n- apiGroups: [\"apps\"]"));
+    }
+
+    #[test]
+    fn a_rule_gives_what_the_api_server_would_give_by_it() {
+        let rule = |groups: &str, resources: &str, verbs: &str| {
+            let all = |s: &str| s.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            ResourceRule {
+                api_groups: Some(all(groups)),
+                resources: Some(all(resources)),
+                verbs: all(verbs),
+                resource_names: None,
+            }
+        };
+        let log = right("", "pods/log", "get");
+        for (resources, given) in [
+            ("*", true),
+            ("pods/log", true),
+            ("*/log", true),
+            ("pods", false),
+            ("pods/*", false),
+            ("*/exec", false),
+        ] {
+            assert_eq!(holds(&rule("", resources, "get"), log), given, "{resources}");
+        }
+        let one = right("apps", "deployments", "patch");
+        assert!(holds(&rule("* batch", "deployments", "*"), one));
+        assert!(!holds(&rule("", "deployments", "*"), one), "another group");
+        assert!(!holds(&rule("apps", "deployments", "get list"), one));
+        let named =
+            ResourceRule { resource_names: Some(vec!["a".into()]), ..rule("apps", "deployments", "*") };
+        assert!(!holds(&named, one), "of one object alone");
     }
 
     #[test]
