@@ -68,7 +68,7 @@ fn room(spec: &v1::InstanceSpec, held: &Held<'_>) -> Result<(), Failure> {
 }
 
 /// A replica can't have more than its host. A host that does not say what it has is not asked.
-fn within(spec: &v1::InstanceSpec, cores: i64, memory: i64) -> Result<(), Failure> {
+pub(super) fn within(spec: &v1::InstanceSpec, cores: i64, memory: i64) -> Result<(), Failure> {
     let r = spec.resources.clone().unwrap_or_default();
     let (cores, memory) = (u64::try_from(cores).unwrap_or(0), u64::try_from(memory).unwrap_or(0));
     let exceeds = |what: String, flag: &str| {

@@ -2,10 +2,12 @@
 //! server (port-forward), so that it needs no network path of its own.
 mod account;
 mod app;
+mod census;
 mod check;
 pub mod client;
 mod config;
 mod drain;
+mod examine;
 mod ingress;
 mod isolation;
 mod listing;
@@ -47,6 +49,7 @@ use std::{
 };
 use syp_engine::{
     clock::{Clock, millis},
+    examined::Examined,
     failure::{Class, failure},
     graph::RunKind,
     id::{InstanceId, StoreId},
@@ -297,6 +300,10 @@ impl Target for K8sTarget {
     async fn check(&self) -> Result<String, Failure> {
         let v = self.shared.client().await?.apiserver_version().await.map_err(|e| client::failed(&e))?;
         Ok(format!("Kubernetes {} ({})", v.git_version, self.shared.context))
+    }
+
+    async fn examine(&self, spec: &v1::InstanceSpec) -> Examined {
+        examine::examine(&self.shared, spec).await
     }
 
     async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {

@@ -23,6 +23,15 @@ const fn right(group: &'static str, resource: &'static str, verb: &'static str) 
     Right { group, resource, verb }
 }
 
+// === impl Right ===
+
+impl Right {
+    /// `get pods/log`, `patch deployments.apps`.
+    pub fn words(&self) -> String {
+        words(std::slice::from_ref(self))
+    }
+}
+
 /// For the instance's namespace of its own.
 pub const NAMESPACES: &[Right] = &[
     right("", "namespaces", "get"),
@@ -111,7 +120,14 @@ const CLUSTER: [&str; 2] = ["namespaces", "nodes"];
 /// # Errors
 /// `RIGHTS_MISSING`, or the API server's.
 pub(super) async fn check(c: &Client, namespace: &str, wanted: &[Right]) -> Result<(), Failure> {
-    let missing = missing(c, namespace, wanted).await?;
+    complete(&missing(c, namespace, wanted).await?, namespace)
+}
+
+/// Are none missing? Pure.
+///
+/// # Errors
+/// `RIGHTS_MISSING`.
+pub(super) fn complete(missing: &[Right], namespace: &str) -> Result<(), Failure> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -123,8 +139,8 @@ pub(super) async fn check(c: &Client, namespace: &str, wanted: &[Right]) -> Resu
     Err(failure(
         Class::Terminal,
         "RIGHTS_MISSING",
-        format!("the engine's identity lacks rights {place}: {}", words(&missing)),
-        format!("add to its role:\n{}", rules(&missing)),
+        format!("the engine's identity lacks rights {place}: {}", words(missing)),
+        format!("add to its role:\n{}", rules(missing)),
     ))
 }
 
@@ -202,6 +218,33 @@ fn words(all: &[Right]) -> String {
     grouped(all).iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// Rights as a role and its binding, to be applied as they stand; empty: none. `who`: the name that the cluster knows us by.
+pub(super) fn manifest(all: &[Right], namespace: &str, who: &str) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let (kind, place) = if namespace.is_empty() {
+        ("ClusterRole", String::new())
+    } else {
+        ("Role", format!("\n  namespace: {namespace}"))
+    };
+    let subject = match who.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
+        Some((at, name)) => format!("kind: ServiceAccount\n  namespace: {at}\n  name: {name}"),
+        None => format!("kind: User\n  apiGroup: rbac.authorization.k8s.io\n  name: \"{who}\""),
+    };
+    let head = |kind: &str| {
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: syp-engine-more{place}\n"
+        )
+    };
+    format!(
+        "{}rules:\n{}\n---\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: {kind}\n  name: syp-engine-more\nsubjects:\n- {subject}\n",
+        head(kind),
+        rules(all),
+        head(&format!("{kind}Binding")),
+    )
+}
+
 /// As rules of a Role or ClusterRole.
 pub fn rules(all: &[Right]) -> String {
     let one = |((group, resource), verbs): (&(&str, &str), &Vec<&str>)| {
@@ -224,6 +267,22 @@ mod tests {
             [right("", "pods", "get"), right("", "pods", "list"), right("apps", "deployments", "patch")];
         assert_eq!(words(&all), "get/list pods, patch deployments.apps");
         assert!(rules(&all).starts_with("- apiGroups: [\"\"]\n  resources: [\"pods\"]\n  verbs: [\"get\", \"list\"]\n- apiGroups: [\"apps\"]"));
+    }
+
+    #[test]
+    fn what_is_missing_can_be_applied_as_it_stands() {
+        let all = [right("", "pods", "get"), right("apps", "deployments", "patch")];
+        assert_eq!(
+            manifest(&all, "shop", "system:serviceaccount:syp-system:syp-engine"),
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: syp-engine-more\n  namespace: shop\nrules:\n- apiGroups: [\"\"]\n  resources: [\"pods\"]\n  verbs: [\"get\"]\n- apiGroups: [\"apps\"]\n  resources: [\"deployments\"]\n  verbs: [\"patch\"]\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata:\n  name: syp-engine-more\n  namespace: shop\nroleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: syp-engine-more\nsubjects:\n- kind: ServiceAccount\n  namespace: syp-system\n  name: syp-engine\n"
+        );
+        let cluster = manifest(&all, "", "alice");
+        assert!(
+            cluster.contains("kind: ClusterRoleBinding") && cluster.contains("name: \"alice\"\n"),
+            "{cluster}"
+        );
+        assert!(!cluster.contains("namespace:"), "{cluster}");
+        assert_eq!(manifest(&[], "", "alice"), "");
     }
 
     #[test]
