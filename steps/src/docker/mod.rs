@@ -6,6 +6,7 @@ pub mod client;
 mod config;
 mod container;
 mod drain;
+mod examine;
 mod files;
 mod gate;
 mod gate_image;
@@ -46,6 +47,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use syp_auth::jwks::Wanted;
 use syp_engine::{
     clock::{Clock, millis},
+    examined::Examined,
     failure::{Class, failure},
     graph::RunKind,
     id::{InstanceId, StoreId},
@@ -254,6 +256,10 @@ impl Target for DockerTarget {
     async fn check(&self) -> Result<String, Failure> {
         let v = self.shared.docker.version().await.map_err(|e| client::failed(&e))?;
         Ok(format!("Docker {} (API {})", v.version.unwrap_or_default(), v.api_version.unwrap_or_default()))
+    }
+
+    async fn examine(&self, spec: &v1::InstanceSpec) -> Examined {
+        examine::examine(&self.shared, spec).await
     }
 
     async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {

@@ -2,10 +2,12 @@
 //! server (port-forward), so that it needs no network path of its own.
 mod account;
 mod app;
+mod census;
 mod check;
 pub mod client;
 mod config;
 mod drain;
+mod examine;
 mod ingress;
 mod isolation;
 pub(crate) mod listing;
@@ -15,6 +17,7 @@ pub(crate) mod namespace;
 pub(crate) mod object;
 pub(crate) mod observe;
 mod other;
+mod patience;
 mod plan;
 mod pods;
 mod policy;
@@ -33,6 +36,7 @@ use crate::{
     prices::local::{Tariff, Tariffs},
 };
 use async_trait::async_trait;
+use client::Coming;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
@@ -48,6 +52,7 @@ use std::{
 };
 use syp_engine::{
     clock::{Clock, millis},
+    examined::Examined,
     failure::{Class, failure},
     graph::RunKind,
     id::{InstanceId, StoreId},
@@ -96,7 +101,15 @@ pub(crate) struct Shared {
     kubeconfig: Vec<PathBuf>,
     context: String,
     key: SecretSlice<u8>,
-    connected: tokio::sync::Mutex<Option<Connected>>,
+    connected: tokio::sync::Mutex<Way>,
+}
+
+/// The way to the cluster: one that is there, and one that is being made.
+#[derive(Default)]
+struct Way {
+    held: Option<Connected>,
+    /// Whoever comes while a credential program runs waits for that one instead of starting another.
+    coming: Option<(Option<SystemTime>, Coming)>,
 }
 
 /// The client of a context.
@@ -125,18 +138,22 @@ impl Shared {
 
     /// Connected once; again when somebody has written other credentials.
     async fn connected(&self) -> Result<Connected, Failure> {
-        let mut held = self.connected.lock().await;
+        let mut way = self.connected.lock().await;
         let written = client::written(&self.kubeconfig);
-        if let Some(c) = held.as_ref().filter(|c| c.written == written) {
+        if let Some(c) = way.held.as_ref().filter(|c| c.written == written) {
             return Ok(c.clone());
         }
         // another word than "no such file" for a cluster of our own that is not there
         if let (Some(kind), None) = (&self.kind, written) {
             kind.there().await?;
         }
-        let (client, namespace) = client::connect(&self.kubeconfig, &self.context).await?;
+        let held = way.coming.take().filter(|(of, coming)| *of == written && !coming.hung());
+        let begin = || (written, Coming::new(&self.kubeconfig, &self.context));
+        let came = way.coming.insert(held.unwrap_or_else(begin)).1.come().await?;
+        way.coming = None;
+        let (client, namespace) = came?;
         let c = Connected { client, namespace, written };
-        *held = Some(c.clone());
+        way.held = Some(c.clone());
         Ok(c)
     }
 
@@ -330,6 +347,13 @@ impl Target for K8sTarget {
         }
         let v = self.shared.client().await?.apiserver_version().await.map_err(|e| client::failed(&e))?;
         Ok(format!("Kubernetes {} ({})", v.git_version, self.shared.context))
+    }
+
+    async fn examine(&self, spec: &v1::InstanceSpec) -> Examined {
+        match &self.shared.kind {
+            Some(cluster) => kind::examine::examine(&self.shared, cluster, spec).await,
+            None => examine::examine(&self.shared, spec).await,
+        }
     }
 
     async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {

@@ -1,6 +1,7 @@
 //! A cluster of this machine's own, made with `kind` in its Docker engine when the first instance needs it, shared by all instances of
 //! this engine, removed with the last. What is in it is the k8s target's; here is the cluster around it.
 mod cluster;
+pub(crate) mod examine;
 mod image;
 pub(crate) mod ingress;
 pub(crate) mod listing;

@@ -27,21 +27,18 @@ impl Cluster {
             return Ok(None);
         }
         let kubectl = std::env::var("SYP_K8S_KUBECTL").unwrap_or_else(|_| "kubectl".into());
-        let k = |args: &[&str]| sh(&kubectl, args);
         let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/cluster-role.yaml");
-        k(&["apply", "-f", role])?;
-        // they may be there
-        let _ = k(&["create", "namespace", NAMESPACE]);
-        let _ = k(&["create", "serviceaccount", IDENTITY, "-n", NAMESPACE]);
-        let account = format!("--serviceaccount={NAMESPACE}:{IDENTITY}");
-        let _ = k(&["create", "clusterrolebinding", IDENTITY, "--clusterrole=syp-engine", &account]);
-        let token = k(&["create", "token", IDENTITY, "-n", NAMESPACE, "--duration=8h"])?;
-        let mut config: Value =
-            serde_json::from_str(&k(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"])?)?;
-        config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
-        let least = tempfile::NamedTempFile::new()?;
-        std::fs::write(least.path(), config.to_string())?;
+        sh(&kubectl, &["apply", "-f", role])?;
+        let least = identity(&kubectl, IDENTITY, "syp-engine")?;
         Ok(Some(Self { kubectl, least }))
+    }
+
+    /// The kubeconfig of an identity of this name that has just one ClusterRole.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn identity(&self, name: &str, role: &str) -> Result<tempfile::NamedTempFile> {
+        identity(&self.kubectl, name, role)
     }
 
     /// What `kubectl` prints.
@@ -51,6 +48,22 @@ impl Cluster {
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         sh(&self.kubectl, args)
     }
+}
+
+fn identity(kubectl: &str, name: &str, role: &str) -> Result<tempfile::NamedTempFile> {
+    let k = |args: &[&str]| sh(kubectl, args);
+    // they may be there
+    let _ = k(&["create", "namespace", NAMESPACE]);
+    let _ = k(&["create", "serviceaccount", name, "-n", NAMESPACE]);
+    let account = format!("--serviceaccount={NAMESPACE}:{name}");
+    let _ = k(&["create", "clusterrolebinding", name, &format!("--clusterrole={role}"), &account]);
+    let token = k(&["create", "token", name, "-n", NAMESPACE, "--duration=8h"])?;
+    let mut config: Value =
+        serde_json::from_str(&k(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"])?)?;
+    config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), config.to_string())?;
+    Ok(file)
 }
 
 impl Bed for Cluster {
