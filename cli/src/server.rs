@@ -5,8 +5,11 @@ pub mod log;
 
 pub use flags::Flags;
 
-use crate::clusters::Clusters;
-use crate::paths::{only_ours, private_dir, socket_path, write_private};
+use crate::{
+    clusters::Clusters,
+    paths::{only_ours, private_dir, socket_path, write_private},
+    targets::Named,
+};
 use anyhow::{Context, bail};
 use secrecy::SecretSlice;
 use std::{
@@ -31,7 +34,7 @@ use syp_engine::{
 };
 use syp_proto::v1;
 use syp_steps::{
-    docker::{self, DockerTarget},
+    docker,
     power::Host,
     prices::local::{Tariff, Tariffs},
 };
@@ -115,7 +118,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let own_key = key(&o.data_dir.join("engine.key"))?;
     let vault = Vault::new(&own_key);
     let clusters = Clusters::new(own_key.clone(), tariffs.clone());
-    let docker = DockerTarget::new(docker::Options {
+    let docker = docker::Options {
         host: std::env::var("DOCKER_HOST").unwrap_or_default(),
         gate_binary: gate_binary()?,
         key: own_key,
@@ -123,12 +126,13 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         tariffs,
         power: Host::default(),
         clock: Clock::System,
-    });
-    let docker = docker.map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
+    };
+    let named = Named { docker, clusters };
+    let targets = named.at_start().map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
     let engine = Engine::start(Options {
         store,
-        targets: vec![Arc::new(docker)],
-        resolve: Some(Arc::new(clusters)),
+        targets,
+        resolve: Some(Arc::new(named)),
         clock: Clock::System,
         faults: crash::from_environment(),
         door: Arc::clone(&door),
