@@ -1,6 +1,10 @@
-//! The clusters of the user's kubeconfig as targets: each becomes one when somebody names it.
+//! The clusters of the user's kubeconfig as targets: each becomes one when somebody names it. An engine that is a pod knows its own
+//! cluster by its service account.
 use secrecy::SecretSlice;
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use syp_engine::{
     clock::Clock,
     failure::{Class, failure},
@@ -9,18 +13,26 @@ use syp_engine::{
 };
 use syp_proto::journal::Failure;
 use syp_steps::{
-    k8s::{self, K8sTarget, client::contexts},
-    kind::{self, Cluster},
+    k8s::{
+        self, K8sTarget,
+        client::{IN_CLUSTER, contexts},
+    },
+    kind::Cluster,
     prices::local::Tariffs,
 };
 
 /// What every cluster's target is made of.
 pub struct Clusters {
     kubeconfig: Vec<PathBuf>,
+    /// The engine is a pod and has a service account.
+    in_cluster: bool,
     gate_image: Option<String>,
     key: SecretSlice<u8>,
     tariffs: Tariffs,
 }
+
+/// Where a pod finds who it is.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 // === impl Clusters ===
 
@@ -33,7 +45,23 @@ impl Clusters {
             || std::env::home_dir().into_iter().map(|h| h.join(".kube/config")).collect(),
             |k| std::env::split_paths(&k).collect(),
         );
-        Self { kubeconfig, gate_image, key, tariffs }
+        let in_cluster =
+            std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(SERVICE_ACCOUNT).exists();
+        Self { kubeconfig, in_cluster, gate_image, key, tariffs }
+    }
+
+    /// The contexts of the files, and the current one. Without a file, a pod has its own cluster.
+    fn contexts(&self, files: &[PathBuf]) -> Result<(Vec<String>, Option<String>), Failure> {
+        if files.is_empty() && self.in_cluster {
+            return Ok((vec![IN_CLUSTER.into()], Some(IN_CLUSTER.into())));
+        }
+        contexts(files)
+    }
+
+    /// None in a pod that was given none.
+    fn files(&self) -> Vec<PathBuf> {
+        let none = self.in_cluster && !self.kubeconfig.iter().any(|f| f.exists());
+        if none { vec![] } else { self.kubeconfig.clone() }
     }
 }
 
@@ -44,7 +72,8 @@ impl Resolve for Clusters {
             None if name == "k8s" => None,
             _ => return Ok(None),
         };
-        let (all, current) = contexts(&self.kubeconfig)?;
+        let kubeconfig = self.files();
+        let (all, current) = self.contexts(&kubeconfig)?;
         let context = asked.map(str::to_owned).or(current).filter(|c| all.contains(c)).ok_or_else(|| {
             let what = asked.map_or_else(|| "no context is current".to_owned(), |c| format!("there is no context '{c}'"));
             let known = if all.is_empty() { "it has none".to_owned() } else { format!("it has {}", all.join(", ")) };
@@ -56,7 +85,7 @@ impl Resolve for Clusters {
             )
         })?;
         Ok(Some(Arc::new(K8sTarget::new(k8s::Options {
-            kubeconfig: self.kubeconfig.clone(),
+            kubeconfig,
             context,
             gate_image: self.gate_image.clone(),
             key: self.key.clone(),
@@ -68,24 +97,45 @@ impl Resolve for Clusters {
     }
 }
 
-/// The cluster of this engine's own, made with `kind` when an instance needs it, as two targets: by a port of this machine, and by
-/// name through an ingress.
-///
-/// # Errors
-/// A Docker host that can't be understood.
-pub fn own(o: kind::Options, key: &SecretSlice<u8>, tariffs: &Tariffs) -> Result<[K8sTarget; 2], Failure> {
-    let cluster = Arc::new(Cluster::new(o)?);
-    let target = |ingress| {
-        K8sTarget::new(k8s::Options {
-            kubeconfig: vec![cluster.kubeconfig()],
-            context: cluster.context(),
+/// The cluster of this engine's own as a target: by a port of this machine, or (`ingress`) by name.
+pub fn own(cluster: &Arc<Cluster>, key: &SecretSlice<u8>, tariffs: &Tariffs, ingress: bool) -> K8sTarget {
+    K8sTarget::new(k8s::Options {
+        kubeconfig: vec![cluster.kubeconfig()],
+        context: cluster.context(),
+        gate_image: None,
+        key: key.clone(),
+        tariffs: tariffs.clone(),
+        clock: Clock::System,
+        kind: Some(Arc::clone(cluster)),
+        ingress,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_without_a_kubeconfig_knows_its_own_cluster_and_nobody_else_does() {
+        let given = tempfile::tempdir().unwrap();
+        let file = given.path().join("config");
+        let of = |in_cluster| Clusters {
+            kubeconfig: vec![file.clone()],
+            in_cluster,
             gate_image: None,
-            key: key.clone(),
-            tariffs: tariffs.clone(),
-            clock: Clock::System,
-            kind: Some(Arc::clone(&cluster)),
-            ingress,
-        })
-    };
-    Ok([target(false), target(true)])
+            key: vec![0; 32].into(),
+            tariffs: Tariffs::new(&[], syp_steps::prices::local::Tariff::default()),
+        };
+        let name = |c: &Clusters, n: &str| c.resolve(n).map(|t| t.map(|t| t.name().to_owned()));
+        let pod = of(true);
+        assert_eq!(name(&pod, "k8s").unwrap().as_deref(), Some("k8s:in-cluster"));
+        assert_eq!(name(&pod, "k8s:in-cluster").unwrap().as_deref(), Some("k8s:in-cluster"));
+        let other = name(&pod, "k8s:kind-a").unwrap_err();
+        assert!(other.message.contains("it has in-cluster"), "{}", other.message);
+        assert!(of(false).resolve("k8s").is_err());
+        // a kubeconfig that it was given counts
+        std::fs::write(&file, "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n").unwrap();
+        assert_eq!(name(&pod, "k8s").unwrap().as_deref(), Some("k8s:a"));
+        assert!(pod.resolve("k8s:in-cluster").is_err());
+    }
 }

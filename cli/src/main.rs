@@ -30,6 +30,7 @@ mod secrets;
 mod server;
 mod service;
 mod spark;
+mod targets;
 mod traces;
 
 use args::{Cli, Command};

@@ -5,8 +5,11 @@ pub mod log;
 
 pub use flags::Flags;
 
-use crate::clusters::Clusters;
-use crate::paths::{only_ours, private_dir, socket_path, write_private};
+use crate::{
+    clusters::Clusters,
+    paths::{only_ours, private_dir, socket_path, write_private},
+    targets::Named,
+};
 use anyhow::{Context, bail};
 use secrecy::SecretSlice;
 use std::{
@@ -31,8 +34,7 @@ use syp_engine::{
 };
 use syp_proto::v1;
 use syp_steps::{
-    docker::{self, DockerTarget},
-    kind,
+    docker, kind,
     power::Host,
     prices::local::{Tariff, Tariffs},
 };
@@ -82,7 +84,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     only_ours(&place).with_context(|| format!("{} can't be closed to others", place.display()))?;
     let uid = nix::unistd::getuid().as_raw();
     let local = LocalIssuer::open(o.data_dir.join("local-issuer.key"), store.store_id().as_str())?;
-    let issuers = jwks::Issuers::new(jwks::Options::default(), Fetcher::new(ISSUER_TIMEOUT, None)?);
+    let issuers = jwks::Issuers::new(jwks::Options::default(), fetcher(&o.flags)?);
     let external = o.flags.issuer.iter().map(|i| external_issuer(i));
     let configs: Vec<IssuerConfig> = std::iter::once(local.config()).chain(external).collect();
     issuers.apply(&configs).context("an issuer can't be used")?;
@@ -117,7 +119,6 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let vault = Vault::new(&own_key);
     let clusters = Clusters::new(own_key.clone(), tariffs.clone());
     let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    let power = Host::default();
     let own = kind::Options {
         docker_host: docker_host.clone(),
         gate_binary: gate_binary()?,
@@ -127,22 +128,21 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         ingress_image: std::env::var("SYP_KIND_INGRESS_IMAGE").ok().filter(|i| !i.is_empty()),
         authority: o.data_dir.join("ca"),
     };
-    let kind = crate::clusters::own(own, &own_key, &tariffs.clone().of_host(power.cores()));
-    let [kind, kind_ingress] = kind.map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
-    let docker = DockerTarget::new(docker::Options {
+    let docker = docker::Options {
         host: docker_host,
         gate_binary: gate_binary()?,
         key: own_key,
         pool: std::env::var("SYP_DOCKER_POOL").unwrap_or_else(|_| docker::DEFAULT_POOL.into()),
         tariffs,
-        power,
+        power: Host::default(),
         clock: Clock::System,
-    });
-    let docker = docker.map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
+    };
+    let named = Named::new(docker, own, clusters);
+    let targets = named.at_start().map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
     let engine = Engine::start(Options {
         store,
-        targets: vec![Arc::new(docker), Arc::new(kind), Arc::new(kind_ingress)],
-        resolve: Some(Arc::new(clusters)),
+        targets,
+        resolve: Some(Arc::new(named)),
         clock: Clock::System,
         faults: crash::from_environment(),
         door: Arc::clone(&door),
@@ -267,6 +267,18 @@ fn external_issuer(issuer: &str) -> IssuerConfig {
         email_verified_default: false,
         groups_claim: "groups".into(),
     }
+}
+
+fn fetcher(f: &Flags) -> anyhow::Result<Fetcher> {
+    let read = |p: &PathBuf| {
+        fs::read(p).with_context(|| format!("--issuer-ca {}: the file can't be read", p.display()))
+    };
+    let authorities = f.issuer_ca.as_ref().map(read).transpose()?;
+    let unusable = || match &f.issuer_ca {
+        Some(p) => format!("--issuer-ca {}: give certificates in PEM", p.display()),
+        None => "TLS can't be set up".to_owned(),
+    };
+    Fetcher::new(ISSUER_TIMEOUT, authorities.as_deref()).with_context(unusable)
 }
 
 fn tls(f: &Flags) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {

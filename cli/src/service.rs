@@ -63,12 +63,12 @@ impl Unit {
         f.admin.iter().for_each(|a| add("--admin", a.clone()));
         let mut command: Vec<_> = command.iter().map(|w| quoted(w)).collect();
         let mut more = String::new();
-        if let Some((cert, key)) = f.tls() {
+        let ca = f.issuer_ca.as_ref().map(|ca| ("--issuer-ca", "issuer-ca.pem", ca));
+        let tls = f.tls().map(|(c, k)| [("--tls-cert", "tls.crt", c), ("--tls-key", "tls.key", k)]);
+        for (flag, name, file) in tls.into_iter().flatten().chain(ca) {
             // %d: where systemd puts what it loads
-            command.extend(["--tls-cert", "%d/tls.crt", "--tls-key", "%d/tls.key"].map(str::to_owned));
-            for (name, file) in [("tls.crt", cert), ("tls.key", key)] {
-                more += &format!("LoadCredential={name}:{}\n", file.display().to_string().replace('%', "%%"));
-            }
+            command.extend([flag.to_owned(), format!("%d/{name}")]);
+            more += &format!("LoadCredential={name}:{}\n", file.display().to_string().replace('%', "%%"));
         }
         if let Some(g) = &self.docker_group {
             more += &format!("SupplementaryGroups={g}\n");

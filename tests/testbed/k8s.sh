@@ -6,6 +6,7 @@
 #   k8s.sh own                    what an engine needs to make clusters of its own: on stdout SYP_K8S_BIN= (for the PATH) and more
 #   k8s.sh load NAME IMAGE...     images of this machine's engine into the cluster
 #   k8s.sh down NAME              removes it
+#   k8s.sh helm                   builds helm if it is not there, and prints where it is
 #   k8s.sh prove [NAME]           a cluster comes, everything is tried, it goes: one line a fact
 #   k8s.sh bare up|down|...       a cluster beside Docker whose components a test can stop (k8s/bare.sh)
 # Exit code 3: it can't be had here (the reason is the last line of talk).
@@ -45,6 +46,12 @@ build() {
       ld+=" -X $v.gitVersion=v$KUBE -X $v.gitMajor=${KUBE%%.*} -X $v.gitMinor=$(cut -d. -f2 <<<"$KUBE") -X $v.gitTreeState=archive"
       ld+=" -X $v.gitCommit=0000000000000000000000000000000000000000 -X $v.buildDate=1970-01-01T00:00:00Z"
       ;;
+    helm)
+      ld+=" -X helm.sh/helm/v3/internal/version.version=v$(version helm.sh/helm/v3 helm)"
+      # what 'helm template' takes for the cluster's version is that of its client
+      ld+=" -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1"
+      ld+=" -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$(sed -n 's,^\tk8s.io/client-go v0\.\([0-9]*\)\..*,\1,p' go.mod)"
+      ;;
     traefik) ld+=" -X github.com/traefik/traefik/v3/pkg/version.Version=$(version github.com/traefik/traefik/v3 traefik)" ;;
   esac
   if [ "$group" = gateway-api ]; then
@@ -70,14 +77,15 @@ copy_of() {
   cp -r --no-preserve=mode "$from/$2" "$BIN/$3"
 }
 
+# programs [GB]: those of GROUPS_OF_GO, with so much room
 programs() {
-  local group missing=() t=$EPOCHSECONDS free
+  local group missing=() t=$EPOCHSECONDS free room=${1:-18}
   for group in "${GROUPS_OF_GO[@]}"; do [ -e "$BIN/.$group" ] || missing+=("$group"); done
   [ ${#missing[@]} -gt 0 ] || return 0
   ensure_go 1.26.4 || unavailable "Kubernetes is built with Go 1.26.4, and there is none and no way to get it"
   mkdir -p "$BIN"
   free=$(df -Pk "$K8S" | awk 'NR == 2 { print int($4 / 1048576) }')
-  [ "$free" -ge 18 ] || unavailable "building Kubernetes takes 18 GB of disk for a while, and $K8S has $free"
+  [ "$free" -ge "$room" ] || unavailable "building ${missing[*]} takes $room GB of disk for a while, and $K8S has $free"
   # the caches of these builds are larger than all the rest: they go with it
   CACHES=$(mktemp -d "$K8S/go.XXXXXX")
   export GOMODCACHE=$CACHES/mod GOCACHE=$CACHES/build GOFLAGS=-modcacherw GOTOOLCHAIN=local
@@ -85,6 +93,15 @@ programs() {
   rm -rf "$CACHES"
   CACHES=
   say "the programs are there ($(du -sm "$BIN" | cut -f1) MB, $((EPOCHSECONDS - t)) s)"
+}
+
+# No part of a cluster: it has a folder of its own, so that another helm makes nobody build Kubernetes again.
+helm() {
+  GROUPS_OF_GO=(helm)
+  BIN=$K8S/helm-$(cd "$HERE/helm" && cat go.mod tools.go | hash_of | cut -c1-12)
+  lock
+  programs 4
+  echo "$BIN/helm"
 }
 
 # === node image ===
@@ -306,6 +323,7 @@ main() {
     check) check ;;
     build) check; lock; programs; node_image ;;
     programs) lock; programs ;;
+    helm) helm ;;
     up | own | load | down) "$@" ;;
     prove)
       shift
@@ -316,7 +334,7 @@ main() {
       . "$HERE/bare.sh"
       "$@"
       ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 }
 main "$@"

@@ -12,14 +12,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 NAME=syp-test-$$
 GATE=syp-gate:test-$$
 IMAGES=(syp-test/hello:latest syp-test/crash:latest)
-DIR=
 
 finish() {
   local rc=$?
   trap - EXIT INT TERM
   tests/testbed/k8s.sh down "$NAME" >&2 || true
   docker rmi "$GATE" >/dev/null 2>&1 || true
-  [ -z "$DIR" ] || rm -rf "$DIR"
   exit "$rc"
 }
 
@@ -31,11 +29,7 @@ main() {
   trap 'exit 130' INT TERM
   said=$(tests/testbed/k8s.sh up "$NAME")
   eval "$said"
-  # as the engine makes it for Docker: the program alone, and a place for its files
-  DIR=$(mktemp -d)
-  mkdir -p "$DIR/etc/syp"
-  install -m 755 "$SYP_TEST_GATE" "$DIR/syp-gate"
-  tar -C "$DIR" -c . | docker import - "$GATE" >/dev/null
+  deploy/image/build.sh gate "$GATE" "$SYP_TEST_GATE"
   tests/testbed/k8s.sh load "$NAME" "$GATE" "${IMAGES[@]}"
   said=$(tests/testbed/k8s.sh own)
   eval "$said"

@@ -169,6 +169,8 @@ async fn prometheus_scrapes_with_a_token_and_nobody_without() -> Result<()> {
         ("GET /metrics", eve, "403 Forbidden"),
         ("POST /metrics", admin.clone(), "405 Method Not Allowed"),
         ("GET /", admin.clone(), "404 Not Found"),
+        ("POST /healthz", String::new(), "405 Method Not Allowed"),
+        ("GET /healthz", String::new(), "200 OK"),
         ("POST /syp.v1.Server/ShutdownServer", admin.clone(), "404 Not Found"),
     ] {
         let (head, body) = http(&w, line, &headers).await?;

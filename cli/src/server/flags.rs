@@ -20,6 +20,9 @@ pub struct Flags {
     /// An identity provider whose tokens are taken
     #[arg(long, value_parser = parse::issuer, value_name = "URL")]
     pub issuer: Vec<String>,
+    /// Authorities of providers with certificates of their own, beside the public ones; PEM
+    #[arg(long, requires = "issuer", value_name = "FILE")]
+    pub issuer_ca: Option<PathBuf>,
     /// Audience that its tokens carry for the instances
     #[arg(long, value_parser = parse::audience, value_name = "NAME")]
     pub audience: Option<String>,
@@ -40,7 +43,7 @@ impl Flags {
         if open && self.tls_cert.is_none() {
             return Err(Failure::usage("off loopback TLS is required: --tls-cert and --tls-key"));
         }
-        for file in [&mut self.tls_cert, &mut self.tls_key] {
+        for file in [&mut self.tls_cert, &mut self.tls_key, &mut self.issuer_ca] {
             *file = file.take().map(std::path::absolute).transpose()?;
         }
         Ok(self)

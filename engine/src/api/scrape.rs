@@ -1,7 +1,7 @@
 //! `GET /metrics` over plain HTTP, for Prometheus: on a listener of its own, behind the same guard as every call.
 //!
 //! A scrape that is answered leaves no row in the audit trail: it comes every few seconds and says nothing about anybody. One
-//! that is refused does.
+//! that is refused does. `GET /healthz` is beside it, for everybody.
 use super::{
     Api,
     layer::{Guard, Peer},
@@ -27,8 +27,10 @@ use tonic::{Code, Status};
 const MOST: usize = 32;
 /// A client has so long for its handshake and its head.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The one path.
+/// What is scraped.
 const PATH: &str = "/metrics";
+/// Says to everybody that the engine answers, and nothing else: the probes of an orchestrator have no token.
+const HEALTH: &str = "/healthz";
 
 /// Takes connections until it is dropped.
 pub(super) async fn serve(api: Api, guard: Guard, listener: TcpListener, tls: Option<TlsAcceptor>) {
@@ -96,13 +98,17 @@ async fn answer<B>(
     mut request: Request<B>,
     from: SocketAddr,
 ) -> Response<Full<Bytes>> {
-    if request.uri().path() != PATH {
-        return plain(StatusCode::NOT_FOUND, "only /metrics is here\n");
+    let health = request.uri().path() == HEALTH;
+    if !health && request.uri().path() != PATH {
+        return plain(StatusCode::NOT_FOUND, "only /metrics and /healthz are here\n");
     }
     if request.method() != Method::GET {
         let mut no = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         no.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
         return no;
+    }
+    if health {
+        return plain(StatusCode::OK, "ok\n");
     }
     let peer = Peer { uid: None, address: Some(from) };
     request.extensions_mut().insert(peer);

@@ -65,6 +65,7 @@ const CALL_TIMEOUT_S: u64 = 120;
 pub const DEFAULT_POOL: &str = "10.213.0.0/16";
 
 /// What the docker target is made of.
+#[derive(Clone)]
 pub struct Options {
     /// `unix:///var/run/docker.sock` or what `DOCKER_HOST` says; empty: the default socket.
     pub host: String,
@@ -115,11 +116,18 @@ fn wrong(what: &str, e: &str) -> Failure {
 pub(crate) fn connect(host: &str) -> Result<Docker, Failure> {
     let host = if host.is_empty() { "unix:///var/run/docker.sock" } else { host };
     let docker = match host.strip_prefix("unix://") {
-        // a socket that is not there yet is met at the first call, with words
         Some(path) => Docker::connect_with_unix(path, CALL_TIMEOUT_S, API_DEFAULT_VERSION),
         None => Docker::connect_with_host(host),
     };
-    docker.map_err(|e| wrong("DOCKER_HOST", &e.to_string()))
+    docker.map_err(|e| match e {
+        bollard::errors::Error::SocketNotFoundError(path) => failure(
+            Class::Transient,
+            "PROVIDER_UNREACHABLE",
+            format!("there is no Docker engine where the engine runs: {path} is not there"),
+            "start it ('systemctl start docker'), say with DOCKER_HOST where it is, or serve on a cluster: --on k8s",
+        ),
+        e => wrong("DOCKER_HOST", &e.to_string()),
+    })
 }
 
 // === impl DockerTarget ===
@@ -128,7 +136,7 @@ impl DockerTarget {
     /// Connects lazily: a daemon that is down is met at preflight, with words.
     ///
     /// # Errors
-    /// A host or pool that can't be understood.
+    /// A host or pool that can't be understood; `PROVIDER_UNREACHABLE`: its socket is not there.
     pub fn new(o: Options) -> Result<Self, Failure> {
         let docker = connect(&o.host)?;
         let pool = Subnet::parse(&o.pool)

@@ -17,6 +17,8 @@ use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 
 /// Field manager of everything that we apply.
 pub const MANAGER: &str = "syp";
+/// The context of no file: the cluster whose pod the engine is, with the pod's service account.
+pub const IN_CLUSTER: &str = "in-cluster";
 
 /// A kind of object that we make: its group, version and plural, so that nothing has to be discovered first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,15 @@ fn unusable(what: &str, e: &dyn std::fmt::Display) -> Failure {
     )
 }
 
+fn unmounted(e: &dyn std::error::Error) -> Failure {
+    failure(
+        Class::Transient,
+        "KUBECONFIG",
+        format!("the service account of the engine's pod can't be used: {}", chain(e)),
+        "its pod needs a serviceAccountName and must not have automountServiceAccountToken: false",
+    )
+}
+
 /// When the files were written last: credentials are exchanged by writing them.
 pub(super) fn written(files: &[PathBuf]) -> Option<SystemTime> {
     files.iter().filter_map(|f| std::fs::metadata(f).ok()?.modified().ok()).max()
@@ -156,12 +167,17 @@ impl Coming {
     }
 }
 
+/// Without files it is the cluster of [`IN_CLUSTER`]: a token that was rotated is read again by itself.
 fn connect(files: &[PathBuf], context: &str, handle: &Handle) -> Result<(Client, String), Failure> {
-    let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
     let what = format!("context '{context}'");
-    let config = handle
-        .block_on(Config::from_custom_kubeconfig(read(files)?, &options))
-        .map_err(|e| unusable(&what, &e))?;
+    let config = if files.is_empty() && context == IN_CLUSTER {
+        Config::incluster().map_err(|e| unmounted(&e))?
+    } else {
+        let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
+        handle
+            .block_on(Config::from_custom_kubeconfig(read(files)?, &options))
+            .map_err(|e| unusable(&what, &e))?
+    };
     let namespace = config.default_namespace.clone();
     let way = ClientBuilder::try_from(config).map_err(|e| match e {
         Error::Auth(_) => credentials(NO_CREDENTIALS),

@@ -269,6 +269,10 @@ mod tests {
         assert!(rules(&all).starts_with("- apiGroups: [\"\"]\n  resources: [\"pods\"]\n  verbs: [\"get\", \"list\"]\n- apiGroups: [\"apps\"]"));
     }
 
+    fn deploy(file: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
+    }
+
     #[test]
     fn what_is_missing_can_be_applied_as_it_stands() {
         let all = [right("", "pods", "get"), right("apps", "deployments", "patch")];
@@ -319,16 +323,29 @@ mod tests {
     #[test]
     fn the_role_files_hold_just_these_rights() {
         let file = |kind: &str, name: &str, says: &str, all: &[Right]| {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes").join(name);
             let text = format!(
                 "# {says}\napiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: syp-engine\nrules:\n{}\n",
                 rules(all)
             );
-            expectorate::assert_contents(path, &text);
+            expectorate::assert_contents(deploy(name), &text);
         };
         let says = "What an engine may do that gives each instance a namespace of its own.";
-        file("ClusterRole", "cluster-role.yaml", says, &of_cluster());
+        file("ClusterRole", "kubernetes/cluster-role.yaml", says, &of_cluster());
         let says = "What an engine may do in the one namespace that its instances are given (--namespace).";
-        file("Role", "namespace-role.yaml", says, &of_namespace());
+        file("Role", "kubernetes/namespace-role.yaml", says, &of_namespace());
+    }
+
+    #[test]
+    fn the_chart_and_the_plain_manifest_give_just_these_rights() {
+        for (scope, all) in [("cluster", of_cluster()), ("namespace", of_namespace())] {
+            let rules = format!("{}\n", rules(&all));
+            expectorate::assert_contents(deploy(&format!("helm/syp/files/{scope}-rules.yaml")), &rules);
+        }
+        let manifest = std::fs::read_to_string(deploy("kubernetes/engine.yaml")).unwrap();
+        let given: Vec<_> = manifest.split("\n---\n").filter(|d| d.contains("\nrules:\n")).collect();
+        assert_eq!(given.len(), 1, "one role");
+        let (head, said) = given[0].split_once("\nrules:\n").unwrap();
+        assert!(head.contains("kind: ClusterRole\n"), "{head}");
+        assert_eq!(said.trim_end(), rules(&of_cluster()), "deploy/kubernetes/render.sh writes it anew");
     }
 }

@@ -39,6 +39,7 @@ use tokio::sync::{Mutex, Notify};
 const LABEL: &str = "io.x-k8s.kind.cluster";
 
 /// What an engine's cluster is made of.
+#[derive(Clone)]
 pub struct Options {
     /// `unix:///var/run/docker.sock` or what `DOCKER_HOST` says; empty: the default socket.
     pub docker_host: String,
