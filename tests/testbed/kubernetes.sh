@@ -17,16 +17,26 @@ finish() {
   local rc=$?
   trap - EXIT INT TERM
   tests/testbed/k8s.sh down "$NAME" >&2 || true
+  [ -z "$INOTIFY" ] || sysctl_inotify "$INOTIFY" || true
   docker rmi "$GATE" >/dev/null 2>&1 || true
   exit "$rc"
 }
 
+# Five clusters at once need more than most kernels give; it is put back at the end.
+INOTIFY=
+sysctl_inotify() { need_root_or_sudo "to let several clusters run at once" && echo "$1" | "${SUDO[@]}" tee /proc/sys/fs/inotify/max_user_instances >/dev/null; }
+
 main() {
-  local said
+  local said limit
   : "${SYP_TEST_SYPCTL:?}" "${SYP_TEST_GATE:?}"
   tests/testbed/k8s.sh check
   trap finish EXIT
   trap 'exit 130' INT TERM
+  limit=$(cat /proc/sys/fs/inotify/max_user_instances)
+  if [ "$limit" -lt 512 ]; then
+    say "fs.inotify.max_user_instances is $limit: 1024 while the clusters run"
+    sysctl_inotify 1024 && INOTIFY=$limit
+  fi
   said=$(tests/testbed/k8s.sh up "$NAME")
   eval "$said"
   deploy/image/build.sh gate "$GATE" "$SYP_TEST_GATE"
@@ -38,5 +48,6 @@ main() {
   cargo test --locked --offline -p syp-tests --test conformance -- --exact --nocapture --test-threads 3 k8s kind kind_ingress
   cargo test --locked --offline -p syp-tests --test k8s -- --nocapture
   cargo test --locked --offline -p syp-tests --test kind -- --nocapture
+  cargo test --locked --offline -p syp-tests --test crash_kind -- --nocapture
 }
 main "$@"

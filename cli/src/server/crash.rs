@@ -1,8 +1,12 @@
 //! `SYP_CRASH_AT=CP4:gate:1` ends the process, as `kill -9` would, at the first hit of that point; `CP2::3` (and CP6, which differs
-//! only in what is being written) before the third sync of the store. For the crash suites.
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+//! only in what is being written) before the third sync of the store. `CP4:@FILE` ends it at whichever comes first of the lines of a
+//! file, and strikes that line out: the engines that come after die at the others. For the crash suites.
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 use syp_engine::{
     fault::{Faults, NoFaults, Point},
@@ -11,8 +15,16 @@ use syp_engine::{
 
 struct CrashAt {
     point: String,
-    what: String,
+    what: What,
     left: AtomicU32,
+}
+
+/// Of what.
+enum What {
+    /// One node; `*`: any.
+    Node(String),
+    /// The lines of a file.
+    Each(PathBuf),
 }
 
 /// What the environment asks for; without it, no faults.
@@ -35,7 +47,11 @@ fn asked() -> Option<CrashAt> {
     let text = std::env::var("SYP_CRASH_AT").ok()?;
     let mut parts = text.splitn(3, ':');
     let point = parts.next().unwrap_or_default().to_owned();
-    let what = parts.next().unwrap_or_default().to_owned();
+    let what = parts.next().unwrap_or_default();
+    let what = match what.strip_prefix('@') {
+        Some(file) => What::Each(file.into()),
+        None => What::Node(what.to_owned()),
+    };
     let nth = parts.next().and_then(|n| n.parse().ok()).unwrap_or(1);
     Some(CrashAt { point, what, left: AtomicU32::new(nth) })
 }
@@ -55,10 +71,24 @@ impl CrashAt {
 #[async_trait::async_trait]
 impl Faults for CrashAt {
     async fn at(&self, point: Point, what: &str) {
-        if point.name() == self.point && (what == self.what || self.what == "*") {
+        if point.name() != self.point {
+            return;
+        }
+        let named = match &self.what {
+            What::Node(node) => what == node || node == "*",
+            What::Each(file) => struck_out(file, what),
+        };
+        if named {
             self.hit();
         }
     }
+}
+
+/// Was it among the lines of a file? It is not any more.
+fn struck_out(file: &Path, what: &str) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let left: String = text.lines().filter(|l| *l != what).map(|l| format!("{l}\n")).collect();
+    left.len() < text.len() && std::fs::write(file, left).is_ok()
 }
 
 /// A disk on which a write is begun and never ended.

@@ -129,6 +129,7 @@ fn kind_of(kind: &str) -> &'static str {
         "ServiceAccount" => "k8s.account@1",
         "Secret" => "k8s.secret@1",
         "NetworkPolicy" => "k8s.policy@1",
+        "PodDisruptionBudget" => "k8s.disruption@1",
         "Deployment" => "k8s.app@1",
         "Service" => "k8s.service@1",
         "Ingress" => "k8s.ingress@1",

@@ -6,6 +6,7 @@ mod census;
 mod check;
 pub mod client;
 mod config;
+mod disruption;
 mod drain;
 mod examine;
 mod ingress;
@@ -220,6 +221,7 @@ impl K8sTarget {
             Arc::new(app::App(s())),
             Arc::new(check::Check(s())),
             Arc::new(config::Config(s())),
+            Arc::new(disruption::Disruption(s())),
             Arc::new(drain::Drain(s())),
             Arc::new(ingress::Ingress(s())),
             Arc::new(isolation::Isolation(s())),

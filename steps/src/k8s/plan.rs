@@ -1,9 +1,9 @@
 //! What has to be done on a cluster, in which order. Pure. Each revision is a Deployment of its own; the Service says which serves.
 //!
 //! ```text
-//! up, repair:  (cluster) ─> namespace ─> account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
+//! up, repair:  (cluster) ─> namespace ─> account, config, policy, disruption, (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
 //!                       └─> service ─> (tls ─> ingress) ─────────────────────────────────────────────────────────┘
-//! update:      namespace, account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M
+//! update:      namespace, account, config, policy, disruption, (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M, retire-image-M
 //! scale:       scale ─> probe ─> switch
 //! ```
 use super::names::{revision_of, wanted};
@@ -32,7 +32,7 @@ const ATTEMPTS: u32 = 12;
 const ROLLOUT_MS: i64 = 900_000;
 
 /// Before an app.
-const BASE: [&str; 3] = ["account", "config", "policy"];
+const BASE: [&str; 4] = ["account", "config", "policy", "disruption"];
 
 struct Builder<'a> {
     owner: &'a Owner,
@@ -189,6 +189,7 @@ impl Builder<'_> {
         self.effect("account", "k8s.account@1", &base, json!({}));
         self.effect("config", "k8s.config@1", &base, json!({}));
         self.effect("policy", "k8s.policy@1", &base, json!({}));
+        self.effect("disruption", "k8s.disruption@1", &base, json!({}));
         base
     }
 

@@ -78,6 +78,11 @@ pub const IN_NAMESPACE: &[Right] = &[
     right("networking.k8s.io", "networkpolicies", "create"),
     right("networking.k8s.io", "networkpolicies", "patch"),
     right("networking.k8s.io", "networkpolicies", "delete"),
+    right("policy", "poddisruptionbudgets", "get"),
+    right("policy", "poddisruptionbudgets", "list"),
+    right("policy", "poddisruptionbudgets", "create"),
+    right("policy", "poddisruptionbudgets", "patch"),
+    right("policy", "poddisruptionbudgets", "delete"),
 ];
 
 /// Made with `--domain`, looked for by every teardown.

@@ -16,6 +16,13 @@ pub(crate) async fn examine(s: &Shared, cluster: &Cluster, spec: &v1::InstanceSp
     out
 }
 
+/// With less than this a few clusters are too many.
+const INOTIFY: u32 = 512;
+
+fn inotify() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").ok()?.trim().parse().ok()
+}
+
 async fn look(
     s: &Shared,
     cluster: &Cluster,
@@ -47,6 +54,15 @@ async fn look(
         Look::Running => "runs",
     };
     out.note("cluster", format!("{}: {words}", cluster.name));
+    if let Some(limit) = inotify().filter(|l| *l < INOTIFY) {
+        out.warn(
+            "kernel",
+            format!("fs.inotify.max_user_instances is {limit}: a kind cluster takes about 30 of them"),
+            format!(
+                "'sudo sysctl fs.inotify.max_user_instances={INOTIFY}' before there are several clusters"
+            ),
+        );
+    }
     if let Some(image) = &cluster.node_image {
         match crate::docker::client::optional(d.inspect_image(image).await)? {
             Some(_) => out.ok("node image", image.clone()),

@@ -2,6 +2,7 @@
 //! this engine, removed with the last. What is in it is the k8s target's; here is the cluster around it.
 mod cluster;
 pub(crate) mod examine;
+mod health;
 mod image;
 pub(crate) mod ingress;
 pub(crate) mod listing;

@@ -53,6 +53,7 @@ impl Step for ClusterStep {
         let (ports, doors) = self.0.ensure(self.1.ingress, &say).await?;
         let c = self.1.client().await?;
         self.0.answers(&c).await?;
+        self.0.works(&c, &say).await?;
         if self.1.ingress {
             let doors = doors.ok_or_else(no_doors)?;
             self.0.controller(&c, doors, &say).await?;

@@ -55,7 +55,7 @@ fn after<'a>(p: &'a Plan, id: &str) -> &'a [String] {
 #[test]
 fn nothing_serves_before_it_is_proven_and_what_stays_rests_on_no_revision() {
     let p = go(RunKind::Provision, 1, &spec(2, "a"), &[]);
-    assert_eq!(after(&p, "app-1"), ["account", "config", "policy"]);
+    assert_eq!(after(&p, "app-1"), ["account", "config", "policy", "disruption"]);
     assert_eq!((after(&p, "probe"), after(&p, "isolation")), (&["app-1".into()][..], &["probe".into()][..]));
     assert_eq!(after(&p, "switch"), ["isolation"]);
     let rows = ledger(&p);
@@ -69,7 +69,7 @@ fn nothing_serves_before_it_is_proven_and_what_stays_rests_on_no_revision() {
 fn another_revision_comes_beside_and_the_old_one_goes_when_it_has_finished() {
     let first = ledger(&go(RunKind::Provision, 1, &spec(1, "a"), &[]));
     let p = go(RunKind::Update, 2, &spec(1, "b"), &first);
-    let base = ["namespace", "account", "config", "policy"];
+    let base = ["namespace", "account", "config", "policy", "disruption"];
     let rest = ["app-2", "probe", "isolation", "switch", "settle", "retire-app-1"];
     assert_eq!(ids(&p), [&base[..], &rest[..]].concat());
     assert_eq!(after(&p, "app-2"), BASE, "its port stays closed for as long as it runs");

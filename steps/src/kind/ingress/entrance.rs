@@ -72,16 +72,14 @@ impl Step for Entrance {
                     }
                     Ok(s) if Instant::now() >= end => return admin::enforced(s),
                     Err(f) if Instant::now() >= end => return Err(f),
-                    Ok(s) => cx.waiting.on(
+                    // each try says something else: what is waited for stays the same
+                    _ => cx.waiting.on(
                         &cx.node,
                         "INGRESS_NOT_READY",
-                        format!("{name} is answered {s} at port {}", doors.https),
-                        "",
+                        format!("{name} does not lead to the gate yet at port {}", doors.https),
+                        "the ingress controller hears of a new name within seconds",
                         self.0.clock.now(),
                     ),
-                    Err(f) => {
-                        cx.waiting.on(&cx.node, "INGRESS_NOT_READY", f.message, f.hint, self.0.clock.now());
-                    }
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }

@@ -1,0 +1,198 @@
+//! `kill -9` of the real engine at every point of every step on a real Kubernetes, in both directions: one life for each point of the
+//! write protocol, in which every step's turn ends an engine, and the next one goes on. On kind-ingress, whose plan has every step.
+use anyhow::{Context, Result, ensure};
+use std::time::{Duration, Instant};
+use syp_tests::{
+    conformance::Kind,
+    product::{Engine, binary, get, pause},
+    trust,
+};
+
+const ALICE: &str = "user:alice@example.com";
+/// What `up` walks.
+const UP: [&str; 17] = [
+    "cluster",
+    "namespace",
+    "account",
+    "config",
+    "policy",
+    "service",
+    "tls",
+    "ingress",
+    "image-1",
+    "secret-1",
+    "app-1",
+    "probe",
+    "isolation",
+    "switch",
+    "check",
+    "entrance",
+    "disruption",
+];
+/// What an update walks (and whatever of `up` comes again).
+const UPDATE: [&str; 17] = [
+    "cluster",
+    "namespace",
+    "account",
+    "config",
+    "policy",
+    "disruption",
+    "image-2",
+    "secret-2",
+    "app-2",
+    "probe",
+    "isolation",
+    "switch",
+    "settle",
+    "undo app-1",
+    "undo secret-1",
+    "undo image-1",
+    "scale",
+];
+/// What `down` walks.
+const DOWN: [&str; 14] = [
+    "drain",
+    "undo ingress",
+    "undo tls",
+    "undo service",
+    "undo app-2",
+    "undo secret-2",
+    "undo image-2",
+    "undo policy",
+    "undo config",
+    "undo account",
+    "undo disruption",
+    "undo namespace",
+    "undo cluster",
+    "list",
+];
+/// Longest time between two things that happen, engines that die included.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Lines of a file: the points that are still to come.
+struct Points(tempfile::NamedTempFile);
+
+impl Points {
+    fn are(&self, all: &[&str]) -> Result<()> {
+        Ok(std::fs::write(self.0.path(), all.iter().map(|p| format!("{p}\n")).collect::<String>())?)
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        Ok(std::fs::read_to_string(self.0.path())?.lines().map(str::to_owned).collect())
+    }
+}
+
+/// Asks until it is so; an engine that dies while it is asked is started anew by the next question.
+fn until(e: &Engine, what: &str, so: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+    let (end, mut last) = (Instant::now() + PATIENCE, String::new());
+    while Instant::now() < end {
+        match e.json(&["show", "phoenix"]) {
+            Ok(i) if so(&i) => return Ok(()),
+            Ok(i) => last = format!("{} {} {}", i["state"], i["conditions"], i["waitingOn"]),
+            Err(f) => last = format!("{f:#}"),
+        }
+        pause(150);
+    }
+    anyhow::bail!("{what}: not within {} s; the last word was {last}", PATIENCE.as_secs())
+}
+
+/// A change whose engine may die under it: asked for until it is under way or done.
+fn ask(e: &Engine, args: &[&str], under_way: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let said = e.run(args)?;
+        if said.code == 0 || e.json(&["show", "phoenix"]).is_ok_and(|i| under_way(&i)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{}: {}", args.join(" "), said.err);
+        pause(150);
+    }
+}
+
+fn rests(i: &serde_json::Value, state: &str) -> bool {
+    i["state"] == state && i["reconciling"] != true
+}
+
+fn life(point: &str) -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let points = Points(tempfile::NamedTempFile::new()?);
+    let secret = tempfile::NamedTempFile::new()?;
+    std::fs::write(secret.path(), "a value")?;
+    let at = format!("{point}:@{}", points.0.path().display());
+    let e = Engine::new(&sypctl)?.with("SYP_CRASH_AT", &at);
+    let mut missed = Vec::new();
+
+    points.are(&UP)?;
+    let value = format!("VALUE=@{}", secret.path().display());
+    let mut up =
+        vec!["up", "phoenix", "--image", "syp-test/hello:latest", "--port", "8080", "--on", "kind-ingress"];
+    up.extend(["--isolation", "rules", "--allow", ALICE, "--secret", &value, "--no-wait", "--yes"]);
+    ask(&e, &up, |_| true)?;
+    until(&e, "up", |i| rests(i, "SERVING"))?;
+    missed.extend(points.left()?.into_iter().map(|p| format!("up {p}")));
+    trust::add(e.json(&["show", "phoenix"])?["endpointCa"].as_str().context("its authority")?)?;
+    serves(&e)?;
+
+    points.are(&UPDATE)?;
+    ask(&e, &["set", "phoenix", "--env", "A=1", "--no-wait", "--yes"], |i| i["spec"]["env"]["A"] == "1")?;
+    until(&e, "set", |i| rests(i, "SERVING") && i["activeRevision"] == "phoenix-2")?;
+    ask(&e, &["scale", "phoenix", "--replicas", "2", "--no-wait", "--yes"], |i| {
+        i["spec"]["scaling"]["min"] == 2
+    })?;
+    until(&e, "scale", |i| rests(i, "SERVING") && i["replicasReady"] == 2)?;
+    missed.extend(points.left()?.into_iter().map(|p| format!("update {p}")));
+    serves(&e)?;
+
+    points.are(&DOWN)?;
+    ask(&e, &["down", "phoenix", "--no-wait", "--yes"], |i| i["state"] != "SERVING")?;
+    until(&e, "down", |i| rests(i, "DESTROYED"))?;
+    missed.extend(points.left()?.into_iter().map(|p| format!("down {p}")));
+    e.ok(&["receipt", "phoenix", "--verify"])?;
+    let nodes = Kind::nodes(&e.store_id()?)?;
+    ensure!(nodes.is_empty(), "left behind: {nodes:?}");
+    ensure!(e.ok(&["fsck"])?.contains("0 problems"), "fsck");
+    walks(&e)?;
+    ensure!(missed.is_empty(), "engines never died at {missed:?}");
+    Ok(())
+}
+
+fn serves(e: &Engine) -> Result<()> {
+    let (url, token) = (e.endpoint("phoenix")?, e.token("phoenix", Some(ALICE))?);
+    ensure!(get(&url, None, &[])?.0 == 401, "no token is 401");
+    ensure!(get(&url, Some(&token), &[])?.0 == 200, "alice is 200");
+    Ok(())
+}
+
+/// The lists name every step there is.
+fn walks(e: &Engine) -> Result<()> {
+    let known: Vec<&str> = UP.iter().chain(&UPDATE).chain(&DOWN).copied().collect();
+    for op in e.json(&["op", "ls", "phoenix"])?["operations"].as_array().context("operations")? {
+        for step in op["metadata"]["steps"].as_array().context("steps")? {
+            let id = step["id"].as_str().unwrap_or_default().replace("retire-", "undo ");
+            ensure!(known.contains(&id.as_str()), "the step '{id}' has no crash case: add it here");
+        }
+    }
+    Ok(())
+}
+
+fn lives(point: &str) -> Result<()> {
+    if Kind::from_env(true).is_none() {
+        return Ok(());
+    }
+    life(point).with_context(|| point.to_owned())
+}
+
+#[test]
+fn killed_when_each_steps_intent_is_on_disk() -> Result<()> {
+    lives("CP3")
+}
+
+#[test]
+fn killed_when_the_cluster_has_done_each_step() -> Result<()> {
+    lives("CP4")
+}
+
+#[test]
+fn killed_when_each_steps_answer_was_seen() -> Result<()> {
+    lives("CP5")
+}
