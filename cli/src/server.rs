@@ -1,4 +1,5 @@
 //! The engine, wired: store, identities, targets, API. The only place that knows all of them.
+mod certificate;
 mod crash;
 mod flags;
 pub mod log;
@@ -162,7 +163,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         socket: Some(socket.clone()),
         tcp: o.flags.listen,
         metrics: o.flags.metrics_listen,
-        tls: tls(&o.flags)?,
+        tls: certificate::of(&o.flags)?,
         own_uid: uid,
     };
     tracing::info!(version = syp_engine::api::VERSION, data = %o.data_dir.display(), "engine started");
@@ -269,11 +270,6 @@ fn fetcher(f: &Flags) -> anyhow::Result<Fetcher> {
         None => "TLS can't be set up".to_owned(),
     };
     Fetcher::new(ISSUER_TIMEOUT, authorities.as_deref()).with_context(unusable)
-}
-
-fn tls(f: &Flags) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
-    let read = |p: &Path| fs::read(p).with_context(|| format!("{} can't be read", p.display()));
-    f.tls().map(|(cert, key)| Ok((read(cert)?, read(key)?))).transpose()
 }
 
 /// The engine's own key: from it each gate's admin token is derived.
