@@ -140,6 +140,9 @@ pub enum Command {
     Receipt(cmd::receipt::Args),
     /// What carries our labels at a provider and belongs to no instance
     Sweep(cmd::sweep::Args),
+    /// Where instances can be: targets, and what an 'up' would meet there
+    #[command(subcommand)]
+    Provider(cmd::provider::Command),
     /// Call an instance with your token
     Curl(cmd::curl::Args),
     /// Open an instance in the browser
@@ -241,6 +244,7 @@ mod tests {
             "watch",
             "history",
             "test",
+            "check",
         ];
         // a session of one's own; work that was planned when it began; 'sweep' plans unless it is told to delete
         const OWN: &[&str] = &["login", "logout", "server", "cancel", "retry", "sweep"];
@@ -301,6 +305,9 @@ mod tests {
             "sypctl down --all --yes",
             "sypctl receipt shop --verify",
             "sypctl sweep",
+            "sypctl provider ls",
+            "sypctl provider check",
+            "sypctl provider check k8s:prod --namespace web --cpu 500m --memory 256Mi --replicas 3 --role",
             "sypctl login --issuer https://x",
             "sypctl whoami",
             "sypctl access show shop",

@@ -17,6 +17,7 @@ use syp_steps::{
         self, K8sTarget,
         client::{IN_CLUSTER, contexts},
     },
+    kind::Cluster,
     prices::local::Tariffs,
 };
 
@@ -90,8 +91,24 @@ impl Resolve for Clusters {
             key: self.key.clone(),
             tariffs: self.tariffs.clone(),
             clock: Clock::System,
+            kind: None,
+            ingress: false,
         }))))
     }
+}
+
+/// The cluster of this engine's own as a target: by a port of this machine, or (`ingress`) by name.
+pub fn own(cluster: &Arc<Cluster>, key: &SecretSlice<u8>, tariffs: &Tariffs, ingress: bool) -> K8sTarget {
+    K8sTarget::new(k8s::Options {
+        kubeconfig: vec![cluster.kubeconfig()],
+        context: cluster.context(),
+        gate_image: None,
+        key: key.clone(),
+        tariffs: tariffs.clone(),
+        clock: Clock::System,
+        kind: Some(Arc::clone(cluster)),
+        ingress,
+    })
 }
 
 #[cfg(test)]

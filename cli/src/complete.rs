@@ -98,7 +98,9 @@ fn names_for(path: &str, arg: &str) -> Option<ArgValueCandidates> {
         ("rollback", "revision") => live("revisions", |l| Box::pin(l.revisions())),
         ("token revoke", "ids") => live("tokens", |l| Box::pin(l.tokens())),
         (_, "op") => live("operations", |l| Box::pin(l.operations())),
-        ("up", "on") | ("sweep", "provider") => live("targets", |l| Box::pin(l.targets())),
+        ("up", "on") | ("sweep", "provider") | ("provider check", "target") => {
+            live("targets", |l| Box::pin(l.targets()))
+        }
         ("explain", "reason") => fixed(|| {
             let page = |(r, p): &(&str, &str)| ((*r).to_owned(), reasons::summary(r, p));
             reasons::PAGES.iter().map(page).collect()

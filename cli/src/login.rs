@@ -206,7 +206,7 @@ impl Login {
         };
         let Some(refresh) = self.refresh_token.clone() else { return Err(again(String::new())) };
         let client = oauth(&self.client_id, &self.token_endpoint)?;
-        let http = http::client(ca)?;
+        let http = http::client(http::Trust::of(ca))?;
         let send = |r: HttpRequest| send(http.clone(), r);
         let refresh = RefreshToken::new(refresh);
         let mut ask = client.exchange_refresh_token(&refresh);
@@ -306,7 +306,8 @@ pub async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Discovery, Fail
     };
     let at = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
     let request = ::http::Request::get(at).body(Vec::new()).map_err(|e| failed(e.to_string()))?;
-    let answer = send(http::client(ca)?, request).await.map_err(|e| failed(e.to_string()))?;
+    let answer =
+        send(http::client(http::Trust::of(ca))?, request).await.map_err(|e| failed(e.to_string()))?;
     if !answer.status().is_success() {
         return Err(failed(format!("discovery answers {}", answer.status())));
     }

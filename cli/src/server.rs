@@ -35,7 +35,7 @@ use syp_engine::{
 };
 use syp_proto::v1;
 use syp_steps::{
-    docker,
+    docker, kind,
     power::Host,
     prices::local::{Tariff, Tariffs},
 };
@@ -120,8 +120,18 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     let own_key = key(&o.data_dir.join("engine.key"))?;
     let vault = Vault::new(&own_key);
     let clusters = Clusters::new(own_key.clone(), tariffs.clone());
+    let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let own = kind::Options {
+        docker_host: docker_host.clone(),
+        gate_binary: gate_binary()?,
+        dir: o.data_dir.join("kind"),
+        store: store.store_id().clone(),
+        node_image: std::env::var("SYP_KIND_NODE_IMAGE").ok().filter(|i| !i.is_empty()),
+        ingress_image: std::env::var("SYP_KIND_INGRESS_IMAGE").ok().filter(|i| !i.is_empty()),
+        authority: o.data_dir.join("ca"),
+    };
     let docker = docker::Options {
-        host: std::env::var("DOCKER_HOST").unwrap_or_default(),
+        host: docker_host,
         gate_binary: gate_binary()?,
         key: own_key,
         pool: std::env::var("SYP_DOCKER_POOL").unwrap_or_else(|_| docker::DEFAULT_POOL.into()),
@@ -129,7 +139,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         power: Host::default(),
         clock: Clock::System,
     };
-    let named = Named { docker, clusters };
+    let named = Named::new(docker, own, clusters);
     let targets = named.at_start().map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
     let engine = Engine::start(Options {
         store,

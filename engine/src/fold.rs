@@ -214,6 +214,7 @@ fn transition(i: &mut Instance, r: &Record, t: &journal::Transition) -> Result<(
     }
     if !t.endpoint.is_empty() {
         i.endpoint.clone_from(&t.endpoint);
+        i.endpoint_ca.clone_from(&t.endpoint_ca);
     }
     // what the gate does differs only in and out of draining
     if (i.state() == State::Draining) != (to == State::Draining) {

@@ -22,6 +22,7 @@ mod ended;
 pub mod energy;
 pub mod engine;
 pub mod error;
+pub mod examined;
 pub mod failure;
 pub mod fault;
 pub mod fold;

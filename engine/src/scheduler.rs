@@ -303,12 +303,11 @@ pub fn transition(i: &Instance, on: Trigger) -> Option<Body> {
 
 fn with_endpoint(mut body: Body, run: &Run) -> Body {
     if let Body::Transition(t) = &mut body {
-        t.endpoint = run
-            .nodes
-            .iter()
-            .filter_map(|n| serde_json::from_str::<serde_json::Value>(&n.outputs).ok())
-            .find_map(|o| o.get("endpoint")?.as_str().map(str::to_owned))
-            .unwrap_or_default();
+        let all: Vec<serde_json::Value> =
+            run.nodes.iter().filter_map(|n| serde_json::from_str(&n.outputs).ok()).collect();
+        let first = |field: &str| all.iter().find_map(|o| o.get(field)?.as_str().map(str::to_owned));
+        t.endpoint = first("endpoint").unwrap_or_default();
+        t.endpoint_ca = first("endpoint_ca").unwrap_or_default();
     }
     body
 }

@@ -1,6 +1,7 @@
 //! What a target implements: [`Step`], one idempotent effect, and [`Target`], everything the engine asks of a provider.
 use crate::{
     clock::Millis,
+    examined::Examined,
     id::{InstanceId, StoreId},
     vault::Secrets,
 };
@@ -152,7 +153,7 @@ pub enum Observed {
 pub struct Done {
     /// The provider's id.
     pub handle: String,
-    /// JSON object for later nodes; never a secret. `endpoint` in it becomes the instance's, `condition` one of its conditions.
+    /// JSON object for later nodes; never a secret. `endpoint` in it becomes the instance's, `endpoint_ca` who vouches for it, `condition` one of its conditions.
     pub outputs: Value,
 }
 
@@ -311,6 +312,18 @@ pub trait Target: Send + Sync {
     ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure>;
     /// Can it be used at all, and as whom?
     async fn check(&self) -> Result<String, Failure>;
+    /// What an `up` of this spec would meet, one by one. Nothing is made; of a spec without an image only the rest is looked at.
+    async fn examine(&self, _: &v1::InstanceSpec) -> Examined {
+        let mut out = Examined::default();
+        match self.check().await {
+            Ok(identity) => {
+                out.ok("reachable", &identity);
+                out.identity = identity;
+            }
+            Err(f) => out.fail("reachable", f),
+        }
+        out
+    }
     /// Ids of instances of this store about which the provider had news; `None` in it: look at all of them.
     /// Ends when the provider can't be heard any more.
     async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure>;

@@ -76,6 +76,7 @@ impl Targets {
         if let Some(found) = self.resolve.as_ref().map_or(Ok(None), |r| r.resolve(key))? {
             return Ok(self.hold(found));
         }
+        let name = name.strip_prefix("providers/").unwrap_or(name);
         let known = self.held.read().keys().cloned().collect::<Vec<_>>().join(", ");
         let more = if self.resolve.is_some() { ", k8s:CONTEXT" } else { "" };
         Err(failure(

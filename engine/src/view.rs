@@ -64,6 +64,7 @@ pub fn of_projection(i: &Instance, now: Millis) -> v1::Instance {
         conditions: i.conditions.clone(),
         waiting_on: vec![],
         endpoint: i.endpoint.clone(),
+        endpoint_ca: i.endpoint_ca.clone(),
         active_revision: i.revision.clone(),
         cost: Some(cost::summary(i, now)),
         current_operation: i.run.as_ref().map_or_else(String::new, |r| operation_name(i, r.no)),

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
 use std::time::Duration;
-use syp_auth::door::GateConfig;
+use syp_auth::door::{GateConfig, GateMetrics, GateStatus};
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Owner},
@@ -67,20 +67,34 @@ pub(crate) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
 ) -> Result<(u16, Bytes), Failure> {
+    let [answer] = exchange_all(stream, [request]).await?;
+    Ok(answer)
+}
+
+/// Some requests, one after another on one connection: a way to a gate may cost more than what is said on it.
+async fn exchange_all<const N: usize>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    requests: [Request<Full<Bytes>>; N],
+) -> Result<[(u16, Bytes); N], Failure> {
     let (mut send, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable("http", e))?;
-    let answer = async {
-        let response = send.send_request(request).await.map_err(|e| unreachable("http", e))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        Ok((status, body.map_err(|e| unreachable("body", e))?.to_bytes()))
+    let answers = async {
+        let mut out = [const { (0, Bytes::new()) }; N];
+        for (request, out) in requests.into_iter().zip(&mut out) {
+            send.ready().await.map_err(|e| unreachable("http", e))?;
+            let response = send.send_request(request).await.map_err(|e| unreachable("http", e))?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            *out = (status, body.map_err(|e| unreachable("body", e))?.to_bytes());
+        }
+        Ok(out)
     };
-    // whoever ends first: the answer, or a connection that is closed without one
+    // whoever ends first: the answers, or a connection that is closed without them
     let both = async {
-        tokio::pin!(answer);
+        tokio::pin!(answers);
         tokio::select! {
-            a = &mut answer => a,
-            _ = connection => answer.await,
+            a = &mut answers => a,
+            _ = connection => answers.await,
         }
     };
     tokio::time::timeout(ANSWER, both).await.map_err(|e| unreachable("answer", e))?
@@ -136,7 +150,26 @@ pub(crate) async fn read<T: DeserializeOwned>(
     token: &SecretString,
     path: &str,
 ) -> Result<T, Failure> {
-    let (status, answer) = exchange(stream, request(Method::GET, path, Some(token), Bytes::new())?).await?;
+    parse(path, exchange(stream, request(Method::GET, path, Some(token), Bytes::new())?).await?)
+}
+
+/// Counters and status of a gate, on one connection.
+///
+/// # Errors
+/// `GATE_UNREACHABLE`.
+pub(crate) async fn look(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    token: &SecretString,
+) -> Result<(GateMetrics, GateStatus), Failure> {
+    let get = |path| request(Method::GET, path, Some(token), Bytes::new());
+    let [metrics, status] = exchange_all(stream, [get(METRICS)?, get(STATUS)?]).await?;
+    Ok((parse(METRICS, metrics)?, parse(STATUS, status)?))
+}
+
+const METRICS: &str = "/metrics.json";
+const STATUS: &str = "/status";
+
+fn parse<T: DeserializeOwned>(path: &str, (status, answer): (u16, Bytes)) -> Result<T, Failure> {
     if status != 200 {
         return Err(unreachable(path, status));
     }
@@ -150,7 +183,20 @@ pub(crate) async fn read<T: DeserializeOwned>(
 pub(crate) async fn anonymous(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<u16, Failure> {
-    Ok(exchange(stream, request(Method::GET, "/", None, Bytes::new())?).await?.0)
+    anonymous_at(stream, "gate").await
+}
+
+/// The same under a name that something before the gate goes by.
+///
+/// # Errors
+/// `GATE_UNREACHABLE`.
+pub(crate) async fn anonymous_at(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+) -> Result<u16, Failure> {
+    let mut r = request(Method::GET, "/", None, Bytes::new())?;
+    r.headers_mut().insert(header::HOST, host.parse().map_err(|e| unreachable("host", e))?);
+    Ok(exchange(stream, r).await?.0)
 }
 
 /// Tells the gate that its end is near: it serves what comes, and sends its callers elsewhere.

@@ -6,6 +6,7 @@ pub mod docker;
 #[cfg(feature = "test-util")]
 pub mod fake;
 pub mod k8s;
+pub mod kind;
 mod labels;
 pub mod power;
 pub mod prices;

@@ -2,13 +2,17 @@
 mod cluster;
 mod day_two;
 mod docker;
+mod kind;
+mod pods;
 
 pub use cluster::Cluster;
 pub use docker::Docker;
+pub use kind::Kind;
 
 use crate::{
     load::Load,
     product::{Engine, get, pause},
+    trust,
 };
 use anyhow::{Result, ensure};
 use std::{
@@ -68,7 +72,8 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
     let up = |e: &Engine, name: &str| {
         let said = up_says(e, name)?;
         ensure!(said.code == 0, "up {name} ended with {}: {}", said.code, said.err);
-        Ok(())
+        let ca = e.json(&["show", name])?["endpointCa"].as_str().map(str::to_owned);
+        ca.map_or(Ok(()), |pem| trust::add(&pem))
     };
     up(&a, "shop")?;
     ensure!(a.state("shop")? == "SERVING", "shop serves after up");

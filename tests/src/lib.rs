@@ -9,3 +9,4 @@ pub mod oidc;
 pub mod product;
 pub mod sim;
 pub mod steps;
+pub mod trust;

@@ -1,11 +1,14 @@
 //! Callers who never stop, and count what was not answered as it should be.
+use crate::trust;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,7 +16,11 @@ use std::{
     thread,
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 /// Longest answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,7 +45,10 @@ pub struct Seen {
 
 #[derive(Clone)]
 struct Caller {
+    /// Host and port.
     address: String,
+    /// Where the endpoint speaks TLS.
+    tls: Option<Arc<ClientConfig>>,
     path: String,
     token: String,
     /// A connection for each request.
@@ -51,11 +61,16 @@ impl Load {
     /// `callers` of them, half on one connection each, half on a new one each time.
     ///
     /// # Errors
-    /// The endpoint is no `http://ADDRESS`.
+    /// The endpoint is neither `http://ADDRESS` nor `https://NAME`.
     pub fn start(endpoint: &str, path: &str, token: &str, callers: usize) -> Result<Self> {
-        let address = endpoint.strip_prefix("http://").context("http only")?.to_owned();
+        let (scheme, address) = endpoint.split_once("://").context("an address")?;
+        let tls = if scheme == "https" { Some(trust::client()?) } else { None };
+        let address = match tls {
+            Some(_) if !address.contains(':') => format!("{address}:443"),
+            _ => address.to_owned(),
+        };
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let base = Caller { address, path: path.into(), token: token.into(), anew: false };
+        let base = Caller { address, tls, path: path.into(), token: token.into(), anew: false };
         let (s, n) = (Arc::clone(&stop), Arc::clone(&sent));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::spawn(move || {
@@ -120,10 +135,18 @@ impl Caller {
         let mut sender = match held.take() {
             Some(s) if !s.is_closed() => s,
             _ => {
-                let stream = TcpStream::connect(&self.address).await.context("connect")?;
-                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-                drop(tokio::spawn(connection));
-                sender
+                match &self.tls {
+                    None => handshake(TcpStream::connect(&self.address).await.context("connect")?).await?,
+                    Some(tls) => {
+                        let (name, port) = self.address.rsplit_once(':').context("a port")?;
+                        // names below localhost are this machine
+                        let to = (Ipv4Addr::LOCALHOST, port.parse()?);
+                        let stream = TcpStream::connect(to).await.context("connect")?;
+                        let server = ServerName::try_from(name.to_owned())?;
+                        let tls = TlsConnector::from(Arc::clone(tls));
+                        handshake(tls.connect(server, stream).await.context("TLS")?).await?
+                    }
+                }
             }
         };
         sender.ready().await.context("a connection that was open")?;
@@ -139,6 +162,15 @@ impl Caller {
         }
         Ok(status)
     }
+}
+
+async fn handshake<S>(stream: S) -> Result<http1::SendRequest<Empty<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    drop(tokio::spawn(connection));
+    Ok(sender)
 }
 
 fn closes(headers: &hyper::HeaderMap) -> bool {

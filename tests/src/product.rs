@@ -1,4 +1,5 @@
 //! The product as its users have it: the `sypctl` binary, an engine of its own per test, the `docker` and `curl` commands.
+use crate::trust;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
@@ -346,6 +347,8 @@ pub fn get(url: &str, token: Option<&str>, more: &[&str]) -> Result<(u16, String
     let header = token.map(|t| format!("Authorization: Bearer {t}"));
     let mut args = vec!["-s", "-m", "10", "-w", "\n%{http_code}"];
     args.extend(header.iter().flat_map(|h| ["-H", h.as_str()]));
+    let ca = trust::file().filter(|_| url.starts_with("https://"));
+    args.extend(ca.iter().flat_map(|f| ["--cacert", f.as_str()]));
     args.extend(more);
     args.push(url);
     let o = Command::new("curl").args(&args).output().context("curl")?;

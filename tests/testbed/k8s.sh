@@ -3,6 +3,7 @@
 #   k8s.sh check                  whether clusters are possible here
 #   k8s.sh build                  what is missing of the programs and of kind's node image (programs: only those)
 #   k8s.sh up NAME [--ingress]    a kind cluster of one node; on stdout KUBECONFIG= and more, a line each (a shell can eval it)
+#   k8s.sh own                    what an engine needs to make clusters of its own: on stdout SYP_K8S_BIN= (for the PATH) and more
 #   k8s.sh load NAME IMAGE...     images of this machine's engine into the cluster
 #   k8s.sh down NAME              removes it
 #   k8s.sh helm                   builds helm if it is not there, and prints where it is
@@ -234,6 +235,19 @@ T
   cat "$CLUSTER/env"
 }
 
+# Traefik is in the node image; whoever is on line has kind pull both.
+own() {
+  start_docker || unavailable "no Docker engine answers here and none could be started, and kind's nodes are its containers"
+  check
+  lock
+  programs
+  node_image
+  printf 'SYP_K8S_BIN=%q\n' "$BIN"
+  printf 'SYP_K8S_KUBECTL=%q\n' "$BIN/kubectl"
+  echo "SYP_KIND_NODE_IMAGE=$IMAGE"
+  echo "SYP_KIND_INGRESS_IMAGE=testbed.local/traefik:1"
+}
+
 # addons INGRESS
 addons() {
   kubectl apply -f "$HERE/addons/metrics-server.yaml" || return 1
@@ -310,7 +324,7 @@ main() {
     build) check; lock; programs; node_image ;;
     programs) lock; programs ;;
     helm) helm ;;
-    up | load | down) "$@" ;;
+    up | own | load | down) "$@" ;;
     prove)
       shift
       "$HERE/prove.sh" "$@"
@@ -320,7 +334,7 @@ main() {
       . "$HERE/bare.sh"
       "$@"
       ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 }
 main "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The conformance suite of the k8s target on a real kind cluster that is made for it and goes with it.
+# The conformance suite of the targets k8s (a real kind cluster that is made for it and goes with it), kind and kind-ingress (clusters
+# that the engine makes), side by side, since most of it is waiting; then what is particular to kind.
 # tests/testbed/kubernetes.sh    exit code 3: a cluster can't be had here (the reason is the last line of talk)
 #
 # Needs the engine of this machine (with the test images), sypctl and syp-gate (SYP_TEST_SYPCTL, SYP_TEST_GATE).
@@ -30,7 +31,12 @@ main() {
   eval "$said"
   deploy/image/build.sh gate "$GATE" "$SYP_TEST_GATE"
   tests/testbed/k8s.sh load "$NAME" "$GATE" "${IMAGES[@]}"
+  said=$(tests/testbed/k8s.sh own)
+  eval "$said"
+  export PATH=$SYP_K8S_BIN:$PATH SYP_KIND_NODE_IMAGE SYP_KIND_INGRESS_IMAGE SYP_TEST_KIND=1
   export KUBECONFIG SYP_K8S_KUBECTL SYP_TEST_K8S=1 SYP_TEST_DOCKER=1 SYP_GATE_IMAGE=docker.io/library/$GATE
-  cargo test --locked --offline -p syp-tests --test conformance k8s -- --nocapture
+  cargo test --locked --offline -p syp-tests --test conformance -- --exact --nocapture --test-threads 3 k8s kind kind_ingress
+  cargo test --locked --offline -p syp-tests --test k8s -- --nocapture
+  cargo test --locked --offline -p syp-tests --test kind -- --nocapture
 }
 main "$@"

@@ -13,3 +13,17 @@ fn k8s() -> anyhow::Result<()> {
     let Some(cluster) = conformance::Cluster::from_env()? else { return Ok(()) };
     conformance::run(&cluster, &sypctl)
 }
+
+#[test]
+fn kind() -> anyhow::Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let Some(kind) = conformance::Kind::from_env(false) else { return Ok(()) };
+    conformance::run(&kind, &sypctl)
+}
+
+#[test]
+fn kind_ingress() -> anyhow::Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let Some(kind) = conformance::Kind::from_env(true) else { return Ok(()) };
+    conformance::run(&kind, &sypctl)
+}

@@ -3,7 +3,8 @@ use super::{Ctx, get, token};
 use crate::{
     exit,
     failure::{Done, Failure},
-    http, login, parse,
+    http::{self, Trust},
+    login, parse,
 };
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use clap::Parser;
@@ -141,7 +142,11 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         .parse()
         .map_err(|e| Failure::usage(format!("'{}' can't be asked for: {e}", a.path)))?;
     let request = flags.request(uri, &t.token)?;
-    let http = http::client(ctx.global.ca_file.as_deref())?;
+    let trust = match (ctx.global.ca_file.as_deref(), i.endpoint_ca.as_str()) {
+        (None, pem) if !pem.is_empty() => Trust::Endpoint(pem),
+        (file, _) => Trust::of(file),
+    };
+    let http = http::client(trust)?;
     let answer = http.request(request);
     let answer = match ctx.global.timeout {
         Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| {

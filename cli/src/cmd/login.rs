@@ -73,7 +73,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         issuer: told.issuer,
     };
     let provider = discover(&at.issuer, ca).await?;
-    let ask = Ask { args: &a, at: &at, provider: &provider, http: http::client(ca)? };
+    let ask = Ask { args: &a, at: &at, provider: &provider, http: http::client(http::Trust::of(ca))? };
     let login = async { if a.browser { browser::login(&ask, ctx).await } else { ask.device(ctx).await } };
     let tokens = tokio::select! {
         t = login => t?,

@@ -33,6 +33,14 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("SYP_METRICS_LISTEN", "Of the engine: where Prometheus may ask, as --metrics-listen."),
     ("KUBECONFIG", "Of the engine: the clusters that --on k8s:CONTEXT can name, instead of ~/.kube/config."),
     ("SYP_GATE_IMAGE", "Of the engine: where the nodes of a cluster pull the gate's image."),
+    (
+        "SYP_KIND_INGRESS_IMAGE",
+        "Of the engine: an image for the ingress controller of --on kind-ingress, instead of Traefik's.",
+    ),
+    (
+        "SYP_KIND_NODE_IMAGE",
+        "Of the engine: an image for the nodes of the cluster of --on kind, instead of kind's own.",
+    ),
     ("SYP_DOCKER_POOL", "Of the engine: the addresses from which instances get their networks."),
     ("SYP_GATE", "Of the engine: the gate's program, where it does not lie beside sypctl."),
     ("DOCKER_HOST", "Of the engine: the Docker engine to use."),

@@ -19,6 +19,7 @@ pub mod man;
 pub mod metrics;
 pub mod op;
 pub mod open;
+pub mod provider;
 pub mod receipt;
 pub mod revisions;
 pub mod rollback;
@@ -104,6 +105,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Events(a) => events::run(&ctx, a).await,
         Command::Logs(a) => logs::run(&ctx, a).await,
         Command::Cost(a) => cost::run(&ctx, a).await,
+        Command::Provider(c) => provider::run(&ctx, c).await,
         Command::Tariff(c) => tariff::run(&ctx, c).await,
         Command::Metrics(a) => metrics::run(&ctx, a).await,
         Command::Top(a) => top::run(&ctx, a).await,

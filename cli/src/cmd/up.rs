@@ -85,6 +85,7 @@ Examples:
   sypctl up shop --image nginx:1.27 --port 80 --on docker --allow user:alice@example.com
   sypctl up api --image my/api --port 8080 --replicas 2 --cpu .5 --memory 256Mi --env LEVEL=debug --ttl 8h -l team=ml
   sypctl up db --image my/db --port 5432 --secret PASSWORD=@./pw --secret-file /run/tls.key=@./key
+  sypctl up shop --image shop:dev --on kind
   sypctl up shop --image nginx:1.27 --port 80 --on k8s:my-cluster --namespace web
   sypctl up job --image my/job --port 9000 --protocol h2c --egress none -- --listen :9000
 

@@ -11,6 +11,7 @@ use crate::{
     cost,
     engine::{Caller, NewInstance},
     error::Error,
+    failure::{Class, failure},
     graph::State,
     id::InstanceId,
     shared::Bound,
@@ -118,14 +119,7 @@ impl Api {
         // 'k8s' is whatever cluster is current today
         spec.target = target.name().to_owned();
         validate::budget(spec.budget.as_ref(), &self.currency)?;
-        if !self.identities.has_others() && !crate::door::is_on_loopback(&spec) {
-            return Err(refuse(
-                Code::FailedPrecondition,
-                "ISSUER_MISSING",
-                "off loopback only people of a configured issuer get in, and this engine has none",
-                "start it with one: 'sypctl server run --issuer URL'; or leave out --publish",
-            ));
-        }
+        self.somebody_gets_in(&spec).map_err(|f| of_failure(&f))?;
         for p in [&spec.access, &spec.operators].into_iter().flatten() {
             self.usable("spec", p, &v1::AccessPolicy::default())?;
         }
@@ -219,6 +213,19 @@ impl Api {
         }
     }
 
+    /// Off loopback the built-in issuer is no good.
+    pub(super) fn somebody_gets_in(&self, spec: &v1::InstanceSpec) -> Result<(), journal::Failure> {
+        if self.identities.has_others() || crate::door::is_on_loopback(spec) {
+            return Ok(());
+        }
+        Err(failure(
+            Class::Terminal,
+            "ISSUER_MISSING",
+            "off loopback only people of a configured issuer get in, and this engine has none",
+            "start it with one: 'sypctl server run --issuer URL'; or leave out --publish",
+        ))
+    }
+
     /// What an earlier call has made of this request or this name.
     async fn there(
         &self,
@@ -275,6 +282,10 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
     if wanted.port == 0 {
         // preflight filled it in from the image
         wanted.port = have.port;
+    }
+    if wanted.domains.is_empty() {
+        // likewise, from the name
+        wanted.domains.clone_from(&have.domains);
     }
     // 'k8s' was the cluster that was current then
     if wanted.target == "k8s" && have.target.starts_with("k8s:") {

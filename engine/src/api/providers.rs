@@ -1,5 +1,9 @@
 //! `syp.v1.Providers`: the targets of this engine, and what lies there without an instance.
-use super::{Api, status::of_failure};
+use super::{
+    Api,
+    status::{invalid, of_failure},
+    validate,
+};
 use crate::{id::InstanceId, view};
 use syp_proto::{
     google::longrunning::Operation,
@@ -34,8 +38,18 @@ impl Providers for Api {
     ) -> Result<Response<v1::CheckProviderResponse>, Status> {
         let r = request.into_inner();
         let target = self.engine.target(&r.name).map_err(|f| of_failure(&f))?;
-        let identity = target.check().await.map_err(|f| of_failure(&f))?;
-        Ok(Response::new(v1::CheckProviderResponse { ok: true, identity, ..Default::default() }))
+        let mut spec = r.for_spec.unwrap_or_default();
+        target.name().clone_into(&mut spec.target);
+        let wanted = spec.resources.clone().unwrap_or_default();
+        if !wanted.cpu.is_empty() && validate::cpu_millis(&wanted.cpu).is_none() {
+            return Err(invalid("for_spec.resources.cpu", "cores, such as 0.5 or 500m"));
+        }
+        if !wanted.memory.is_empty() && validate::memory_bytes(&wanted.memory).is_none() {
+            return Err(invalid("for_spec.resources.memory", "bytes, such as 256Mi"));
+        }
+        let mut said = target.examine(&spec).await;
+        said.judge("issuer", self.somebody_gets_in(&spec), "those who are let in can have a token");
+        Ok(Response::new(said.to_api()))
     }
 
     /// What carries our labels but belongs to no live instance. Reported; removed only when asked.

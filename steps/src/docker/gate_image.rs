@@ -43,6 +43,23 @@ impl GateImage {
                 return Ok(name.clone());
             }
         }
+        let (name, bytes) = self.read().await?;
+        if optional(d.inspect_image(&name).await)?.is_none() {
+            import(d, &name, &bytes).await?;
+        }
+        *made = Some(name.clone());
+        Ok(name)
+    }
+
+    /// Name of the image, made or not.
+    ///
+    /// # Errors
+    /// `GATE_BINARY` when it could not be made.
+    pub async fn name(&self) -> Result<String, Failure> {
+        self.read().await.map(|(name, _)| name)
+    }
+
+    async fn read(&self) -> Result<(String, Vec<u8>), Failure> {
         let bytes = tokio::fs::read(&self.binary).await.map_err(|e| {
             failure(
                 Class::Terminal,
@@ -51,12 +68,7 @@ impl GateImage {
                 "install 'syp-gate' beside 'sypctl' (./quickstart builds both)",
             )
         })?;
-        let name = format!("syp-gate:{}", &hex::encode(Sha256::digest(&bytes))[..12]);
-        if optional(d.inspect_image(&name).await)?.is_none() {
-            import(d, &name, &bytes).await?;
-        }
-        *made = Some(name.clone());
-        Ok(name)
+        Ok((format!("syp-gate:{}", &hex::encode(Sha256::digest(&bytes))[..12]), bytes))
     }
 }
 

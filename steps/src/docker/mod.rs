@@ -6,6 +6,7 @@ pub mod client;
 mod config;
 mod container;
 mod drain;
+mod examine;
 mod files;
 mod gate;
 mod gate_image;
@@ -18,7 +19,7 @@ pub mod names;
 mod network;
 mod observe;
 mod plan;
-mod preflight;
+pub(crate) mod preflight;
 mod probe;
 mod rollout;
 mod routes;
@@ -46,6 +47,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use syp_auth::jwks::Wanted;
 use syp_engine::{
     clock::{Clock, millis},
+    examined::Examined,
     failure::{Class, failure},
     graph::RunKind,
     id::{InstanceId, StoreId},
@@ -111,7 +113,7 @@ fn wrong(what: &str, e: &str) -> Failure {
 }
 
 /// The engine at a host as `DOCKER_HOST` says it; empty: the usual socket.
-fn connect(host: &str) -> Result<Docker, Failure> {
+pub(crate) fn connect(host: &str) -> Result<Docker, Failure> {
     let host = if host.is_empty() { "unix:///var/run/docker.sock" } else { host };
     let docker = match host.strip_prefix("unix://") {
         Some(path) => Docker::connect_with_unix(path, CALL_TIMEOUT_S, API_DEFAULT_VERSION),
@@ -262,6 +264,10 @@ impl Target for DockerTarget {
     async fn check(&self) -> Result<String, Failure> {
         let v = self.shared.docker.version().await.map_err(|e| client::failed(&e))?;
         Ok(format!("Docker {} (API {})", v.version.unwrap_or_default(), v.api_version.unwrap_or_default()))
+    }
+
+    async fn examine(&self, spec: &v1::InstanceSpec) -> Examined {
+        examine::examine(&self.shared, spec).await
     }
 
     async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {

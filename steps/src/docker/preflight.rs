@@ -5,7 +5,7 @@ use super::{
     image::not_found,
     tls,
 };
-use bollard::{auth::DockerCredentials, models::ImageInspect};
+use bollard::{Docker, auth::DockerCredentials, models::ImageInspect};
 use docker_credential::DockerCredential;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -36,13 +36,7 @@ pub(super) async fn check(
         within(&spec, info.ncpu.unwrap_or(0), info.mem_total.unwrap_or(0))?;
     }
     s.gate_image.ensure(&s.docker).await?;
-    let mut facts = match s.docker.inspect_image(&spec.image).await {
-        Ok(i) => local_image(&spec.image, &i, host.arch.as_deref().unwrap_or_default())?,
-        Err(e) if code(&e) == Some(404) => {
-            remote_image(s, &spec.image, host.arch.as_deref().unwrap_or_default()).await?
-        }
-        Err(e) => return Err(failed(&e)),
-    };
+    let mut facts = image(&s.docker, &spec.image, host.arch.as_deref().unwrap_or_default()).await?;
     if spec.port == 0 {
         spec.port = only_port(&facts)?;
     }
@@ -53,6 +47,15 @@ pub(super) async fn check(
     };
     let (hourly, lines, facts) = s.tariffs.read().now().price(&spec, &facts);
     Ok(Preflight { facts, spec, hourly, lines })
+}
+
+/// What this engine says about an image, or its registry where it is not here (then it has `pull`).
+pub(crate) async fn image(d: &Docker, name: &str, host: &str) -> Result<Value, Failure> {
+    match d.inspect_image(name).await {
+        Ok(i) => local_image(name, &i, host),
+        Err(e) if code(&e) == Some(404) => remote_image(d, name, host).await,
+        Err(e) => Err(failed(&e)),
+    }
 }
 
 /// The network of an instance is made once: more replicas than it has addresses for can't come later.
@@ -68,7 +71,7 @@ fn room(spec: &v1::InstanceSpec, held: &Held<'_>) -> Result<(), Failure> {
 }
 
 /// A replica can't have more than its host. A host that does not say what it has is not asked.
-fn within(spec: &v1::InstanceSpec, cores: i64, memory: i64) -> Result<(), Failure> {
+pub(crate) fn within(spec: &v1::InstanceSpec, cores: i64, memory: i64) -> Result<(), Failure> {
     let r = spec.resources.clone().unwrap_or_default();
     let (cores, memory) = (u64::try_from(cores).unwrap_or(0), u64::try_from(memory).unwrap_or(0));
     let exceeds = |what: String, flag: &str| {
@@ -108,8 +111,8 @@ fn local_image(name: &str, i: &ImageInspect, host: &str) -> Result<Value, Failur
     }))
 }
 
-async fn remote_image(s: &Shared, name: &str, host: &str) -> Result<Value, Failure> {
-    let found = s.docker.inspect_registry_image(name, credentials(name).await).await.map_err(|e| {
+async fn remote_image(d: &Docker, name: &str, host: &str) -> Result<Value, Failure> {
+    let found = d.inspect_registry_image(name, credentials(name).await).await.map_err(|e| {
         let f = failed(&e);
         // a registry that can't be reached has no such image for us
         if f.reason == "PROVIDER_ERROR" {
@@ -152,7 +155,7 @@ fn wrong_arch(name: &str, arch: &str, host: &str) -> Failure {
 }
 
 /// The port that the image says it listens on, when it names just one.
-fn only_port(facts: &Value) -> Result<i32, Failure> {
+pub(crate) fn only_port(facts: &Value) -> Result<i32, Failure> {
     let ports: Vec<i32> = facts["exposed"]
         .as_array()
         .into_iter()

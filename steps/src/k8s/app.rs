@@ -6,6 +6,7 @@ use super::{
     object, pods,
     secret::{entry, values},
 };
+use crate::kind;
 use crate::labels::{INSTANCE, REVISION, STEP, STORE, TEMPLATE, key, labels};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
@@ -146,9 +147,11 @@ fn app(cx: &StepCx, secret: &str) -> Value {
     if let Some(b) = validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty()) {
         limits.insert("memory", b.to_string());
     }
+    let loaded = kind::reference(&cx.owner, cx.params["revision"].as_u64().unwrap_or(1), &cx.facts);
+    let image = loaded.as_deref().or_else(|| cx.facts["image"].as_str()).unwrap_or(&cx.spec.image);
     let mut out = json!({
         "name": "app",
-        "image": cx.facts["image"].as_str().unwrap_or(&cx.spec.image),
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "env": env,
         "volumeMounts": mounts,

@@ -1,13 +1,19 @@
 //! The Kubernetes API with our field manager and words.
+use super::patience::{CALL, Patience};
 use kube::{
     Api, Client, Config, Error,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::Value;
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 use syp_engine::failure::{Class, failure};
 use syp_proto::journal::Failure;
+use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 
 /// Field manager of everything that we apply.
 pub const MANAGER: &str = "syp";
@@ -117,25 +123,67 @@ pub(super) fn written(files: &[PathBuf]) -> Option<SystemTime> {
     files.iter().filter_map(|f| std::fs::metadata(f).ok()?.modified().ok()).max()
 }
 
-/// A client of one context, and the namespace that the context names. Nothing is called yet. Without files it is that of
-/// [`IN_CLUSTER`]: a token that was rotated is read again by itself.
-///
-/// # Errors
-/// `KUBECONFIG` when there is no such context, or it can't be used.
-pub async fn connect(files: &[PathBuf], context: &str) -> Result<(Client, String), Failure> {
+/// A client that is on its way, and when it set out: a credential program may ask somebody, or a server that says nothing.
+pub(super) struct Coming {
+    since: Instant,
+    task: JoinHandle<Result<(Client, String), Failure>>,
+}
+
+/// Such a program has so long.
+const CREDENTIALS: Duration = Duration::from_secs(20);
+/// One that hung for so long is let go, and another is started.
+const HUNG: Duration = Duration::from_secs(300);
+
+// === impl Coming ===
+
+impl Coming {
+    /// A client of one context, and the namespace that the context names. No cluster is called yet.
+    pub fn new(files: &[PathBuf], context: &str) -> Self {
+        let (files, context, handle) = (files.to_vec(), context.to_owned(), Handle::current());
+        // kube runs credential programs where it is called, and waits
+        let task = tokio::task::spawn_blocking(move || connect(&files, &context, &handle));
+        Self { since: Instant::now(), task }
+    }
+
+    /// Did it hang for so long that nobody waits for it any more?
+    pub fn hung(&self) -> bool {
+        self.since.elapsed() > HUNG
+    }
+
+    /// Waits for it, for as long as it has; may be asked again.
+    ///
+    /// # Errors
+    /// `KUBECONFIG` when there is no such context, or it can't be used; `CREDENTIALS`.
+    pub async fn come(&mut self) -> Result<Result<(Client, String), Failure>, Failure> {
+        let end = self.since + CREDENTIALS;
+        match tokio::time::timeout_at(end, &mut self.task).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(e)) => Ok(Err(unusable("the kubeconfig", &e))),
+            Err(_) => Err(credentials(&format!(
+                "the credential program of the kubeconfig did not end within {} s",
+                CREDENTIALS.as_secs()
+            ))),
+        }
+    }
+}
+
+/// Without files it is the cluster of [`IN_CLUSTER`]: a token that was rotated is read again by itself.
+fn connect(files: &[PathBuf], context: &str, handle: &Handle) -> Result<(Client, String), Failure> {
     let what = format!("context '{context}'");
     let config = if files.is_empty() && context == IN_CLUSTER {
         Config::incluster().map_err(|e| unmounted(&e))?
     } else {
         let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
-        Config::from_custom_kubeconfig(read(files)?, &options).await.map_err(|e| unusable(&what, &e))?
+        handle
+            .block_on(Config::from_custom_kubeconfig(read(files)?, &options))
+            .map_err(|e| unusable(&what, &e))?
     };
     let namespace = config.default_namespace.clone();
-    let client = Client::try_from(config).map_err(|e| match e {
-        Error::Auth(_) => credentials(),
+    let way = ClientBuilder::try_from(config).map_err(|e| match e {
+        Error::Auth(_) => credentials(NO_CREDENTIALS),
         e => unusable(&what, &e),
     })?;
-    Ok((client, namespace))
+    Ok((way.with_layer(&Patience(CALL)).build(), namespace))
 }
 
 /// The contexts of a kubeconfig, and which one is current.
@@ -172,7 +220,7 @@ pub fn failed(e: &Error) -> Failure {
     let s = match e {
         Error::Api(s) => s,
         // its words hold the whole command of a credential program, variables and output included
-        Error::Auth(_) => return credentials(),
+        Error::Auth(_) => return credentials(NO_CREDENTIALS),
         e => {
             return failure(
                 Class::Transient,
@@ -209,11 +257,13 @@ pub fn failed(e: &Error) -> Failure {
     }
 }
 
-fn credentials() -> Failure {
+const NO_CREDENTIALS: &str = "the credentials of the kubeconfig can't be had";
+
+fn credentials(what: &str) -> Failure {
     failure(
         Class::Transient,
         "CREDENTIALS",
-        "the credentials of the kubeconfig can't be had",
+        what,
         "'kubectl get namespaces' must work as the engine's user; log in to the cluster again",
     )
 }
@@ -283,6 +333,56 @@ pub async fn apply(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant as Clock;
+
+    /// A kubeconfig whose credentials come from a shell script.
+    fn kubeconfig(dir: &std::path::Path, script: &str) -> Vec<PathBuf> {
+        let file = dir.join("config");
+        let text = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config",
+            "clusters": [{ "name": "c", "cluster": { "server": "http://127.0.0.1:1" } }],
+            "users": [{ "name": "u", "user": { "exec": {
+                "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+                "command": "/bin/sh", "args": ["-c", script],
+            } } }],
+            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u", "namespace": "n" } }],
+        });
+        std::fs::write(&file, text.to_string()).unwrap();
+        vec![file]
+    }
+
+    #[tokio::test]
+    async fn a_credential_program_that_hangs_is_met_with_words_and_started_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("started");
+        let script = format!("echo x >> {}; exec sleep 3", mark.display());
+        let mut coming = Coming::new(&kubeconfig(dir.path(), &script), "c");
+        // as if it had been waited for long enough
+        coming.since = Instant::now() - CREDENTIALS + Duration::from_millis(300);
+        let began = Clock::now();
+        for _ in 0..3 {
+            let f = coming.come().await.err().unwrap();
+            assert_eq!(f.reason, "CREDENTIALS");
+            assert!(f.message.contains("did not end within 20 s"), "{}", f.message);
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "nobody waits once more: {:?}", began.elapsed());
+        assert_eq!(std::fs::read_to_string(&mark).unwrap(), "x\n");
+        assert!(!coming.hung());
+    }
+
+    #[tokio::test]
+    async fn a_credential_program_that_is_slow_holds_no_one_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"t"}}"#;
+        let script = format!("sleep 1; echo '{said}'");
+        let mut coming = Coming::new(&kubeconfig(dir.path(), &script), "c");
+        // this test has one thread: it goes on while the program runs
+        let began = Clock::now();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
+        let (_, namespace) = coming.come().await.unwrap().unwrap();
+        assert_eq!(namespace, "n");
+    }
 
     #[test]
     fn a_no_has_its_own_reason() {

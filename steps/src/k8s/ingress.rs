@@ -5,7 +5,7 @@ use super::{
     names::{PORT, namespace, namespace_of},
     object, service,
 };
-use crate::labels::key;
+use crate::{kind, labels::key};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,7 +15,12 @@ use syp_proto::journal::{Failure, LedgerRow};
 pub(super) struct Ingress(pub Arc<Shared>);
 
 fn manifest(cx: &StepCx, name: &str) -> Value {
-    let k = cx.spec.kubernetes.clone().unwrap_or_default();
+    let mut k = cx.spec.kubernetes.clone().unwrap_or_default();
+    if cx.facts["doors"] == true {
+        // in a cluster of our own all is ours
+        k.ingress_class = kind::ingress::CLASS.into();
+        k.tls_secret = key(&cx.owner, kind::ingress::TLS);
+    }
     let backend = json!({ "service": { "name": key(&cx.owner, service::NODE), "port": { "number": PORT } } });
     let path = json!({ "path": "/", "pathType": "Prefix", "backend": backend });
     let rules: Vec<Value> =
@@ -43,9 +48,14 @@ impl Step for Ingress {
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
         let o = manifest(cx, key);
         let made = object::ensure(&self.0.client().await?, INGRESS, &cx.owner, namespace(cx), &o).await?;
-        let tls = cx.spec.kubernetes.as_ref().is_some_and(|k| !k.tls_secret.is_empty());
+        let tls = cx.facts["doors"] == true
+            || cx.spec.kubernetes.as_ref().is_some_and(|k| !k.tls_secret.is_empty());
         let scheme = if tls { "https" } else { "http" };
-        let domain = cx.spec.domains.first().cloned().unwrap_or_default();
+        let mut domain = cx.spec.domains.first().cloned().unwrap_or_default();
+        let port = cx.outputs.get("cluster").and_then(|o| o["doors"]["https"].as_u64());
+        if let Some(port) = port.filter(|p| *p != 443) {
+            domain.push_str(&format!(":{port}"));
+        }
         let mut done = object::done(&made);
         done.outputs = json!({ "endpoint": format!("{scheme}://{domain}") });
         Ok(done)

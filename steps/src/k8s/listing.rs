@@ -39,7 +39,7 @@ struct Asked {
 ///
 /// # Errors
 /// The API server's: a cluster that can't be asked is never "clean".
-pub(super) async fn list(s: &Shared, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
+pub(crate) async fn list(s: &Shared, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
     let c = s.client().await?;
     let mut labels = format!("{STORE}={store}");
     if let Some(of) = of {
@@ -149,7 +149,7 @@ pub(super) fn resource_of(handle: &str) -> Option<(ApiResource, String)> {
 ///
 /// # Errors
 /// The API server's.
-pub(super) async fn remove(s: &Shared, f: &Found) -> Result<(), Failure> {
+pub(crate) async fn remove(s: &Shared, f: &Found) -> Result<(), Failure> {
     let Some((r, namespace)) = resource_of(&f.handle) else {
         return Err(failure(
             Class::Terminal,

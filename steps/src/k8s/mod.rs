@@ -2,23 +2,26 @@
 //! server (port-forward), so that it needs no network path of its own.
 mod account;
 mod app;
+mod census;
 mod check;
 pub mod client;
 mod config;
 mod drain;
+mod examine;
 mod ingress;
 mod isolation;
-mod listing;
+pub(crate) mod listing;
 mod logs;
-mod names;
-mod namespace;
-mod object;
-mod observe;
+pub(crate) mod names;
+pub(crate) mod namespace;
+pub(crate) mod object;
+pub(crate) mod observe;
 mod other;
+mod patience;
 mod plan;
 mod pods;
 mod policy;
-mod preflight;
+pub(crate) mod preflight;
 mod probe;
 pub mod rights;
 mod scale;
@@ -28,8 +31,12 @@ mod settle;
 mod switch;
 mod total;
 
-use crate::prices::local::{Tariff, Tariffs};
+use crate::{
+    kind::{self, Cluster},
+    prices::local::{Tariff, Tariffs},
+};
 use async_trait::async_trait;
+use client::Coming;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
@@ -45,6 +52,7 @@ use std::{
 };
 use syp_engine::{
     clock::{Clock, millis},
+    examined::Examined,
     failure::{Class, failure},
     graph::RunKind,
     id::{InstanceId, StoreId},
@@ -70,11 +78,19 @@ pub struct Options {
     pub tariffs: Tariffs,
     /// Time.
     pub clock: Clock,
+    /// A cluster of this engine's own, which the steps make and remove.
+    pub kind: Option<Arc<Cluster>>,
+    /// Instances of it come in by name, through an ingress of its own.
+    pub ingress: bool,
 }
 
 pub(crate) struct Shared {
-    /// `k8s:CONTEXT`.
+    /// `k8s:CONTEXT`, `kind`.
     pub name: String,
+    /// Of this engine's own.
+    pub kind: Option<Arc<Cluster>>,
+    /// With an ingress of its own.
+    pub ingress: bool,
     pub gate_image: Option<String>,
     pub tariffs: RwLock<Tariffs>,
     pub clock: Clock,
@@ -85,7 +101,15 @@ pub(crate) struct Shared {
     kubeconfig: Vec<PathBuf>,
     context: String,
     key: SecretSlice<u8>,
-    connected: tokio::sync::Mutex<Option<Connected>>,
+    connected: tokio::sync::Mutex<Way>,
+}
+
+/// The way to the cluster: one that is there, and one that is being made.
+#[derive(Default)]
+struct Way {
+    held: Option<Connected>,
+    /// Whoever comes while a credential program runs waits for that one instead of starting another.
+    coming: Option<(Option<SystemTime>, Coming)>,
 }
 
 /// The client of a context.
@@ -114,14 +138,22 @@ impl Shared {
 
     /// Connected once; again when somebody has written other credentials.
     async fn connected(&self) -> Result<Connected, Failure> {
-        let mut held = self.connected.lock().await;
+        let mut way = self.connected.lock().await;
         let written = client::written(&self.kubeconfig);
-        if let Some(c) = held.as_ref().filter(|c| c.written == written) {
+        if let Some(c) = way.held.as_ref().filter(|c| c.written == written) {
             return Ok(c.clone());
         }
-        let (client, namespace) = client::connect(&self.kubeconfig, &self.context).await?;
+        // another word than "no such file" for a cluster of our own that is not there
+        if let (Some(kind), None) = (&self.kind, written) {
+            kind.there().await?;
+        }
+        let held = way.coming.take().filter(|(of, coming)| *of == written && !coming.hung());
+        let begin = || (written, Coming::new(&self.kubeconfig, &self.context));
+        let came = way.coming.insert(held.unwrap_or_else(begin)).1.come().await?;
+        way.coming = None;
+        let (client, namespace) = came?;
         let c = Connected { client, namespace, written };
-        *held = Some(c.clone());
+        way.held = Some(c.clone());
         Ok(c)
     }
 
@@ -165,7 +197,13 @@ impl K8sTarget {
     /// Connects lazily: a cluster that is down is met at preflight, with words.
     pub fn new(o: Options) -> Self {
         let shared = Arc::new(Shared {
-            name: format!("k8s:{}", o.context),
+            name: match (&o.kind, o.ingress) {
+                (None, _) => format!("k8s:{}", o.context),
+                (Some(_), false) => "kind".into(),
+                (Some(_), true) => "kind-ingress".into(),
+            },
+            kind: o.kind,
+            ingress: o.ingress,
             gate_image: o.gate_image,
             tariffs: RwLock::new(o.tariffs),
             started_ms: u64::try_from(o.clock.now()).unwrap_or(0),
@@ -177,7 +215,7 @@ impl K8sTarget {
             connected: tokio::sync::Mutex::default(),
         });
         let s = || Arc::clone(&shared);
-        let all: Vec<Arc<dyn Step>> = vec![
+        let mut all: Vec<Arc<dyn Step>> = vec![
             Arc::new(account::Account(s())),
             Arc::new(app::App(s())),
             Arc::new(check::Check(s())),
@@ -195,6 +233,16 @@ impl K8sTarget {
             Arc::new(settle::Settle(s())),
             Arc::new(switch::Switch(s())),
         ];
+        if let Some(cluster) = &shared.kind {
+            let in_it =
+                |step| Arc::new(kind::Observed { cluster: Arc::clone(cluster), step }) as Arc<dyn Step>;
+            all = all.into_iter().map(in_it).collect();
+            all.push(Arc::new(kind::ClusterStep(Arc::clone(cluster), s())));
+            all.push(Arc::new(kind::Image(Arc::clone(cluster))));
+            let tls = kind::ingress::Tls(s(), cluster.authority());
+            all.push(Arc::new(kind::Observed { cluster: Arc::clone(cluster), step: Arc::new(tls) }));
+            all.push(Arc::new(kind::ingress::Entrance(s(), cluster.authority())));
+        }
         let steps = all.into_iter().map(|s| (s.kind(), s)).collect();
         Self { shared, steps }
     }
@@ -231,7 +279,14 @@ impl Target for K8sTarget {
         spec: &v1::InstanceSpec,
         held: Option<&Held<'_>>,
     ) -> Result<Preflight, Failure> {
-        preflight::check(&self.shared, owner, spec, held).await
+        match &self.shared.kind {
+            Some(cluster) => kind::preflight::check(&self.shared, cluster, owner, spec).await,
+            None => preflight::check(&self.shared, owner, spec, held).await,
+        }
+    }
+
+    fn tariff(&self) -> Option<v1::Tariff> {
+        self.shared.kind.is_some().then(|| self.shared.tariffs.read().now().to_api())
     }
 
     fn set_tariff(&self, new: &v1::Tariff) -> Result<(), Failure> {
@@ -257,11 +312,17 @@ impl Target for K8sTarget {
     }
 
     async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
-        listing::list(&self.shared, store, of).await
+        match &self.shared.kind {
+            Some(cluster) => kind::listing::list(&self.shared, cluster, store, of).await,
+            None => listing::list(&self.shared, store, of).await,
+        }
     }
 
-    async fn remove(&self, _: &StoreId, found: &Found) -> Result<(), Failure> {
-        listing::remove(&self.shared, found).await
+    async fn remove(&self, store: &StoreId, found: &Found) -> Result<(), Failure> {
+        match &self.shared.kind {
+            Some(cluster) => kind::listing::remove(&self.shared, cluster, store, found).await,
+            None => listing::remove(&self.shared, found).await,
+        }
     }
 
     async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure> {
@@ -281,11 +342,24 @@ impl Target for K8sTarget {
     }
 
     async fn check(&self) -> Result<String, Failure> {
+        if let Some(cluster) = &self.shared.kind {
+            return cluster.about().await;
+        }
         let v = self.shared.client().await?.apiserver_version().await.map_err(|e| client::failed(&e))?;
         Ok(format!("Kubernetes {} ({})", v.git_version, self.shared.context))
     }
 
+    async fn examine(&self, spec: &v1::InstanceSpec) -> Examined {
+        match &self.shared.kind {
+            Some(cluster) => kind::examine::examine(&self.shared, cluster, spec).await,
+            None => examine::examine(&self.shared, spec).await,
+        }
+    }
+
     async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
-        observe::changes(&self.shared, store).await
+        match &self.shared.kind {
+            Some(cluster) => kind::listing::changes(&self.shared, cluster, store).await,
+            None => observe::changes(&self.shared, store).await,
+        }
     }
 }

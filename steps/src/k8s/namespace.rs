@@ -2,7 +2,7 @@
 //! `--isolation rules` need more.
 use super::{Shared, client::NAMESPACE, object};
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
 use syp_proto::{
@@ -11,6 +11,20 @@ use syp_proto::{
 };
 
 pub(super) struct Namespace(pub Arc<Shared>);
+
+/// Node of the namespace.
+pub(crate) const NODE: &str = "namespace";
+
+/// The namespace of an instance.
+pub(crate) fn manifest(cx: &StepCx, key: &str) -> Value {
+    // an init container with NET_ADMIN is beyond the baseline
+    let level = if cx.spec.isolation() == Isolation::Rules { "privileged" } else { "baseline" };
+    let rest = json!({ "metadata": { "labels": {
+        "pod-security.kubernetes.io/enforce": level,
+        "pod-security.kubernetes.io/warn": "restricted",
+    } } });
+    object::object(NAMESPACE, &cx.owner, NODE, key, "", rest)
+}
 
 #[async_trait]
 impl Step for Namespace {
@@ -23,13 +37,7 @@ impl Step for Namespace {
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
-        // an init container with NET_ADMIN is beyond the baseline
-        let level = if cx.spec.isolation() == Isolation::Rules { "privileged" } else { "baseline" };
-        let rest = json!({ "metadata": { "labels": {
-            "pod-security.kubernetes.io/enforce": level,
-            "pod-security.kubernetes.io/warn": "restricted",
-        } } });
-        let o = object::object(NAMESPACE, &cx.owner, &cx.node, key, "", rest);
+        let o = manifest(cx, key);
         let made = object::ensure(&self.0.client().await?, NAMESPACE, &cx.owner, "", &o).await?;
         Ok(object::done(&made))
     }

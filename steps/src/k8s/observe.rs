@@ -9,7 +9,7 @@ use super::{
     total::Totals,
 };
 use crate::{
-    admin,
+    admin, kind,
     labels::{INSTANCE, STORE},
 };
 use futures_util::{StreamExt, future::join_all, stream::BoxStream};
@@ -34,17 +34,17 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     let all = pods::with_gates(&c, cx, None).await?;
     let token = s.admin_token(&cx.owner);
     let asked = all.iter().map(async |p| {
-        let m: Option<GateMetrics> = match pods::admin(&c, cx, p).await {
-            Ok(way) => admin::read(way, &token, "/metrics.json").await.ok(),
-            Err(_) => None,
-        };
-        let st: Option<GateStatus> = match pods::admin(&c, cx, p).await {
-            Ok(way) => admin::read(way, &token, "/status").await.ok(),
-            Err(_) => None,
-        };
-        (p, m, st)
+        let told = async { admin::look(pods::admin(&c, cx, p).await?, &token).await };
+        let (metrics, status): (Option<GateMetrics>, Option<GateStatus>) = told.await.ok().unzip();
+        (p, metrics, status)
     });
-    let told = join_all(asked).await;
+    let usage = async {
+        match &s.kind {
+            Some(_) => kind::usage(&c, namespace(cx)).await.unwrap_or_default(),
+            None => usage(&c, cx).await,
+        }
+    };
+    let (told, usage) = tokio::join!(join_all(asked), usage);
     // a pod that was starting while the policy changed may have begun with the one before
     let behind =
         told.iter().filter(|(_, _, s)| s.as_ref().is_some_and(|s| s.generation < cx.gate.generation));
@@ -53,7 +53,6 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
             tracing::warn!(pod = p.name_any(), reason = f.reason, "its gate is behind and can't be told");
         }
     }
-    let usage = usage(&c, cx).await;
     let mut out = Stats::default();
     let mut totals = s.totals.lock();
     let mine: &mut Totals = totals.entry(cx.owner.uid).or_default();
@@ -138,7 +137,7 @@ fn micros(quantity: &str) -> Option<u64> {
 }
 
 /// News of this store's pods and Deployments: what ended, what was changed or removed by hand.
-pub(super) async fn changes(
+pub(crate) async fn changes(
     s: &Shared,
     store: &StoreId,
 ) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {

@@ -1,13 +1,13 @@
 //! What has to be done on a cluster, in which order. Pure. Each revision is a Deployment of its own; the Service says which serves.
 //!
 //! ```text
-//! up, repair:  namespace ─> account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
-//!                       └─> service ─> (ingress) ─────────────────────────────────────────────────────────┘
+//! up, repair:  (cluster) ─> namespace ─> account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
+//!                       └─> service ─> (tls ─> ingress) ─────────────────────────────────────────────────────────┘
 //! update:      namespace, account, config, policy, (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M
 //! scale:       scale ─> probe ─> switch
 //! ```
 use super::names::{revision_of, wanted};
-use crate::labels::key;
+use crate::{kind, labels::key};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use syp_engine::{
@@ -17,7 +17,10 @@ use syp_engine::{
     revision,
     step::{Have, Owner},
 };
-use syp_proto::{journal::LedgerRow, v1};
+use syp_proto::{
+    journal::{LedgerRow, ledger_row},
+    v1,
+};
 
 /// Calls that were accepted land within this, admission webhooks included.
 const SETTLE_MS: i64 = 15_000;
@@ -90,8 +93,7 @@ impl Builder<'_> {
             policy: Some(policy),
             ..Default::default()
         });
-        let last = self.nodes.len() - 1;
-        &mut self.nodes[last]
+        self.last()
     }
 
     fn effect(&mut self, id: &str, kind: &str, after: &[&str], more: Value) -> &mut Effect {
@@ -100,6 +102,12 @@ impl Builder<'_> {
         super::object::merge(&mut params, more);
         let node = self.node(id, kind, after, &params, policy(60_000, ATTEMPTS));
         node.effect.insert(Effect { provider: "k8s".into(), key, ..Default::default() })
+    }
+
+    /// The node that was added last; there is one wherever this is called.
+    fn last(&mut self) -> &mut PlanNode {
+        let last = self.nodes.len().saturating_sub(1);
+        &mut self.nodes[last]
     }
 
     /// Revisions of which a Deployment may be there, each with its row.
@@ -124,11 +132,18 @@ impl Builder<'_> {
         let template = self.template.clone();
         let of = json!({ "template": template, "revision": n });
         let mut after: Vec<String> = after.iter().map(|s| (*s).to_owned()).collect();
+        if self.facts["load"] == true {
+            let image = format!("image-{n}");
+            self.effect(&image, "kind.image@1", &["namespace"], of.clone());
+            // a first import takes as long as the image is large
+            self.last().policy = Some(policy(600_000, 3));
+            after.push(image);
+        }
         if !self.spec.secrets.is_empty() {
             let secret = format!("secret-{n}");
             let before: Vec<_> = after.iter().map(String::as_str).collect();
             self.effect(&secret, "k8s.secret@1", &before, of.clone());
-            after = vec![secret];
+            after.push(secret);
         }
         let replicas = Decimal::from(wanted(self.spec).0);
         let hourly = self.facts["replica_hourly"]
@@ -160,8 +175,15 @@ impl Builder<'_> {
     /// What every pod rests on; made again in each plan, so that every revision's app goes before it.
     fn base(&mut self) -> Vec<&'static str> {
         let mut base = Vec::new();
+        if self.facts["cluster"].is_string() {
+            self.effect("cluster", "kind.cluster@1", &[], json!({}));
+            // nodes of a first cluster are pulled
+            self.last().policy = Some(policy(1_800_000, 3));
+            base.push("cluster");
+        }
         if self.facts["own_namespace"] == true {
-            self.effect("namespace", "k8s.namespace@1", &[], json!({}));
+            self.effect("namespace", "k8s.namespace@1", &base, json!({}));
+            base.clear();
             base.push("namespace");
         }
         self.effect("account", "k8s.account@1", &base, json!({}));
@@ -177,21 +199,33 @@ impl Builder<'_> {
         self.effect("service", "k8s.service@1", &base, json!({}));
         let mut last = "service";
         if !self.spec.domains.is_empty() {
-            self.effect("ingress", "k8s.ingress@1", &["service"], json!({}));
+            let mut before = vec!["service"];
+            if self.facts["doors"] == true {
+                self.effect(kind::ingress::TLS, "kind.tls@1", &base, json!({}));
+                before.push(kind::ingress::TLS);
+            }
+            self.effect("ingress", "k8s.ingress@1", &before, json!({}));
             last = "ingress";
         }
         let app = self.app(n, &BASE);
         let proven = self.prove(n, &app);
         self.switch(n, &proven);
         self.node("check", "k8s.check@1", &["switch", last], &json!({ "revision": n }), policy(60_000, 5));
-        self.retire_others(n, "check");
+        let mut last = "check";
+        if self.facts["doors"] == true {
+            self.node("entrance", "kind.entrance@1", &["check"], &Value::Null, policy(120_000, 5));
+            last = "entrance";
+        }
+        self.retire_others(n, last);
     }
 
     fn update(&mut self) {
         let same = self.same();
         let n = same.unwrap_or(self.have.revision);
         let of = json!({ "revision": n, "replicas": wanted(self.spec).0 });
-        let proven = if same.is_some() {
+        // a repair that was pre-empted may have written down what it had not made yet
+        let made = self.apps().into_iter().any(|(m, r)| m == n && r.state() == ledger_row::State::Exists);
+        let proven = if same.is_some() && made {
             // the same pods, whose isolation was tried
             self.node("scale", "k8s.scale@1", &[], &of, policy(60_000, 5));
             self.node("probe", "k8s.probe@1", &["scale"], &of, policy(ROLLOUT_MS, 2));
@@ -208,9 +242,12 @@ impl Builder<'_> {
     /// What is not of this revision finishes what it has, and goes.
     fn retire_others(&mut self, n: u32, after: &str) {
         let old: Vec<u32> = self.apps().into_iter().map(|(m, _)| m).filter(|m| *m != n).collect();
-        let secrets = self.have.live().filter_map(|r| revision_of(&r.node, "secret")).filter(|m| *m != n);
-        let gone: Vec<String> =
-            old.iter().map(|m| format!("app-{m}")).chain(secrets.map(|m| format!("secret-{m}"))).collect();
+        let mut gone: Vec<String> = old.iter().map(|m| format!("app-{m}")).collect();
+        // what an app rests on goes after it
+        for of in ["secret", "image"] {
+            let others = self.have.live().filter_map(|r| revision_of(&r.node, of)).filter(|m| *m != n);
+            gone.extend(others.map(|m| format!("{of}-{m}")));
+        }
         let mut last = after.to_owned();
         if !old.is_empty() {
             self.node("settle", "k8s.settle@1", &[&last], &json!({ "revisions": old }), policy(DRAIN_MS, 3));

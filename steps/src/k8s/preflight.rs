@@ -6,6 +6,7 @@ use super::{
     service,
 };
 use crate::labels::key;
+use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::{Api, Client, ResourceExt, api::DynamicObject};
 use serde_json::{Value, json};
 use syp_engine::{
@@ -35,7 +36,7 @@ pub(super) async fn check(
     spec.target.clone_from(&s.name);
     fits(&spec)?;
     let c = s.client().await?;
-    version(&c).await?;
+    supported(&version(&c).await?)?;
     let asked = spec.kubernetes.clone().unwrap_or_default();
     let own = asked.namespace.is_empty();
     let namespace = match held {
@@ -47,13 +48,7 @@ pub(super) async fn check(
     rights::check(&c, if own { "" } else { &namespace }, &wanted(own)).await?;
     let level = if own { String::new() } else { level(&c, &namespace).await? };
     allows(&level, &namespace, &spec)?;
-    let gate_image = s.gate_image.clone().ok_or_else(|| {
-        refuse(
-            "GATE_IMAGE",
-            "nobody has said where this cluster gets the gate's image from",
-            "put it where the nodes can pull it and set SYP_GATE_IMAGE to its name for the engine",
-        )
-    })?;
+    let gate_image = gate_image(s)?;
     let mut facts = json!({
         "namespace": namespace,
         "own_namespace": own,
@@ -72,7 +67,7 @@ pub(super) async fn check(
 }
 
 /// What no cluster can do for us. Pure.
-fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
+pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
     if spec.port == 0 {
         return Err(refuse(
             "PORT_UNKNOWN",
@@ -99,8 +94,24 @@ fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn version(c: &Client) -> Result<(), Failure> {
-    let v = c.apiserver_version().await.map_err(|e| failed(&e))?;
+/// Where the nodes get the gate's image from.
+pub(super) fn gate_image(s: &Shared) -> Result<String, Failure> {
+    s.gate_image.clone().ok_or_else(|| {
+        refuse(
+            "GATE_IMAGE",
+            "nobody has said where this cluster gets the gate's image from",
+            "put it where the nodes can pull it and set SYP_GATE_IMAGE to its name for the engine",
+        )
+    })
+}
+
+/// What the API server says it is.
+pub(super) async fn version(c: &Client) -> Result<Info, Failure> {
+    c.apiserver_version().await.map_err(|e| failed(&e))
+}
+
+/// Is it new enough? Pure.
+pub(super) fn supported(v: &Info) -> Result<(), Failure> {
     let digits: String = v.minor.chars().take_while(char::is_ascii_digit).collect();
     let minor: u32 = digits.parse().unwrap_or(0);
     if v.major == "1" && minor < OLDEST {
@@ -117,7 +128,7 @@ async fn version(c: &Client) -> Result<(), Failure> {
 }
 
 /// The Pod Security level that a namespace enforces; empty: none, or it may not be looked at.
-async fn level(c: &Client, namespace: &str) -> Result<String, Failure> {
+pub(super) async fn level(c: &Client, namespace: &str) -> Result<String, Failure> {
     let api: Api<DynamicObject> = super::client::NAMESPACE.api(c, "");
     match api.get(namespace).await {
         Ok(n) => Ok(n.labels().get("pod-security.kubernetes.io/enforce").cloned().unwrap_or_default()),
@@ -133,7 +144,7 @@ async fn level(c: &Client, namespace: &str) -> Result<String, Failure> {
 }
 
 /// `--isolation rules` needs what a level may forbid. Pure.
-fn allows(level: &str, namespace: &str, spec: &v1::InstanceSpec) -> Result<(), Failure> {
+pub(super) fn allows(level: &str, namespace: &str, spec: &v1::InstanceSpec) -> Result<(), Failure> {
     if spec.isolation() != Isolation::Rules || !["baseline", "restricted"].contains(&level) {
         return Ok(());
     }
@@ -147,7 +158,7 @@ fn allows(level: &str, namespace: &str, spec: &v1::InstanceSpec) -> Result<(), F
 }
 
 /// The rights that a plan uses.
-fn wanted(own: bool) -> Vec<Right> {
+pub(super) fn wanted(own: bool) -> Vec<Right> {
     let mut out = rights::IN_NAMESPACE.to_vec();
     if own {
         out.extend_from_slice(rights::NAMESPACES);

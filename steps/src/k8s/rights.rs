@@ -1,7 +1,7 @@
 //! What the engine's identity must be allowed to do on a cluster: the very list that the role files in `deploy/` hold.
 use super::client::failed;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
+use k8s_openapi::api::authorization::v1::{ResourceRule, SelfSubjectAccessReview, SelfSubjectRulesReview};
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -21,6 +21,15 @@ pub struct Right {
 
 const fn right(group: &'static str, resource: &'static str, verb: &'static str) -> Right {
     Right { group, resource, verb }
+}
+
+// === impl Right ===
+
+impl Right {
+    /// `get pods/log`, `patch deployments.apps`.
+    pub fn words(&self) -> String {
+        words(std::slice::from_ref(self))
+    }
 }
 
 /// For the instance's namespace of its own.
@@ -103,12 +112,22 @@ pub fn of_namespace() -> Vec<Right> {
 /// Reviews at once.
 const AT_ONCE: usize = 8;
 
+/// Kinds that are in no namespace.
+const CLUSTER: [&str; 2] = ["namespaces", "nodes"];
+
 /// Asks the cluster about each one; those that are missing are named, with the rule to add.
 ///
 /// # Errors
 /// `RIGHTS_MISSING`, or the API server's.
 pub(super) async fn check(c: &Client, namespace: &str, wanted: &[Right]) -> Result<(), Failure> {
-    let missing = missing(c, namespace, wanted).await?;
+    complete(&missing(c, namespace, wanted).await?, namespace)
+}
+
+/// Are none missing? Pure.
+///
+/// # Errors
+/// `RIGHTS_MISSING`.
+pub(super) fn complete(missing: &[Right], namespace: &str) -> Result<(), Failure> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -120,34 +139,67 @@ pub(super) async fn check(c: &Client, namespace: &str, wanted: &[Right]) -> Resu
     Err(failure(
         Class::Terminal,
         "RIGHTS_MISSING",
-        format!("the engine's identity lacks rights {place}: {}", words(&missing)),
-        format!("add to its role:\n{}", rules(&missing)),
+        format!("the engine's identity lacks rights {place}: {}", words(missing)),
+        format!("add to its role:\n{}", rules(missing)),
     ))
 }
 
-/// Those that are not given.
+/// Those that are not given. The cluster is asked once for all that it would allow there, and singly about what that did not hold:
+/// whoever decides by asking somebody else (a cloud's own permissions) can't list what it allows.
 ///
 /// # Errors
 /// The API server's.
 pub(super) async fn missing(c: &Client, namespace: &str, wanted: &[Right]) -> Result<Vec<Right>, Failure> {
-    let api: Api<SelfSubjectAccessReview> = Api::all(c.clone());
-    let asked = stream::iter(wanted.to_vec()).map(|r| {
-        let api = api.clone();
-        async move {
-            let (resource, sub) = r.resource.split_once('/').unwrap_or((r.resource, ""));
-            let ask = json!({ "spec": { "resourceAttributes": {
-                "namespace": if r.resource == "namespaces" { "" } else { namespace },
-                "group": r.group, "resource": resource, "subresource": sub, "verb": r.verb,
-            } } });
-            let ask = serde_json::from_value(ask).unwrap_or_default();
-            let said = api.create(&PostParams::default(), &ask).await.map_err(|e| failed(&e))?;
-            Ok::<_, Failure>((!said.status.is_some_and(|s| s.allowed)).then_some(r))
-        }
+    let given = rules_of(c, namespace).await;
+    let unsure = wanted.iter().copied().filter(|r| !given.iter().any(|g| holds(g, *r)));
+    let asked = stream::iter(unsure).map(|r| async move {
+        let allowed = allowed(c, namespace, r).await?;
+        Ok::<_, Failure>((!allowed).then_some(r))
     });
     let mut out: Vec<_> =
         asked.buffer_unordered(AT_ONCE).try_filter_map(|r| async move { Ok(r) }).try_collect().await?;
     out.sort();
     Ok(out)
+}
+
+/// A namespace in which nobody has given anything: what is allowed there is allowed everywhere. It need not exist.
+const NOWHERE: &str = "syp-nowhere";
+
+/// The rules that count for us; empty when they can't be had.
+async fn rules_of(c: &Client, namespace: &str) -> Vec<ResourceRule> {
+    let api: Api<SelfSubjectRulesReview> = Api::all(c.clone());
+    let namespace = if namespace.is_empty() { NOWHERE } else { namespace };
+    let ask = json!({ "spec": { "namespace": namespace } });
+    let ask = serde_json::from_value(ask).unwrap_or_default();
+    let said = api.create(&PostParams::default(), &ask).await;
+    said.ok().and_then(|r| r.status).map(|s| s.resource_rules).unwrap_or_default()
+}
+
+/// Does a rule give this right, for objects of any name? As the API server reads rules. Pure.
+fn holds(rule: &ResourceRule, r: Right) -> bool {
+    let any = |all: &Option<Vec<String>>, is: &dyn Fn(&str) -> bool| {
+        all.iter().flatten().any(|one| one == "*" || is(one))
+    };
+    let sub = r.resource.split_once('/').map(|(_, sub)| sub);
+    let resource = |one: &str| {
+        one == r.resource || sub.is_some_and(|sub| one.strip_prefix("*/").is_some_and(|of| of == sub))
+    };
+    rule.resource_names.as_ref().is_none_or(Vec::is_empty)
+        && any(&rule.api_groups, &|g| g == r.group)
+        && any(&rule.resources, &resource)
+        && any(&Some(rule.verbs.clone()), &|v| v == r.verb)
+}
+
+async fn allowed(c: &Client, namespace: &str, r: Right) -> Result<bool, Failure> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(c.clone());
+    let (resource, sub) = r.resource.split_once('/').unwrap_or((r.resource, ""));
+    let ask = json!({ "spec": { "resourceAttributes": {
+        "namespace": if CLUSTER.contains(&r.resource) { "" } else { namespace },
+        "group": r.group, "resource": resource, "subresource": sub, "verb": r.verb,
+    } } });
+    let ask = serde_json::from_value(ask).unwrap_or_default();
+    let said = api.create(&PostParams::default(), &ask).await.map_err(|e| failed(&e))?;
+    Ok(said.status.is_some_and(|s| s.allowed))
 }
 
 fn grouped(all: &[Right]) -> BTreeMap<(&str, &str), Vec<&str>> {
@@ -164,6 +216,33 @@ fn words(all: &[Right]) -> String {
         format!("{} {resource}{group}", verbs.join("/"))
     };
     grouped(all).iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Rights as a role and its binding, to be applied as they stand; empty: none. `who`: the name that the cluster knows us by.
+pub(super) fn manifest(all: &[Right], namespace: &str, who: &str) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let (kind, place) = if namespace.is_empty() {
+        ("ClusterRole", String::new())
+    } else {
+        ("Role", format!("\n  namespace: {namespace}"))
+    };
+    let subject = match who.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
+        Some((at, name)) => format!("kind: ServiceAccount\n  namespace: {at}\n  name: {name}"),
+        None => format!("kind: User\n  apiGroup: rbac.authorization.k8s.io\n  name: \"{who}\""),
+    };
+    let head = |kind: &str| {
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: syp-engine-more{place}\n"
+        )
+    };
+    format!(
+        "{}rules:\n{}\n---\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: {kind}\n  name: syp-engine-more\nsubjects:\n- {subject}\n",
+        head(kind),
+        rules(all),
+        head(&format!("{kind}Binding")),
+    )
 }
 
 /// As rules of a Role or ClusterRole.
@@ -192,6 +271,53 @@ mod tests {
 
     fn deploy(file: &str) -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
+    }
+
+    #[test]
+    fn what_is_missing_can_be_applied_as_it_stands() {
+        let all = [right("", "pods", "get"), right("apps", "deployments", "patch")];
+        assert_eq!(
+            manifest(&all, "shop", "system:serviceaccount:syp-system:syp-engine"),
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: syp-engine-more\n  namespace: shop\nrules:\n- apiGroups: [\"\"]\n  resources: [\"pods\"]\n  verbs: [\"get\"]\n- apiGroups: [\"apps\"]\n  resources: [\"deployments\"]\n  verbs: [\"patch\"]\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata:\n  name: syp-engine-more\n  namespace: shop\nroleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: syp-engine-more\nsubjects:\n- kind: ServiceAccount\n  namespace: syp-system\n  name: syp-engine\n"
+        );
+        let cluster = manifest(&all, "", "alice");
+        assert!(
+            cluster.contains("kind: ClusterRoleBinding") && cluster.contains("name: \"alice\"\n"),
+            "{cluster}"
+        );
+        assert!(!cluster.contains("namespace:"), "{cluster}");
+        assert_eq!(manifest(&[], "", "alice"), "");
+    }
+
+    #[test]
+    fn a_rule_gives_what_the_api_server_would_give_by_it() {
+        let rule = |groups: &str, resources: &str, verbs: &str| {
+            let all = |s: &str| s.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            ResourceRule {
+                api_groups: Some(all(groups)),
+                resources: Some(all(resources)),
+                verbs: all(verbs),
+                resource_names: None,
+            }
+        };
+        let log = right("", "pods/log", "get");
+        for (resources, given) in [
+            ("*", true),
+            ("pods/log", true),
+            ("*/log", true),
+            ("pods", false),
+            ("pods/*", false),
+            ("*/exec", false),
+        ] {
+            assert_eq!(holds(&rule("", resources, "get"), log), given, "{resources}");
+        }
+        let one = right("apps", "deployments", "patch");
+        assert!(holds(&rule("* batch", "deployments", "*"), one));
+        assert!(!holds(&rule("", "deployments", "*"), one), "another group");
+        assert!(!holds(&rule("apps", "deployments", "get list"), one));
+        let named =
+            ResourceRule { resource_names: Some(vec!["a".into()]), ..rule("apps", "deployments", "*") };
+        assert!(!holds(&named, one), "of one object alone");
     }
 
     #[test]

@@ -184,6 +184,26 @@ async fn asking(w: &World, t: &mut Table) -> Result<()> {
         ProvidersClient::new(c.clone()).sweep_orphans(sweep).await,
         (Code::InvalidArgument, "TARGET_UNKNOWN", "mars"),
     );
+    let check = v1::CheckProviderRequest { name: "providers/mars".into(), ..Default::default() };
+    t.add(
+        "CheckProvider{name: 'providers/mars'}",
+        ProvidersClient::new(c.clone()).check_provider(check).await,
+        (Code::InvalidArgument, "TARGET_UNKNOWN", "mars"),
+    );
+    let much = v1::InstanceSpec {
+        resources: Some(v1::Resources { memory: "much".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let check = v1::CheckProviderRequest {
+        name: "providers/fake".into(),
+        for_spec: Some(much),
+        ..Default::default()
+    };
+    t.add(
+        "CheckProvider{for_spec.resources.memory: 'much'}",
+        ProvidersClient::new(c.clone()).check_provider(check).await,
+        (Code::InvalidArgument, USAGE, "for_spec.resources.memory"),
+    );
     let unknown = tonic::codegen::http::uri::PathAndQuery::from_static("/syp.v1.Instances/Frobnicate");
     let codec = tonic_prost::ProstCodec::<GetInstanceRequest, Instance>::default();
     let mut raw = tonic::client::Grpc::new(c.clone());

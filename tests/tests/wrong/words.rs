@@ -78,6 +78,8 @@ const ROWS: &[(&str, i32, &str, &str)] = &[
     ("tariff set", 2, USAGE, "--per-kwh"),
     ("tariff set --per-kwh -1", 2, USAGE, "0 or more"),
     ("tariff set --per-kwh cheap", 2, USAGE, "decimal number"),
+    ("provider check mars", 2, "TARGET_UNKNOWN", "no target 'mars'"),
+    ("provider check --replicas 0", 2, USAGE, "1 to"),
     ("sweep --provider mars", 2, "TARGET_UNKNOWN", "no target 'mars'"),
     ("audit --outcome Fine", 2, USAGE, "PermissionDenied"),
     ("audit --method Frobnicate", 2, USAGE, "SetAccessPolicy"),

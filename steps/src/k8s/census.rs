@@ -1,0 +1,288 @@
+//! What a cluster and a namespace have room for, in figures and in words. Pure.
+use k8s_openapi::{
+    api::core::v1::{LimitRange, Node, ResourceQuota},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use std::collections::BTreeMap;
+use syp_engine::api::validate::{cpu_millis, memory_bytes};
+use syp_proto::v1;
+
+/// API groups of networks that enforce NetworkPolicy.
+const ENFORCERS: [(&str, &str); 4] = [
+    ("crd.projectcalico.org", "Calico"),
+    ("cilium.io", "Cilium"),
+    ("crd.antrea.io", "Antrea"),
+    ("k8s.ovn.org", "OVN-Kubernetes"),
+];
+
+/// The label that says which machine a node is.
+pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+
+/// The network of a cluster that serves these API groups, where they tell that it enforces NetworkPolicy.
+pub fn enforcer(groups: &[String]) -> Option<&'static str> {
+    ENFORCERS.iter().find(|(group, _)| groups.iter().any(|g| g == group)).map(|(_, name)| *name)
+}
+
+/// The nodes of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// All of them.
+    pub nodes: usize,
+    /// Ready, and not cordoned.
+    pub usable: usize,
+    /// Thousandths of a core that pods may have on those.
+    pub millis: u64,
+    /// Bytes that pods may have on those.
+    pub bytes: u64,
+    /// How many there are of each kind of machine.
+    pub types: BTreeMap<String, usize>,
+}
+
+// === impl Census ===
+
+impl Census {
+    /// Counts.
+    pub fn of(nodes: &[Node]) -> Self {
+        let mut out = Self { nodes: nodes.len(), ..Self::default() };
+        for n in nodes.iter().filter(|n| usable(n)) {
+            out.usable += 1;
+            let has = n.status.as_ref().and_then(|s| s.allocatable.as_ref());
+            let of = |what: &str| has.and_then(|h| h.get(what)).map(|q| q.0.as_str());
+            out.millis += of("cpu").and_then(cpu_millis).unwrap_or(0);
+            out.bytes += of("memory").and_then(memory_bytes).unwrap_or(0);
+            let kind = n.metadata.labels.as_ref().and_then(|l| l.get(INSTANCE_TYPE));
+            if let Some(kind) = kind.filter(|k| !k.is_empty()) {
+                *out.types.entry(kind.clone()).or_default() += 1;
+            }
+        }
+        out
+    }
+
+    /// `3 of 4 take pods: 12 cores, 46.5 GiB; 2 m5.large, 1 m5.xlarge`.
+    pub fn words(&self) -> String {
+        let cores = decimal(self.millis, 1000);
+        let gib = decimal(self.bytes / (1 << 20), 1 << 10);
+        let types: Vec<_> = self.types.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        let types = if types.is_empty() { String::new() } else { format!("; {}", types.join(", ")) };
+        format!("{} of {} take pods: {cores} cores, {gib} GiB{types}", self.usable, self.nodes)
+    }
+}
+
+/// One decimal place, where there is one to show.
+fn decimal(n: u64, by: u64) -> String {
+    let tenths = n * 10 / by;
+    if tenths.is_multiple_of(10) {
+        (tenths / 10).to_string()
+    } else {
+        format!("{}.{}", tenths / 10, tenths % 10)
+    }
+}
+
+fn usable(n: &Node) -> bool {
+    let conditions = n.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    ready && !n.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false)
+}
+
+type Figures = BTreeMap<String, Quantity>;
+
+/// What quotas and limits of a namespace leave for a new instance.
+#[derive(Clone, Debug, Default)]
+pub struct Room {
+    /// Name, hard limits, what is used of them.
+    quotas: Vec<(String, Figures, Figures)>,
+    /// What a container gets that does not say (requests, limits).
+    default_request: Figures,
+    default_limit: Figures,
+    /// What a container may have at most.
+    max: Figures,
+}
+
+/// What the gate asks for, in every pod.
+const GATE_MILLIS: u64 = 10;
+const GATE_BYTES: u64 = 16 << 20;
+/// And the pod that tries the app's port, with its two containers.
+const TRY: u64 = 2;
+
+// === impl Room ===
+
+impl Room {
+    /// Of what the namespace says.
+    pub fn new(quotas: &[ResourceQuota], limits: &[LimitRange]) -> Self {
+        let mut out = Self::default();
+        for q in quotas {
+            let status = q.status.clone().unwrap_or_default();
+            let hard = status.hard.or_else(|| q.spec.clone().unwrap_or_default().hard).unwrap_or_default();
+            // one of some pods alone may or may not count ours
+            let scoped = q.spec.as_ref().is_some_and(|s| s.scopes.is_some() || s.scope_selector.is_some());
+            if !scoped {
+                let name = q.metadata.name.clone().unwrap_or_default();
+                out.quotas.push((name, hard, status.used.unwrap_or_default()));
+            }
+        }
+        let items = limits.iter().filter_map(|l| l.spec.as_ref()).flat_map(|s| &s.limits);
+        for i in items.filter(|i| i.type_ == "Container") {
+            out.default_request.extend(i.default_request.clone().unwrap_or_default());
+            out.default_limit.extend(i.default.clone().unwrap_or_default());
+            out.max.extend(i.max.clone().unwrap_or_default());
+        }
+        out
+    }
+
+    /// What stands in the way of a spec, each in words.
+    pub fn problems(&self, spec: &v1::InstanceSpec) -> Vec<String> {
+        let r = spec.resources.clone().unwrap_or_default();
+        let (cpu, memory) = (said(&r.cpu, cpu_millis), said(&r.memory, memory_bytes));
+        let mut out = Vec::new();
+        for (what, asked, parse) in
+            [("cpu", cpu, cpu_millis as fn(&str) -> Option<u64>), ("memory", memory, memory_bytes)]
+        {
+            let most = self.max.get(what);
+            if let (Some(asked), Some(most)) = (asked, most)
+                && parse(&most.0).is_some_and(|m| asked > m)
+            {
+                out.push(format!("a container may have at most {} of {what} there (LimitRange)", most.0));
+            }
+        }
+        let pods = u64::from(super::names::wanted(spec).0);
+        for (name, hard, used) in &self.quotas {
+            for (what, most) in hard {
+                let left = |parse: fn(&str) -> Option<u64>| {
+                    let used = used.get(what).and_then(|q| parse(&q.0)).unwrap_or(0);
+                    Some(parse(&most.0)?.saturating_sub(used))
+                };
+                let (needs, left, says) = match what.as_str() {
+                    "pods" | "count/pods" => (pods + 1, left(|n| n.parse().ok()), true),
+                    "cpu" | "requests.cpu" => {
+                        let all = pods * (cpu.unwrap_or(0) + GATE_MILLIS) + TRY * GATE_MILLIS;
+                        (all, left(cpu_millis), cpu.is_some() || self.default_request.contains_key("cpu"))
+                    }
+                    "memory" | "requests.memory" => {
+                        let all = pods * (memory.unwrap_or(0) + GATE_BYTES) + TRY * GATE_BYTES;
+                        let says = memory.is_some() || self.default_request.contains_key("memory");
+                        (all, left(memory_bytes), says)
+                    }
+                    // the gate has no such limit of its own
+                    "limits.cpu" => (0, None, self.default_limit.contains_key("cpu")),
+                    "limits.memory" => {
+                        (0, None, memory.is_some() || self.default_limit.contains_key("memory"))
+                    }
+                    _ => continue,
+                };
+                if !says {
+                    out.push(format!(
+                        "quota '{name}' wants every container to say {what}, and no LimitRange says it for those that don't"
+                    ));
+                } else if left.is_some_and(|l| l < needs) {
+                    let used = used.get(what).map_or("0", |q| q.0.as_str());
+                    out.push(format!(
+                        "quota '{name}' leaves too little of {what}: {used} of {} is used",
+                        most.0
+                    ));
+                }
+            }
+        }
+        out
+    }
+
+    /// What is used of each.
+    pub fn words(&self) -> String {
+        let one = |(name, hard, used): &(String, Figures, Figures)| {
+            let each: Vec<_> = hard
+                .iter()
+                .map(|(what, most)| format!("{what} {} of {}", used.get(what).map_or("0", |q| &q.0), most.0))
+                .collect();
+            format!("{name}: {}", each.join(", "))
+        };
+        let all: Vec<_> = self.quotas.iter().map(one).collect();
+        let limited =
+            !(self.default_limit.is_empty() && self.default_request.is_empty() && self.max.is_empty());
+        let limits = if limited { "; a LimitRange says what containers have" } else { "" };
+        if all.is_empty() { format!("none{limits}") } else { format!("{}{limits}", all.join("; ")) }
+    }
+}
+
+fn said(text: &str, parse: fn(&str) -> Option<u64>) -> Option<u64> {
+    Some(text).filter(|t| !t.is_empty()).and_then(parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, from_value, json};
+
+    fn node(cpu: &str, memory: &str, kind: &str, ready: bool, cordoned: bool) -> Node {
+        from_value(json!({
+            "metadata": { "labels": { INSTANCE_TYPE: kind } },
+            "spec": { "unschedulable": cordoned },
+            "status": {
+                "allocatable": { "cpu": cpu, "memory": memory },
+                "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_nodes_that_take_pods_count() {
+        let all = [
+            node("3920m", "16393220Ki", "m5.xlarge", true, false),
+            node("2", "4Gi", "m5.large", true, false),
+            node("64", "64Gi", "big", true, true),
+            node("64", "64Gi", "big", false, false),
+        ];
+        let c = Census::of(&all);
+        assert_eq!((c.nodes, c.usable, c.millis), (4, 2, 5920));
+        assert_eq!(c.words(), "2 of 4 take pods: 5.9 cores, 19.6 GiB; 1 m5.large, 1 m5.xlarge");
+        assert_eq!(Census::of(&[]).words(), "0 of 0 take pods: 0 cores, 0 GiB");
+    }
+
+    #[test]
+    fn a_network_is_known_by_what_it_serves() {
+        let groups = |g: &[&str]| g.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>();
+        assert_eq!(enforcer(&groups(&["apps", "cilium.io"])), Some("Cilium"));
+        assert_eq!(enforcer(&groups(&["apps", "networking.k8s.io"])), None);
+    }
+
+    fn room(hard: Value, used: Value, limit: Value) -> Room {
+        let q = json!({ "metadata": { "name": "q" }, "spec": { "hard": hard }, "status": { "hard": hard, "used": used } });
+        let l = json!({ "metadata": { "name": "l" }, "spec": { "limits": [limit] } });
+        Room::new(&[from_value(q).unwrap()], &[from_value(l).unwrap()])
+    }
+
+    fn spec(cpu: &str, memory: &str, replicas: i32) -> v1::InstanceSpec {
+        v1::InstanceSpec {
+            resources: Some(v1::Resources { cpu: cpu.into(), memory: memory.into(), ..Default::default() }),
+            scaling: Some(v1::Scaling { min: replicas, max: replicas, ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_a_quota_leaves_must_be_enough_for_all_replicas_and_the_pod_that_tries() {
+        let none = json!({ "type": "Container" });
+        let r = room(json!({ "pods": "5" }), json!({ "pods": "2" }), none.clone());
+        assert!(r.problems(&spec("", "", 2)).is_empty());
+        assert_eq!(r.problems(&spec("", "", 3)), ["quota 'q' leaves too little of pods: 2 of 5 is used"]);
+        let r = room(json!({ "requests.cpu": "1" }), json!({ "requests.cpu": "400m" }), none);
+        // 2 x (250 + 10) + 20 = 540 of 600, 2 x (280 + 10) + 20 = 600, one more is too many
+        assert!(r.problems(&spec("280m", "1Gi", 2)).is_empty());
+        assert_eq!(r.problems(&spec("281m", "1Gi", 2)).len(), 1);
+        assert_eq!(r.words(), "q: requests.cpu 400m of 1");
+    }
+
+    #[test]
+    fn where_a_quota_wants_limits_somebody_must_say_them() {
+        let hard = json!({ "limits.cpu": "4", "limits.memory": "4Gi" });
+        let r = room(hard.clone(), json!({}), json!({ "type": "Container" }));
+        assert_eq!(r.problems(&spec("1", "1Gi", 1)).len(), 1, "the gate has no limit of cores");
+        assert_eq!(r.problems(&spec("1", "", 1)).len(), 2);
+        let said = json!({ "type": "Container", "default": { "cpu": "100m", "memory": "64Mi" }, "max": { "cpu": "2" } });
+        let r = room(hard, json!({}), said);
+        assert!(r.problems(&spec("1", "", 1)).is_empty());
+        assert_eq!(
+            r.problems(&spec("3", "", 1)),
+            ["a container may have at most 2 of cpu there (LimitRange)"]
+        );
+    }
+}

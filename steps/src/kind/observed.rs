@@ -1,0 +1,43 @@
+//! A step in a cluster that may be gone with all that was in it, by hand or with its last instance: what is in it is gone then, not
+//! out of reach.
+use super::{Cluster, nodes::Look};
+use async_trait::async_trait;
+use std::sync::Arc;
+use syp_engine::step::{Done, Observed as Seen, Owner, Step, StepCx};
+use syp_proto::journal::{Failure, LedgerRow};
+
+pub(crate) struct Observed {
+    pub cluster: Arc<Cluster>,
+    pub step: Arc<dyn Step>,
+}
+
+#[async_trait]
+impl Step for Observed {
+    fn kind(&self) -> &'static str {
+        self.step.kind()
+    }
+
+    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Seen, Failure> {
+        match self.cluster.look().await? {
+            Look::Absent | Look::Half => Ok(Seen::Absent),
+            // the cluster's own row says that it does not run
+            Look::Stopped => Ok(Seen::Busy),
+            Look::Running => self.step.observe(cx, key).await,
+        }
+    }
+
+    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
+        self.step.apply(cx, key).await
+    }
+
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+        match self.cluster.look().await? {
+            Look::Absent | Look::Half => return Ok(false),
+            Look::Stopped => {
+                self.cluster.start().await?;
+            }
+            Look::Running => {}
+        }
+        self.step.destroy(owner, row).await
+    }
+}

@@ -1,0 +1,55 @@
+//! Authorities that the callers of a test believe: those that engines under test made for their endpoints.
+use anyhow::{Context, Result};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use std::{
+    io::Write,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// One file, since `curl` wants one.
+static FILE: Mutex<Option<tempfile::NamedTempFile>> = Mutex::new(None);
+
+/// From now on this one (PEM) is believed too.
+///
+/// # Errors
+/// No temporary file.
+pub fn add(pem: &str) -> Result<()> {
+    let mut held = FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.is_none() {
+        *held = Some(tempfile::NamedTempFile::new()?);
+    }
+    let file = held.as_mut().context("a file")?;
+    if !std::fs::read_to_string(file.path())?.contains(pem) {
+        file.write_all(pem.as_bytes())?;
+        file.flush()?;
+    }
+    Ok(())
+}
+
+/// Where they are; `None`: there are none.
+pub fn file() -> Option<String> {
+    let held = FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    held.as_ref().map(|f| f.path().display().to_string())
+}
+
+/// TLS that believes them alone.
+///
+/// # Errors
+/// One of them is none.
+pub fn client() -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    if let Some(file) = file() {
+        for cert in CertificateDer::pem_file_iter(file)? {
+            roots.add(cert?)?;
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
