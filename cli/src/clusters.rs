@@ -24,7 +24,7 @@ use syp_steps::{
 /// What every cluster's target is made of.
 pub struct Clusters {
     kubeconfig: Vec<PathBuf>,
-    /// The engine is a pod and has a service account.
+    /// The engine is a pod, has a service account, and was told no kubeconfig.
     in_cluster: bool,
     gate_image: Option<String>,
     key: SecretSlice<u8>,
@@ -41,12 +41,12 @@ impl Clusters {
     pub fn new(key: SecretSlice<u8>, tariffs: Tariffs) -> Self {
         let gate_image = std::env::var("SYP_GATE_IMAGE").ok().filter(|i| !i.is_empty());
         let named = std::env::var_os("KUBECONFIG").filter(|k| !k.is_empty());
+        // a file that was named counts, there or not
+        let in_cluster = named.is_none() && Path::new(SERVICE_ACCOUNT).exists();
         let kubeconfig = named.map_or_else(
             || std::env::home_dir().into_iter().map(|h| h.join(".kube/config")).collect(),
             |k| std::env::split_paths(&k).collect(),
         );
-        let in_cluster =
-            std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(SERVICE_ACCOUNT).exists();
         Self { kubeconfig, in_cluster, gate_image, key, tariffs }
     }
 

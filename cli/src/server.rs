@@ -1,4 +1,5 @@
 //! The engine, wired: store, identities, targets, API. The only place that knows all of them.
+mod certificate;
 mod crash;
 mod flags;
 pub mod log;
@@ -84,7 +85,8 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     only_ours(&place).with_context(|| format!("{} can't be closed to others", place.display()))?;
     let uid = nix::unistd::getuid().as_raw();
     let local = LocalIssuer::open(o.data_dir.join("local-issuer.key"), store.store_id().as_str())?;
-    let issuers = jwks::Issuers::new(jwks::Options::default(), fetcher(&o.flags)?);
+    let authorities = o.flags.issuer_ca.as_ref().map(fs::read).transpose().context("--issuer-ca")?;
+    let issuers = jwks::Issuers::new(jwks::Options::default(), fetcher(authorities.as_deref())?);
     let external = o.flags.issuer.iter().map(|i| external_issuer(i));
     let configs: Vec<IssuerConfig> = std::iter::once(local.config()).chain(external).collect();
     issuers.apply(&configs).context("an issuer can't be used")?;
@@ -172,7 +174,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         socket: Some(socket.clone()),
         tcp: o.flags.listen,
         metrics: o.flags.metrics_listen,
-        tls: tls(&o.flags)?,
+        tls: certificate::of(&o.flags)?,
         own_uid: uid,
     };
     tracing::info!(version = syp_engine::api::VERSION, data = %o.data_dir.display(), "engine started");
@@ -269,21 +271,9 @@ fn external_issuer(issuer: &str) -> IssuerConfig {
     }
 }
 
-fn fetcher(f: &Flags) -> anyhow::Result<Fetcher> {
-    let read = |p: &PathBuf| {
-        fs::read(p).with_context(|| format!("--issuer-ca {}: the file can't be read", p.display()))
-    };
-    let authorities = f.issuer_ca.as_ref().map(read).transpose()?;
-    let unusable = || match &f.issuer_ca {
-        Some(p) => format!("--issuer-ca {}: give certificates in PEM", p.display()),
-        None => "TLS can't be set up".to_owned(),
-    };
-    Fetcher::new(ISSUER_TIMEOUT, authorities.as_deref()).with_context(unusable)
-}
-
-fn tls(f: &Flags) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
-    let read = |p: &Path| fs::read(p).with_context(|| format!("{} can't be read", p.display()));
-    f.tls().map(|(cert, key)| Ok((read(cert)?, read(key)?))).transpose()
+/// What asks issuers; with the authorities of a file, PEM.
+fn fetcher(authorities: Option<&[u8]>) -> Result<Fetcher, syp_auth::fetch::Error> {
+    Fetcher::new(ISSUER_TIMEOUT, authorities)
 }
 
 /// The engine's own key: from it each gate's admin token is derived.

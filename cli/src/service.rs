@@ -167,13 +167,15 @@ mod tests {
             tls_cert: Some("/etc/c%.pem".into()),
             tls_key: Some("/etc/k.pem".into()),
             issuer: vec!["https://login.example.com/a b".into()],
+            issuer_ca: Some("/etc/ca.pem".into()),
             admin: vec!["group:sre".into()],
             ..Default::default()
         };
         let unit = Unit { docker_group: Some("docker".into()), flags };
         let text = unit.text(&Places::below(Path::new("/")));
         for line in [
-            "ExecStart=/usr/local/lib/sypctl/sypctl server run --data-dir /var/lib/sypctl --listen 127.0.0.1:7443 --issuer \"https://login.example.com/a b\" --admin group:sre --tls-cert %d/tls.crt --tls-key %d/tls.key",
+            "ExecStart=/usr/local/lib/sypctl/sypctl server run --data-dir /var/lib/sypctl --listen 127.0.0.1:7443 --issuer \"https://login.example.com/a b\" --admin group:sre --tls-cert %d/tls.crt --tls-key %d/tls.key --issuer-ca %d/issuer-ca.pem",
+            "LoadCredential=issuer-ca.pem:/etc/ca.pem",
             "LoadCredential=tls.crt:/etc/c%%.pem",
             "SupplementaryGroups=docker",
             "User=sypctl",

@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::GateMetrics;
 use syp_engine::{
-    api::identity::API_AUDIENCE,
+    api::{Listen, Tls, identity::API_AUDIENCE},
     clock::{Clock, Millis, timestamp},
     graph::State,
     step::Stats,
@@ -12,7 +12,11 @@ use syp_proto::v1::{
     CreateInstanceRequest, GetInstanceRequest, ListMetricsRequest, QueryMetricsRequest, ScrapeRequest,
     instances_client::InstancesClient, metrics_client::MetricsClient,
 };
-use syp_tests::api::{Conn, World, create, refusal};
+use syp_tests::{
+    api::{Conn, World, create, refusal},
+    certificate::Certificate,
+    product::sh,
+};
 use tonic::Code;
 
 const ADMIN: Option<&str> = Some("admin@example.com");
@@ -204,7 +208,7 @@ async fn prometheus_scrapes_with_a_token_and_nobody_without() -> Result<()> {
     ensure!(refused().await?, "a refusal leaves no row");
     // tokens must not cross a network in clear
     let metrics = Some("0.0.0.0:0".parse()?);
-    let open = syp_engine::api::Listen { metrics, ..Default::default() };
+    let open = Listen { metrics, ..Default::default() };
     let s = syp_engine::api::serve(w.api()?, open).await.err().context("it listens")?;
     ensure!(s.to_string().contains("not loopback"), "{s}");
     Ok(())
@@ -213,14 +217,15 @@ async fn prometheus_scrapes_with_a_token_and_nobody_without() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn off_loopback_it_takes_tls_and_no_token_of_the_built_in_issuer() -> Result<()> {
     let (w, _) = world().await?;
-    let cert = syp_tests::certificate::Certificate::of("127.0.0.1")?;
-    let read = |f: &str| std::fs::read(cert.file(f));
+    let cert = Certificate::of("127.0.0.1")?;
+    let (chain, key) = files(&cert)?;
+    let tls = Tls::new(&chain, &key)?;
     let token = w.token("admin@example.com", API_AUDIENCE, Duration::ZERO)?;
     for (address, status) in [("127.0.0.1", "200"), ("0.0.0.0", "401")] {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let listen = syp_engine::api::Listen {
+        let listen = Listen {
             metrics: Some(format!("{address}:{port}").parse()?),
-            tls: Some((read("cert.pem")?, read("key.pem")?)),
+            tls: Some(tls.clone()),
             ..Default::default()
         };
         let served = tokio::spawn(syp_engine::api::serve(w.api()?, listen));
@@ -229,11 +234,68 @@ async fn off_loopback_it_takes_tls_and_no_token_of_the_built_in_issuer() -> Resu
         let ask = move || {
             let args = ["-s", "-m", "10", "--retry", "20", "--retry-connrefused", "--retry-delay", "1"];
             let more = ["--cacert", &ca, "-H", &bearer, "-o", "/dev/null", "-w", "%{http_code}", &url];
-            syp_tests::product::sh("curl", &[&args[..], &more[..]].concat())
+            sh("curl", &[&args[..], &more[..]].concat())
         };
         let got = tokio::task::spawn_blocking(ask).await??;
         ensure!(got == status, "{address}: {got}, not {status}");
         served.abort();
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_taken_without_a_restart_and_a_broken_one_is_not() -> Result<()> {
+    let (w, _) = world().await?;
+    let (old, new) = (Certificate::of("127.0.0.1")?, Certificate::of("127.0.0.1")?);
+    let (chain, key) = files(&old)?;
+    let tls = Tls::new(&chain, &key)?;
+    let port = |_| anyhow::Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+    let (metrics, tcp) = (port(1)?, port(2)?);
+    let address = |p: u16| Some(std::net::SocketAddr::from(([127, 0, 0, 1], p)));
+    let listen =
+        Listen { metrics: address(metrics), tcp: address(tcp), tls: Some(tls.clone()), ..Default::default() };
+    let served = tokio::spawn(syp_engine::api::serve(w.api()?, listen));
+    // who connects and says nothing keeps nobody waiting
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(connected(address(tcp).context("address")?).await?);
+    }
+    // both listeners, by HTTP/1 and by what gRPC needs
+    let trusted = async |by: &Certificate| -> Result<bool> {
+        let ca = by.file("ca.pem");
+        tokio::task::spawn_blocking(move || {
+            let args = ["-s", "-m", "10", "--cacert", &ca, "-o", "/dev/null", "-w", "%{http_version}"];
+            let ask = |url: String| sh("curl", &[&args[..], &[url.as_str()]].concat());
+            let http = ask(format!("https://127.0.0.1:{metrics}/healthz")).is_ok_and(|v| v == "1.1");
+            let grpc = ask(format!("https://127.0.0.1:{tcp}/")).is_ok_and(|v| v == "2");
+            ensure!(http == grpc, "the listeners differ: {http} {grpc}");
+            Ok(http)
+        })
+        .await?
+    };
+    ensure!(trusted(&old).await? && !trusted(&new).await?, "the first certificate");
+    // a key of another certificate, as when only one of the files is written yet
+    ensure!(tls.exchange(&files(&new)?.0, &key).is_err(), "a key of another certificate is taken");
+    ensure!(tls.exchange(b"x", &key).is_err(), "no certificate is taken");
+    ensure!(trusted(&old).await?, "the first one stays");
+    let (chain, key) = files(&new)?;
+    tls.exchange(&chain, &key)?;
+    ensure!(trusted(&new).await? && !trusted(&old).await?, "the new certificate");
+    served.abort();
+    Ok(())
+}
+
+fn files(c: &Certificate) -> Result<(Vec<u8>, Vec<u8>)> {
+    Ok((std::fs::read(c.file("cert.pem"))?, std::fs::read(c.file("key.pem"))?))
+}
+
+/// As soon as somebody listens there.
+async fn connected(to: std::net::SocketAddr) -> Result<tokio::net::TcpStream> {
+    for _ in 0..500 {
+        match tokio::net::TcpStream::connect(to).await {
+            Ok(s) => return Ok(s),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    anyhow::bail!("nobody listens on {to}")
 }

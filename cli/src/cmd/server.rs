@@ -100,9 +100,11 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
 }
 
 async fn serve(ctx: &Ctx<'_>, r: Run) -> Done {
+    let flags = r.flags.checked()?;
+    flags.check_files()?;
     let options = ServerOptions {
         data_dir: paths::data_dir(ctx.global.data_dir.as_deref())?,
-        flags: r.flags.checked()?,
+        flags,
         idle_exit: r.idle_exit,
     };
     server::run(options).await?;

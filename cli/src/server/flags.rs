@@ -1,6 +1,10 @@
 //! What an engine is told by flags: the same for `server run` and for the service of `server install`.
-use crate::{failure::Failure, parse};
-use std::{net::SocketAddr, path::PathBuf};
+use crate::{exit, failure::Failure, parse};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use syp_engine::api::Tls;
 
 /// Flags of an engine.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -49,8 +53,64 @@ impl Flags {
         Ok(self)
     }
 
+    /// Says of files that can't be used which one it is, before anything is opened.
+    ///
+    /// # Errors
+    /// `TLS_FILE`.
+    pub fn check_files(&self) -> Result<(), Failure> {
+        if let Some((cert, key)) = self.tls() {
+            let both = format!("--tls-cert {} and --tls-key {}", cert.display(), key.display());
+            Tls::new(&read("--tls-cert", cert)?, &read("--tls-key", key)?)
+                .map_err(|e| unusable(&both, &e))?;
+        }
+        if let Some(ca) = &self.issuer_ca {
+            let authorities = read("--issuer-ca", ca)?;
+            let what = format!("--issuer-ca {}", ca.display());
+            super::fetcher(Some(&authorities)).map_err(|e| unusable(&what, &e))?;
+        }
+        Ok(())
+    }
+
     /// Certificate and key, where there are any.
     pub fn tls(&self) -> Option<(&PathBuf, &PathBuf)> {
         self.tls_cert.as_ref().zip(self.tls_key.as_ref())
+    }
+}
+
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|e| unusable(&format!("{flag} {}", file.display()), &e))
+}
+
+fn unusable(what: &str, e: &dyn std::fmt::Display) -> Failure {
+    Failure::new(
+        exit::FAILED,
+        "TLS_FILE",
+        format!("{what}: {e}"),
+        "give PEM files that the engine's user can read: 'sypctl explain TLS_FILE' has how to look at them",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_can_not_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("text"), "no PEM").unwrap();
+        let said = |f: &Flags| {
+            let e = f.check_files().unwrap_err();
+            assert_eq!(e.reason(), "TLS_FILE");
+            e.message().to_owned()
+        };
+        let tls =
+            |cert: &str| Flags { tls_cert: Some(at(cert)), tls_key: Some(at("text")), ..Default::default() };
+        assert!(said(&tls("none")).starts_with("--tls-cert "), "not there");
+        assert!(said(&tls("text")).contains("there is no certificate"), "not PEM");
+        let ca = |file: &str| Flags { issuer_ca: Some(at(file)), ..Default::default() };
+        assert!(said(&ca("none")).contains("No such file"), "not there");
+        assert!(said(&ca("text")).contains("not PEM"), "not PEM");
+        assert!(Flags::default().check_files().is_ok());
     }
 }

@@ -27,6 +27,7 @@ mod series;
 mod server;
 pub mod status;
 mod suppose;
+mod tls;
 mod tokens;
 mod update;
 pub mod validate;
@@ -34,6 +35,7 @@ mod watch;
 
 pub use about::BACKUP_FORMAT;
 pub use server::{Listen, serve};
+pub use tls::Tls;
 
 use crate::{
     cell::Cell,

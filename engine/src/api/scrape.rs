@@ -5,14 +5,13 @@
 use super::{
     Api,
     layer::{Guard, Peer},
+    tls::PATIENCE,
 };
-use crate::error::Error;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,8 +24,6 @@ use tonic::{Code, Status};
 
 /// Scrapers at once; more wait.
 const MOST: usize = 32;
-/// A client has so long for its handshake and its head.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What is scraped.
 const PATH: &str = "/metrics";
 /// Says to everybody that the engine answers, and nothing else: the probes of an orchestrator have no token.
@@ -61,22 +58,6 @@ pub(super) async fn serve(api: Api, guard: Guard, listener: TcpListener, tls: Op
         });
         while open.try_join_next().is_some() {}
     }
-}
-
-/// The acceptor of a certificate and its key, both PEM.
-///
-/// # Errors
-/// [`Error::Invalid`] when they can't be used.
-pub(super) fn acceptor(cert: &[u8], key: &[u8]) -> Result<TlsAcceptor, Error> {
-    let wrong = |e: &dyn std::fmt::Display| Error::Invalid {
-        field: "metrics_listen".into(),
-        message: format!("TLS files: {e}"),
-    };
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|e| wrong(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| wrong(&e))?;
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
-    Ok(TlsAcceptor::from(Arc::new(config.map_err(|e| wrong(&e))?)))
 }
 
 async fn talk(api: Api, guard: Guard, stream: impl AsyncRead + AsyncWrite + Unpin, from: SocketAddr) {

@@ -3,6 +3,7 @@ use super::{
     Api,
     layer::{Guard, Peer},
     scrape,
+    tls::Tls,
 };
 use crate::error::Error;
 use futures_util::StreamExt;
@@ -29,7 +30,7 @@ use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
 };
 use tonic::transport::{
-    Identity, Server, ServerTlsConfig,
+    Server,
     server::{Connected, Router},
 };
 
@@ -45,8 +46,8 @@ pub struct Listen {
     pub tcp: Option<SocketAddr>,
     /// Where Prometheus scrapes `GET /metrics`, over HTTP.
     pub metrics: Option<SocketAddr>,
-    /// Certificate and key in PEM; required off loopback.
-    pub tls: Option<(Vec<u8>, Vec<u8>)>,
+    /// Certificate and key; required off loopback.
+    pub tls: Option<Tls>,
     /// The user whose calls over the socket are the engine's own.
     pub own_uid: u32,
 }
@@ -81,7 +82,7 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
     let mut scrapes = tokio::task::JoinSet::new();
     if let Some(to) = listen.metrics {
         let listener = TcpListener::bind(to).await.map_err(|e| io_error(&to.to_string(), &e))?;
-        let tls = listen.tls.as_ref().map(|(cert, key)| scrape::acceptor(cert, key)).transpose()?;
+        let tls = listen.tls.as_ref().map(|t| t.acceptor(&[]));
         let own = if to.ip().is_loopback() { guard.clone() } else { guard.clone().off_loopback() };
         let (stop, scraped) = (api.shutdown.clone(), scrape::serve(api.clone(), own, listener, tls));
         scrapes.spawn(async move {
@@ -93,18 +94,23 @@ pub async fn serve(api: Api, listen: Listen) -> Result<(), Error> {
     }
     if let Some(tcp) = listen.tcp {
         let listener = TcpListener::bind(tcp).await.map_err(|e| io_error(&tcp.to_string(), &e))?;
-        let mut builder = builder();
-        if let Some((cert, key)) = &listen.tls {
-            let tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
-            builder = builder.tls_config(tls).map_err(|e| io_error("TLS files", &e))?;
-        }
         let stop = api.shutdown.clone();
         let own = guard.clone();
         let own = if tcp.ip().is_loopback() { own } else { own.off_loopback() };
-        let router = routes(builder.layer(own), &api);
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let router = routes(builder().layer(own), &api);
+        let tls = listen.tls.clone();
         tasks.spawn(async move {
-            router.serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await }).await
+            let stopped = async move { stop.cancelled().await };
+            match tls {
+                Some(tls) => {
+                    let incoming = tls.accepted(listener);
+                    Box::pin(router.serve_with_incoming_shutdown(incoming, stopped)).await
+                }
+                None => {
+                    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+                    Box::pin(router.serve_with_incoming_shutdown(incoming, stopped)).await
+                }
+            }
         });
     }
     if let Some(path) = &listen.socket {
