@@ -1,4 +1,5 @@
 //! The clusters of the user's kubeconfig as targets: each becomes one when somebody names it.
+use parking_lot::RwLock;
 use secrecy::SecretSlice;
 use std::{path::PathBuf, sync::Arc};
 use syp_engine::{
@@ -7,10 +8,13 @@ use syp_engine::{
     step::Target,
     targets::Resolve,
 };
-use syp_proto::journal::Failure;
+use syp_proto::{journal::Failure, v1};
 use syp_steps::{
     k8s::{self, K8sTarget, client::contexts},
-    prices::local::Tariffs,
+    prices::{
+        local::{Tariff, Tariffs},
+        nodes::Prices,
+    },
 };
 
 /// What every cluster's target is made of.
@@ -18,21 +22,24 @@ pub struct Clusters {
     kubeconfig: Vec<PathBuf>,
     gate_image: Option<String>,
     key: SecretSlice<u8>,
-    tariffs: Tariffs,
+    /// All that were ever set, oldest first: a cluster that comes to be known later has them too.
+    set: RwLock<Vec<v1::Tariff>>,
+    /// What energy costs when nobody has said so.
+    first: Tariff,
 }
 
 // === impl Clusters ===
 
 impl Clusters {
     /// As the engine's environment says: `KUBECONFIG`, `SYP_GATE_IMAGE`.
-    pub fn new(key: SecretSlice<u8>, tariffs: Tariffs) -> Self {
+    pub fn new(key: SecretSlice<u8>, set: Vec<v1::Tariff>, first: Tariff) -> Self {
         let gate_image = std::env::var("SYP_GATE_IMAGE").ok().filter(|i| !i.is_empty());
         let named = std::env::var_os("KUBECONFIG").filter(|k| !k.is_empty());
         let kubeconfig = named.map_or_else(
             || std::env::home_dir().into_iter().map(|h| h.join(".kube/config")).collect(),
             |k| std::env::split_paths(&k).collect(),
         );
-        Self { kubeconfig, gate_image, key, tariffs }
+        Self { kubeconfig, gate_image, key, set: RwLock::new(set), first }
     }
 }
 
@@ -54,13 +61,19 @@ impl Resolve for Clusters {
                 "KUBECONFIG in the engine's environment says which file counts; a local engine takes it when it starts: 'sypctl server stop'",
             )
         })?;
+        let set = self.set.read();
         Ok(Some(Arc::new(K8sTarget::new(k8s::Options {
             kubeconfig: self.kubeconfig.clone(),
+            prices: Prices::new(&set, &format!("k8s:{context}")),
+            tariffs: Tariffs::new(&set, self.first.clone()),
             context,
             gate_image: self.gate_image.clone(),
             key: self.key.clone(),
-            tariffs: self.tariffs.clone(),
             clock: Clock::System,
         }))))
+    }
+
+    fn set_tariff(&self, new: &v1::Tariff) {
+        self.set.write().push(new.clone());
     }
 }

@@ -38,6 +38,6 @@ main() {
   tests/testbed/k8s.sh load "$NAME" "$GATE" "${IMAGES[@]}"
   export KUBECONFIG SYP_K8S_KUBECTL SYP_TEST_K8S=1 SYP_TEST_DOCKER=1 SYP_GATE_IMAGE=docker.io/library/$GATE
   cargo test --locked --offline -p syp-tests --test conformance k8s -- --nocapture
-  cargo test --locked --offline -p syp-tests --test k8s -- --nocapture
+  cargo test --locked --offline -p syp-tests --test k8s --test k8s_cost -- --nocapture
 }
 main "$@"
