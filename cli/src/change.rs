@@ -108,12 +108,12 @@ async fn taken_back(ctx: &Ctx<'_>, c: &Client, i: &Instance, failed: &str) {
 /// One line after a change.
 pub fn in_words(i: &Instance) -> String {
     let ready = i.conditions.iter().any(|c| c.r#type == "Ready" && c.status() == Status::True);
-    let cost = i.cost.as_ref().and_then(|c| c.rate_per_hour.as_ref());
+    let cost = i.cost.clone().unwrap_or_default();
     format!(
         "{} serves revision {}{}, {} an hour",
         parse::short_name(&i.name),
         i.active_revision,
         if ready { "" } else { " (not ready)" },
-        render::money_or(cost)
+        render::rate(&cost)
     )
 }

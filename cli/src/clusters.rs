@@ -1,5 +1,6 @@
 //! The clusters of the user's kubeconfig as targets: each becomes one when somebody names it. An engine that is a pod knows its own
 //! cluster by its service account.
+use parking_lot::RwLock;
 use secrecy::SecretSlice;
 use std::{
     path::{Path, PathBuf},
@@ -11,14 +12,17 @@ use syp_engine::{
     step::Target,
     targets::Resolve,
 };
-use syp_proto::journal::Failure;
+use syp_proto::{journal::Failure, v1};
 use syp_steps::{
     k8s::{
         self, K8sTarget,
         client::{IN_CLUSTER, contexts},
     },
     kind::Cluster,
-    prices::local::Tariffs,
+    prices::{
+        local::{Tariff, Tariffs},
+        nodes::Prices,
+    },
 };
 
 /// What every cluster's target is made of.
@@ -28,7 +32,10 @@ pub struct Clusters {
     in_cluster: bool,
     gate_image: Option<String>,
     key: SecretSlice<u8>,
-    tariffs: Tariffs,
+    /// All that were ever set, oldest first: a cluster that comes to be known later has them too.
+    set: RwLock<Vec<v1::Tariff>>,
+    /// What energy costs when nobody has said so.
+    first: Tariff,
 }
 
 /// Where a pod finds who it is.
@@ -38,7 +45,7 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/tok
 
 impl Clusters {
     /// As the engine's environment says: `KUBECONFIG`, `SYP_GATE_IMAGE`.
-    pub fn new(key: SecretSlice<u8>, tariffs: Tariffs) -> Self {
+    pub fn new(key: SecretSlice<u8>, set: Vec<v1::Tariff>, first: Tariff) -> Self {
         let gate_image = std::env::var("SYP_GATE_IMAGE").ok().filter(|i| !i.is_empty());
         let named = std::env::var_os("KUBECONFIG").filter(|k| !k.is_empty());
         // a file that was named counts, there or not
@@ -47,7 +54,7 @@ impl Clusters {
             || std::env::home_dir().into_iter().map(|h| h.join(".kube/config")).collect(),
             |k| std::env::split_paths(&k).collect(),
         );
-        Self { kubeconfig, in_cluster, gate_image, key, tariffs }
+        Self { kubeconfig, in_cluster, gate_image, key, set: RwLock::new(set), first }
     }
 
     /// The contexts of the files, and the current one. Without a file, a pod has its own cluster.
@@ -84,16 +91,22 @@ impl Resolve for Clusters {
                 "KUBECONFIG in the engine's environment says which file counts; a local engine takes it when it starts: 'sypctl server stop'",
             )
         })?;
+        let set = self.set.read();
         Ok(Some(Arc::new(K8sTarget::new(k8s::Options {
             kubeconfig,
+            prices: Prices::new(&set, &format!("k8s:{context}")),
+            tariffs: Tariffs::new(&set, self.first.clone()),
             context,
             gate_image: self.gate_image.clone(),
             key: self.key.clone(),
-            tariffs: self.tariffs.clone(),
             clock: Clock::System,
             kind: None,
             ingress: false,
         }))))
+    }
+
+    fn set_tariff(&self, new: &v1::Tariff) {
+        self.set.write().push(new.clone());
     }
 }
 
@@ -105,6 +118,7 @@ pub fn own(cluster: &Arc<Cluster>, key: &SecretSlice<u8>, tariffs: &Tariffs, ing
         gate_image: None,
         key: key.clone(),
         tariffs: tariffs.clone(),
+        prices: Prices::new(&[], ""),
         clock: Clock::System,
         kind: Some(Arc::clone(cluster)),
         ingress,
@@ -124,7 +138,8 @@ mod tests {
             in_cluster,
             gate_image: None,
             key: vec![0; 32].into(),
-            tariffs: Tariffs::new(&[], syp_steps::prices::local::Tariff::default()),
+            set: RwLock::default(),
+            first: Tariff::default(),
         };
         let name = |c: &Clusters, n: &str| c.resolve(n).map(|t| t.map(|t| t.name().to_owned()));
         let pod = of(true);

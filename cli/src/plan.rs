@@ -44,6 +44,7 @@ pub fn text(p: &Plan, colours: bool) -> String {
     let (before, after) = (p.hourly_before.as_ref(), p.hourly_after.as_ref());
     let nothing = |m: Option<&Money>| m.is_none_or(|m| m.units == 0 && m.nanos == 0);
     let cost = match (nothing(before) && nothing(after), before == after) {
+        _ if !p.unpriced.is_empty() => p.unpriced.clone(),
         (true, _) => "none".into(),
         (_, true) => format!("{} an hour, as now", render::money_or(after)),
         _ => format!("{} an hour now, {} after", render::money_or(before), render::money_or(after)),

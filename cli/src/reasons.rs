@@ -156,6 +156,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("TRANSITION_NOT_ALLOWED", include_str!("reasons/TRANSITION_NOT_ALLOWED.md")),
     ("TRIED", include_str!("reasons/TRIED.md")),
     ("TUNNEL_NOT_OPENED", include_str!("reasons/TUNNEL_NOT_OPENED.md")),
+    ("UNPRICED", include_str!("reasons/UNPRICED.md")),
     ("UNSCHEDULABLE", include_str!("reasons/UNSCHEDULABLE.md")),
     ("UNSUPPORTED_VERSION", include_str!("reasons/UNSUPPORTED_VERSION.md")),
     ("UPSTREAM_BROKE_OFF", include_str!("reasons/UPSTREAM_BROKE_OFF.md")),

@@ -22,6 +22,19 @@ pub fn money_or(m: Option<&Money>) -> String {
     m.map_or_else(|| "unknown".into(), money)
 }
 
+/// What it costs an hour, `unpriced` where nobody has said what its target costs.
+pub fn rate(c: &v1::CostSummary) -> String {
+    priced(c, c.rate_per_hour.as_ref())
+}
+
+/// A figure of what it costs, `unpriced` where nobody has said what its target costs.
+pub fn priced(c: &v1::CostSummary, m: Option<&Money>) -> String {
+    match m {
+        None if c.accuracy() == v1::cost_summary::Accuracy::UnknownPrice => "unpriced".into(),
+        m => money_or(m),
+    }
+}
+
 /// `5.00 EUR a day: 80% notify, 100% drain`.
 pub fn budget(b: &v1::Budget) -> String {
     let lines =

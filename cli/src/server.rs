@@ -111,7 +111,8 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     }));
     // what was set counts; the file is for the first start
     let set = tariffs::all(&*store).await.context("tariffs")?;
-    let tariffs = Tariffs::new(&set, tariff(&o.data_dir)?);
+    let first = tariff(&o.data_dir)?;
+    let tariffs = Tariffs::new(&set, first.clone());
     let currency: Arc<str> = tariffs.now().currency.as_str().into();
     let door = Arc::new(Door::new(o.flags.audience.clone()));
     // they go to the gates without keys before these are fetched: a gate keeps those it has
@@ -119,7 +120,7 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
     door.set_issuers(local_config, others);
     let own_key = key(&o.data_dir.join("engine.key"))?;
     let vault = Vault::new(&own_key);
-    let clusters = Clusters::new(own_key.clone(), tariffs.clone());
+    let clusters = Clusters::new(own_key.clone(), set, first);
     let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
     let own = kind::Options {
         docker_host: docker_host.clone(),

@@ -4,7 +4,7 @@ use crate::clusters::{self, Clusters};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use syp_engine::{step::Target, targets::Resolve};
-use syp_proto::journal::Failure;
+use syp_proto::{journal::Failure, v1};
 use syp_steps::{
     docker::{self, DockerTarget},
     kind::{self, Cluster},
@@ -66,5 +66,9 @@ impl Resolve for Named {
             return self.here(name).map(Some);
         }
         self.clusters.resolve(name)
+    }
+
+    fn set_tariff(&self, new: &v1::Tariff) {
+        self.clusters.set_tariff(new);
     }
 }

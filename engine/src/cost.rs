@@ -5,6 +5,8 @@ use crate::{
     meter,
 };
 use rust_decimal::{Decimal, prelude::ToPrimitive};
+use serde::Deserialize;
+use serde_json::Value;
 use syp_proto::{
     google::r#type::Money,
     journal::{Instance, LedgerRow, ledger_row},
@@ -17,6 +19,55 @@ pub const ASSUMED_MILLICORES: u64 = 500;
 pub const NOT_BILLED: &str = "none: nobody bills this machine";
 /// Bytes of memory that a price model assumes for a replica without a limit.
 pub const ASSUMED_BYTES: u64 = 256 << 20;
+
+/// Why there is no bill where a provider has one.
+pub const NOT_ASKED: &str = "none: the engine does not ask the provider for its bill";
+/// How a price is given to what has none.
+pub const SET_TARIFF: &str = "'sypctl tariff set TARGET --per-vcpu-hour PRICE --per-gib-hour PRICE' says it";
+
+/// What a revision's facts say of its price.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Pricing {
+    /// Why nobody knows what it costs; its rate is 0 then, which is never shown.
+    pub unpriced: Option<String>,
+    /// Where the price is from; nothing: the power model.
+    pub price_source: Option<String>,
+    /// It had no price until then, and that time is not counted.
+    pub unpriced_until: Option<Millis>,
+}
+
+// === impl Pricing ===
+
+impl Pricing {
+    /// Of an instance.
+    pub fn of(i: &Instance) -> Self {
+        serde_json::from_str(&i.facts).unwrap_or_default()
+    }
+
+    /// Of a revision that is about to be made.
+    pub fn of_facts(facts: &Value) -> Self {
+        Self::deserialize(facts).unwrap_or_default()
+    }
+
+    /// Is there a price?
+    pub fn is_priced(&self) -> bool {
+        self.unpriced.is_none()
+    }
+
+    /// Where the price is from, or why there is none.
+    pub fn words(&self) -> String {
+        let words = match (&self.unpriced, &self.price_source) {
+            (Some(why), _) => format!("{why}; {SET_TARIFF}"),
+            (None, Some(source)) => source.clone(),
+            (None, None) => "power model x tariff".into(),
+        };
+        match self.unpriced_until.and_then(timestamp) {
+            Some(at) => format!("{words}; unpriced, and not counted, until {at}"),
+            None => words,
+        }
+    }
+}
 
 /// As `google.type.Money`, to the nano.
 pub fn money(amount: Decimal, currency: &str) -> Money {
@@ -72,19 +123,35 @@ fn union_ms<'a>(rows: impl Iterator<Item = &'a LedgerRow>, now: Millis) -> Milli
 /// The figures of an instance.
 pub fn summary(i: &Instance, now: Millis) -> v1::CostSummary {
     let currency = i.hourly_rate.as_ref().map_or("EUR", |m| m.currency_code.as_str());
-    let rate = rate(i);
+    let (rate, pricing) = (rate(i), Pricing::of(i));
+    let priced = pricing.is_priced();
+    let assumed = assumed(i).filter(|_| priced);
+    let known = |amount: Decimal| Some(money(amount, currency)).filter(|_| priced);
+    let accuracy = match (priced, &assumed) {
+        (false, _) => Accuracy::UnknownPrice,
+        (true, Some(_)) => Accuracy::Estimate,
+        (true, None) => Accuracy::Metered,
+    };
+    let own_machine = priced && pricing.price_source.is_none();
     v1::CostSummary {
-        rate_per_hour: Some(money(rate, currency)),
-        accrued: Some(money(accrued(i, now), currency)),
-        projected_month: Some(money(rate * Decimal::from(730), currency)),
-        accuracy: if assumed(i).is_some() { Accuracy::Estimate } else { Accuracy::Metered } as i32,
-        price_source: format!("power model x tariff{}", assumed(i).unwrap_or_default()),
+        rate_per_hour: known(rate),
+        accrued: total(i, &pricing, now),
+        projected_month: known(rate * Decimal::from(730)),
+        accuracy: accuracy as i32,
+        price_source: format!("{}{}", pricing.words(), assumed.unwrap_or_default()),
         price_as_of: timestamp(i.create_ms),
         rate_as_of: timestamp(now),
         accrued_as_of: timestamp(now),
-        billed_note: NOT_BILLED.into(),
+        billed_note: if own_machine { NOT_BILLED } else { NOT_ASKED }.into(),
         ..Default::default()
     }
+}
+
+/// What it has cost, as far as it had a price; nothing where it never had one.
+fn total(i: &Instance, pricing: &Pricing, now: Millis) -> Option<Money> {
+    let currency = i.hourly_rate.as_ref().map_or("EUR", |m| m.currency_code.as_str());
+    let spent = accrued(i, now);
+    (pricing.is_priced() || !spent.is_zero()).then(|| money(spent, currency))
 }
 
 /// What the rate rests on besides the spec: a replica without a limit may use more or less than is assumed.
@@ -116,13 +183,16 @@ pub fn resource(i: &Instance, r: &LedgerRow) -> v1::Resource {
         intent_time: timestamp(r.intent_ms),
         create_time: timestamp(r.exists_ms),
         verified_gone_time: timestamp(r.gone_ms),
-        hourly_rate: r.billed.then(|| r.hourly.clone().or_else(|| i.hourly_rate.clone())).flatten(),
+        hourly_rate: (r.billed && Pricing::of(i).is_priced())
+            .then(|| r.hourly.clone().or_else(|| i.hourly_rate.clone()))
+            .flatten(),
     }
 }
 
 /// The proof at the end: built only when an independent listing was clean.
 pub fn receipt(i: &Instance, now: Millis) -> v1::TeardownReceipt {
     let currency = i.hourly_rate.as_ref().map_or("EUR", |m| m.currency_code.as_str());
+    let pricing = Pricing::of(i);
     let rows: Vec<_> = i.ledger.iter().map(|r| resource(i, r)).collect();
     let residuals: Vec<_> = rows.iter().filter(|r| r.phase() == Phase::Residual).cloned().collect();
     let gone = rows.iter().filter(|r| r.phase() == Phase::Gone).count();
@@ -134,7 +204,12 @@ pub fn receipt(i: &Instance, now: Millis) -> v1::TeardownReceipt {
         residual_monthly_cost: Some(money(Decimal::ZERO, currency)),
         resources: rows,
         residuals,
-        total_cost: Some(money(accrued(i, now), currency)),
+        total_cost: total(i, &pricing, now),
+        price_note: if pricing.is_priced() && pricing.unpriced_until.is_none() {
+            String::new()
+        } else {
+            pricing.words()
+        },
         verify_time: timestamp(now),
         verify_method: "listing by label at the provider".into(),
         signature: Vec::new(),
@@ -202,6 +277,46 @@ mod tests {
             (Accuracy::Estimate, "power model x tariff (no limit set: assumed 0.5 cores a replica)")
         );
         assert!(with("", "").1.ends_with("assumed 0.5 cores and 256Mi a replica)"));
+    }
+
+    #[test]
+    fn what_has_no_price_is_said_so_and_never_0() {
+        let i = Instance {
+            hourly_rate: Some(money(Decimal::ZERO, "EUR")),
+            facts: r#"{"unpriced":"unpriced: nobody has said what k8s:prod costs","currency":"EUR"}"#.into(),
+            ledger: vec![LedgerRow {
+                hourly: Some(money(Decimal::ZERO, "EUR")),
+                state: ledger_row::State::Exists as i32,
+                ..row(0, 0, true)
+            }],
+            ..Default::default()
+        };
+        let c = summary(&i, 3_600_000);
+        assert_eq!(
+            (c.rate_per_hour.clone(), c.accrued.clone(), c.projected_month.clone()),
+            (None, None, None)
+        );
+        assert_eq!((c.accuracy(), c.billed_note.as_str()), (Accuracy::UnknownPrice, NOT_ASKED));
+        assert!(
+            c.price_source.starts_with("unpriced: nobody has said what k8s:prod costs; 'sypctl tariff set")
+        );
+        let r = receipt(&i, 3_600_000);
+        assert_eq!((r.total_cost.clone(), r.resources[0].hourly_rate.clone()), (None, None));
+        assert!(r.price_note.starts_with("unpriced: "), "{}", r.price_note);
+        // once it has a price, what is counted is told with what is not
+        let later = Instance {
+            hourly_rate: Some(money(Decimal::ONE, "EUR")),
+            facts: r#"{"price_source":"requests x price","unpriced_until":1000}"#.into(),
+            ledger: vec![LedgerRow {
+                hourly: Some(money(Decimal::ONE, "EUR")),
+                settled_ms: 1_000,
+                ..i.ledger[0].clone()
+            }],
+            ..i
+        };
+        let r = receipt(&later, 3_601_000);
+        assert_eq!(r.total_cost, Some(money(Decimal::ONE, "EUR")));
+        assert_eq!(r.price_note, "requests x price; unpriced, and not counted, until 1970-01-01T00:00:01Z");
     }
 
     #[test]

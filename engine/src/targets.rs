@@ -6,7 +6,7 @@ use crate::{
 };
 use parking_lot::RwLock;
 use std::{collections::BTreeMap, sync::Arc};
-use syp_proto::journal::Failure;
+use syp_proto::{journal::Failure, v1::Tariff};
 use tokio::sync::{Semaphore, watch};
 
 /// Calls at one target at a time: a start with thousands of instances to go on with must not run over its provider. Many of
@@ -20,6 +20,8 @@ pub trait Resolve: Send + Sync {
     /// # Errors
     /// Why it can't be had, in words.
     fn resolve(&self, name: &str) -> Result<Option<Arc<dyn Target>>, Failure>;
+    /// Another price from now on, also for targets that are found later.
+    fn set_tariff(&self, _: &Tariff) {}
 }
 
 /// A target and its places for calls.
@@ -85,6 +87,17 @@ impl Targets {
             format!("there is no target '{name}'"),
             format!("use one of: {known}{more}"),
         ))
+    }
+
+    /// Another price from now on: for those that come to be known first, so that nobody is left out in between.
+    ///
+    /// # Errors
+    /// What a target does not take.
+    pub fn set_tariff(&self, new: &Tariff) -> Result<(), Failure> {
+        if let Some(r) = &self.resolve {
+            r.set_tariff(new);
+        }
+        self.all().iter().try_for_each(|t| t.set_tariff(new))
     }
 
     /// All that are known by now.

@@ -35,6 +35,17 @@ pub async fn all(store: &dyn crate::store::Store) -> Result<Vec<Tariff>, Error> 
     Ok(read.tariffs)
 }
 
+/// Is it the price of energy on the engine's own host?
+pub fn is_energy(t: &Tariff) -> bool {
+    t.target.is_empty()
+}
+
+/// The newest of the same nodes of the same target.
+pub fn held(all: &[Tariff], of: &Tariff) -> Option<Tariff> {
+    let kind = |t: &Tariff| [&t.target, &t.instance_type, &t.region, &t.zone].map(String::clone);
+    all.iter().rev().find(|t| kind(t) == kind(of)).cloned()
+}
+
 // === impl Engine ===
 
 impl Engine {
@@ -46,12 +57,13 @@ impl Engine {
         let _guard = self.inner.pricing.lock().await;
         let held = self.targets().find_map(|t| t.tariff());
         let mut tariffs = all(&**self.store()).await?;
-        if tariffs.is_empty() {
+        if !tariffs.iter().any(is_energy) {
             // what counted until now belongs to the history too
             tariffs.extend(held.clone());
         }
         let new = Tariff { from_time: timestamp(self.clock().now()), creator: who.actor.clone(), ..new };
-        for t in self.targets() {
+        let energy = is_energy(&new);
+        for t in self.targets().filter(|_| energy) {
             t.set_tariff(&new).map_err(Error::Refused)?;
         }
         tariffs.push(new.clone());
@@ -62,11 +74,13 @@ impl Engine {
         };
         if let Err(e) = self.store().commit(commit).await {
             // what is not on disk does not count
-            if let Some(held) = held {
+            if let Some(held) = held.filter(|_| energy) {
                 self.targets().try_for_each(|t| t.set_tariff(&held)).map_err(Error::Refused)?;
             }
             return Err(e.into());
         }
+        // from here on, also for who comes to be known in this moment or later
+        self.inner.targets.set_tariff(&new).map_err(Error::Refused)?;
         self.price_anew();
         Ok(new)
     }

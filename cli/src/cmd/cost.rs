@@ -36,7 +36,8 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         let all = list(&client, ctx.parent(), String::new(), false).await?;
         let rows = all.instances.iter().map(|i| {
             let c = i.cost.clone().unwrap_or_default();
-            let m = [&c.rate_per_hour, &c.projected_month, &c.accrued].map(|m| render::money_or(m.as_ref()));
+            let m =
+                [&c.rate_per_hour, &c.projected_month, &c.accrued].map(|m| render::priced(&c, m.as_ref()));
             [parse::short_name(&i.name).to_owned()].into_iter().chain(m).collect::<Vec<_>>()
         });
         let text = || render::table(&["NAME", "PER HOUR", "PER MONTH", "ACCRUED"], rows, ctx.out.colours);
@@ -76,11 +77,11 @@ async fn history(ctx: &Ctx<'_>, c: &Client, a: &Args) -> Done {
     let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
     let row = |r: &CostRow| {
         let group = a.by.iter().map(|b| r.group.get(b).cloned().unwrap_or_default());
-        group.chain([render::money_or(r.accrued.as_ref())]).collect::<Vec<_>>()
+        group.chain([r.accrued.as_ref().map_or_else(|| "unpriced".into(), render::money)]).collect::<Vec<_>>()
     };
     let table = || {
         let rows = render::table(&heads, all.rows.iter().map(row), ctx.out.colours);
-        format!("{rows}\nTotal: {}", render::money_or(all.total.as_ref()))
+        format!("{rows}\nTotal: {}", all.total.as_ref().map_or_else(|| "unpriced".into(), render::money))
     };
     let names = || all.rows.iter().map(|r| row(r).join(" ")).collect::<Vec<_>>().join("\n");
     ctx.out.document(&all, table, names)?;
@@ -96,11 +97,18 @@ fn text(c: &CostSummary) -> String {
     let as_of = |t: &Option<prost_types::Timestamp>| {
         t.as_ref().map_or_else(String::new, |t| format!(", as of {}", render::time(Some(t))))
     };
-    let rate = render::money_or(c.rate_per_hour.as_ref());
+    let known = c.rate_per_hour.is_some();
+    let rate = if known {
+        format!("{} an hour (modelled, for what it reserves){}", render::rate(c), as_of(&c.rate_as_of))
+    } else {
+        render::rate(c)
+    };
+    let month = format!("{} if always on", render::money_or(c.projected_month.as_ref()));
+    let accrued = render::priced(c, c.accrued.as_ref());
     render::fields([
-        ("Rate", format!("{rate} an hour (modelled, for what it reserves){}", as_of(&c.rate_as_of))),
-        ("Month", format!("{} if always on", render::money_or(c.projected_month.as_ref()))),
-        ("Accrued", format!("{}{how}{}", render::money_or(c.accrued.as_ref()), as_of(&c.accrued_as_of))),
+        ("Rate", rate),
+        ("Month", if known { month } else { String::new() }),
+        ("Accrued", format!("{accrued}{how}{}", as_of(&c.accrued_as_of))),
         ("Energy", c.energy.as_ref().map_or_else(String::new, energy)),
         ("Billed", billed),
         ("Price", format!("{}, as of {}", c.price_source, render::time(c.price_as_of.as_ref()))),

@@ -97,7 +97,7 @@ fn row(i: &Instance, now: i64) -> Vec<Cell> {
         Cell::new(spec.target),
         Cell::new(spec.image),
         Cell::new(if i.endpoint.is_empty() { "-" } else { &i.endpoint }),
-        Cell::new(render::money_or(cost.rate_per_hour.as_ref())),
+        Cell::new(render::rate(&cost)),
         Cell::new(render::age(i.create_time.as_ref(), now)),
     ]
 }

@@ -50,15 +50,20 @@ pub async fn get(c: &Client, name: String, verify_now: bool) -> Result<TeardownR
 
 /// A receipt in one line.
 pub fn summary(r: &TeardownReceipt) -> String {
+    let cost = match &r.total_cost {
+        Some(m) if r.price_note.is_empty() => render::money(m),
+        Some(m) => format!("{} ({})", render::money(m), r.price_note),
+        None if r.price_note.is_empty() => "unknown".into(),
+        None => r.price_note.clone(),
+    };
     format!(
-        "{} is destroyed: {} made, {} gone, {} left ({}, {}); total cost {}",
+        "{} is destroyed: {} made, {} gone, {} left ({}, {}); total cost {cost}",
         parse::short_name(&r.name),
         r.created_count,
         r.verified_gone_count,
         r.residuals.len(),
         r.verify_method,
         render::time(r.verify_time.as_ref()),
-        render::money_or(r.total_cost.as_ref())
     )
 }
 

@@ -105,8 +105,8 @@ fn text(i: &Instance, figures: &[(&'static str, String)], now: i64) -> String {
         ("Labels", labels.join(", ")),
         ("Callers", render::callers(spec.access.as_ref())),
         ("Operators", render::callers(spec.operators.as_ref())),
-        ("Rate", format!("{} an hour", render::money_or(cost.rate_per_hour.as_ref()))),
-        ("Accrued", format!("{}{}", render::money_or(cost.accrued.as_ref()), render::accuracy(&cost))),
+        ("Rate", format!("{} an hour", render::rate(&cost))),
+        ("Accrued", format!("{}{}", render::priced(&cost, cost.accrued.as_ref()), render::accuracy(&cost))),
         ("Price", cost.price_source),
         ("Budget", spec.budget.as_ref().map_or_else(String::new, render::budget)),
     ];

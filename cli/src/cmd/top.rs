@@ -113,8 +113,8 @@ fn cells(r: &Row) -> Vec<Cell> {
         known(counted, p.open_streams.to_string()),
         known(p.cpu_window.is_some(), format!("{:.3}", p.cpu_cores)),
         known(p.memory_bytes > 0, render::bytes(p.memory_bytes)),
-        Cell::new(render::money_or(cost.rate_per_hour.as_ref())),
-        Cell::new(format!("{}{}", render::money_or(cost.accrued.as_ref()), render::accuracy(&cost))),
+        Cell::new(render::rate(&cost)),
+        Cell::new(format!("{}{}", render::priced(&cost, cost.accrued.as_ref()), render::accuracy(&cost))),
     ]
 }
 

@@ -358,11 +358,14 @@ fn summary(i: &Instance) -> String {
         if tried { format!("{}   (401 without a token: verified)", i.endpoint) } else { i.endpoint.clone() };
     let spec = i.spec.clone().unwrap_or_default();
     let cost = i.cost.clone().unwrap_or_default();
-    let cost = format!(
-        "{} an hour, {} a month if always on",
-        render::money_or(cost.rate_per_hour.as_ref()),
-        render::money_or(cost.projected_month.as_ref())
-    );
+    let cost = match &cost.rate_per_hour {
+        None if cost.accuracy() == v1::cost_summary::Accuracy::UnknownPrice => cost.price_source,
+        _ => format!(
+            "{} an hour, {} a month if always on",
+            render::rate(&cost),
+            render::money_or(cost.projected_month.as_ref())
+        ),
+    };
     render::fields([
         (name, render::state(i.state).to_owned()),
         ("Endpoint", endpoint),

@@ -1,8 +1,10 @@
 //! `syp.v1.Costs`: what an instance costs, and what a spec would.
 mod history;
+mod tariff;
 use super::{
     Api,
     authz::Authz,
+    create::can_be_kept,
     page,
     requests::caller,
     status::{invalid, of_failure, refuse},
@@ -53,15 +55,20 @@ impl Costs for Api {
                 revision: String::new(),
             };
             match target.preflight(&owner, &spec, None).await {
-                Ok(p) => out.offers.push(v1::Offer {
-                    target: name,
-                    hourly: Some(cost::money(p.hourly, &self.currency)),
-                    monthly_always_on: Some(cost::money(p.hourly * Decimal::from(730), &self.currency)),
-                    lines: p.lines,
-                    price_as_of: timestamp(self.engine.clock().now()),
-                    price_source: "power model x tariff".into(),
-                    ..Default::default()
-                }),
+                Ok(p) => {
+                    let pricing = cost::Pricing::of_facts(&p.facts);
+                    let known =
+                        |d: Decimal| Some(cost::money(d, &self.currency)).filter(|_| pricing.is_priced());
+                    out.offers.push(v1::Offer {
+                        target: name,
+                        hourly: known(p.hourly),
+                        monthly_always_on: known(p.hourly * Decimal::from(730)),
+                        lines: p.lines,
+                        price_as_of: timestamp(self.engine.clock().now()),
+                        price_source: pricing.words(),
+                        ..Default::default()
+                    });
+                }
                 Err(f) if f.reason == "PROVIDER_UNREACHABLE" => out.unreachable.push(name),
                 Err(f) => return Err(of_failure(&f)),
             }
@@ -137,6 +144,7 @@ impl Costs for Api {
         let r = request.into_inner();
         let cell = self.live(&a, &r.instance, Role::Operator).await?;
         validate::budget(r.budget.as_ref(), &self.currency)?;
+        can_be_kept(r.budget.as_ref(), &cost::Pricing::of(&cell.get()))?;
         let who = caller(&a, &r.request_id, &r)?;
         let etag = r.budget.as_ref().map(|b| b.etag.clone()).unwrap_or_default();
         let budget = r.budget.map(|b| v1::Budget { etag: String::new(), ..b });
@@ -159,7 +167,7 @@ impl Costs for Api {
         Authz::of(&request)?.require(Role::Viewer)?;
         let r = request.into_inner();
         let mut all = tariffs::all(&**self.engine.store()).await?;
-        if all.is_empty() {
+        if !all.iter().any(tariffs::is_energy) {
             all.extend(self.engine.targets().find_map(|t| t.tariff()));
         }
         all.reverse();
@@ -179,36 +187,8 @@ impl Costs for Api {
         a.require(Role::Admin)?;
         let r = request.into_inner();
         let who = caller(&a, &r.request_id, &r)?;
-        let held = self.engine.targets().find_map(|t| t.tariff());
-        let held = held.ok_or_else(|| invalid("tariff", "no target of this engine has one"))?;
-        let new = r.tariff.ok_or_else(|| invalid("tariff", "required"))?;
-        let or = |new: String, held: &str| if new.is_empty() { held.to_owned() } else { new };
-        let new = v1::Tariff {
-            currency_code: or(new.currency_code, &held.currency_code),
-            per_kwh: or(new.per_kwh, &held.per_kwh),
-            watts_per_core: or(new.watts_per_core, &held.watts_per_core),
-            watts_per_gib: or(new.watts_per_gib, &held.watts_per_gib),
-            idle_watts: or(new.idle_watts, &held.idle_watts),
-            ..Default::default()
-        };
-        if new.currency_code != *self.currency {
-            return Err(invalid(
-                "tariff.currency_code",
-                &format!("this engine counts in {}: sums of two currencies are none", self.currency),
-            ));
-        }
-        for (field, value) in [
-            ("per_kwh", &new.per_kwh),
-            ("watts_per_core", &new.watts_per_core),
-            ("watts_per_gib", &new.watts_per_gib),
-            ("idle_watts", &new.idle_watts),
-        ] {
-            let fine =
-                value.parse::<Decimal>().is_ok_and(|d| d >= Decimal::ZERO && d <= Decimal::from(1_000_000));
-            if !fine {
-                return Err(invalid(&format!("tariff.{field}"), "a decimal number of 0 or more"));
-            }
-        }
+        let asked = r.tariff.ok_or_else(|| invalid("tariff", "required"))?;
+        let (new, held) = self.new_tariff(asked).await?;
         if r.validate_only {
             return Ok(Response::new(new));
         }

@@ -136,6 +136,7 @@ impl Api {
             return Err(invalid("spec.secrets", &format!("'{}' has no value", crate::vault::name(r))));
         }
         let mut p = target.preflight(&owner, &spec, None).await.map_err(|f| of_failure(&f))?;
+        can_be_kept(p.spec.budget.as_ref(), &cost::Pricing::of_facts(&p.facts))?;
         let bound = self.sealed(uid, 1, &mut p.spec, newest)?;
         let ttl = p.spec.ttl.as_ref().map_or(0, duration_millis);
         Ok(NewInstance {
@@ -270,6 +271,20 @@ impl Api {
         };
         Err(refuse(Code::AlreadyExists, "NAME_IN_USE", format!("'{}' exists and {why}", i.name), hint))
     }
+}
+
+/// A budget where nothing has a price would never be reached.
+pub(super) fn can_be_kept(budget: Option<&v1::Budget>, pricing: &cost::Pricing) -> Result<(), Status> {
+    if budget.is_none() || pricing.is_priced() {
+        return Ok(());
+    }
+    let why = pricing.unpriced.clone().unwrap_or_default();
+    Err(refuse(
+        Code::FailedPrecondition,
+        "UNPRICED",
+        format!("a budget there would never be reached: {why}"),
+        &format!("{}; or leave the budget away", cost::SET_TARIFF),
+    ))
 }
 
 /// In which fields an instance is not what is asked for. What the request leaves open is not one of them.

@@ -69,11 +69,12 @@ impl Api {
         let have = Have::nothing();
         let p = target.plan(RunKind::Provision, &owner, &n.spec, &n.facts, &have);
         let nobody = InstanceSpec::default();
-        Ok(v1::Plan {
+        let out = v1::Plan {
             resources: p.nodes.iter().filter_map(made).collect(),
             access_changes: access_changes(&nobody, &n.spec),
             ..self.priced(Decimal::ZERO, cost::decimal(&n.hourly))
-        })
+        };
+        Ok(known(out, &cost::Pricing::of_facts(&n.facts)))
     }
 
     fn plan_change(&self, i: &journal::Instance, change: &Change) -> Result<v1::Plan, Status> {
@@ -96,7 +97,8 @@ impl Api {
             no_change: change.edited.is_none() && change.revision.is_none(),
             ..self.priced(before, before)
         };
-        let Some(new) = &change.revision else { return Ok(out) };
+        let pricing = cost::Pricing::of(i);
+        let Some(new) = &change.revision else { return Ok(known(out, &pricing)) };
         let target = self.engine.target(&held.target).map_err(|f| of_failure(&f))?;
         let owner = Owner {
             store: self.engine.store().store_id().clone(),
@@ -115,7 +117,8 @@ impl Api {
         let after = new.hourly_rate.as_ref().map_or(Decimal::ZERO, cost::decimal);
         let price = self.priced(before, after);
         (out.hourly_after, out.monthly_after) = (price.hourly_after, price.monthly_after);
-        Ok(out)
+        out.hourly_before = out.hourly_before.filter(|_| pricing.is_priced());
+        Ok(known(out, &cost::Pricing::of_facts(&facts)))
     }
 
     async fn plan_transition(
@@ -131,10 +134,11 @@ impl Api {
         let change = if gone { plan::Change::Delete } else { plan::Change::Keep };
         let rows = i.ledger.iter().filter(|x| !over(x));
         let before = cost::rate(&i);
-        Ok(v1::Plan {
+        let out = v1::Plan {
             resources: rows.map(|x| planned(&x.kind, &x.key, change, x.hourly.clone())).collect(),
             ..self.priced(before, if gone { Decimal::ZERO } else { before })
-        })
+        };
+        Ok(known(out, &cost::Pricing::of(&i)))
     }
 
     pub(super) fn priced(&self, before: Decimal, after: Decimal) -> v1::Plan {
@@ -145,6 +149,16 @@ impl Api {
             ..Default::default()
         }
     }
+}
+
+/// A plan whose price nobody knows says so.
+fn known(mut p: v1::Plan, pricing: &cost::Pricing) -> v1::Plan {
+    if !pricing.is_priced() {
+        p.unpriced = pricing.words();
+        (p.hourly_before, p.hourly_after, p.monthly_after) = (None, None, None);
+        p.resources.iter_mut().for_each(|r| r.hourly_rate = None);
+    }
+    p
 }
 
 fn made(n: &journal::PlanNode) -> Option<plan::PlannedResource> {

@@ -3,7 +3,7 @@ use super::{
     Api,
     access::lockout,
     authz::{self, Authz},
-    create::{newest_operation, normalised, other_rules},
+    create::{can_be_kept, newest_operation, normalised, other_rules},
     mask,
     requests::caller,
     revisions::earlier,
@@ -92,6 +92,7 @@ impl Api {
                 }
                 "spec.budget" => {
                     validate::budget(asked.budget.as_ref(), &self.currency)?;
+                    can_be_kept(asked.budget.as_ref(), &cost::Pricing::of(i))?;
                     (e.budget, e.set_budget) = (asked.budget.clone(), true);
                 }
                 "spec.protect" => (e.protect, e.set_protect) = (asked.protect, true),

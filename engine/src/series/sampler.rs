@@ -292,7 +292,8 @@ async fn sample(e: &Engine, id: InstanceId) {
     match tokio::time::timeout(PATIENCE, target.stats(&cx)).await {
         Ok(Ok(s)) => {
             let mut l = live.lock();
-            l.hourly = i.hourly_rate.as_ref().map(|m| cost::money(cost::rate(&i), &m.currency_code));
+            let rate = i.hourly_rate.as_ref().filter(|_| cost::Pricing::of(&i).is_priced());
+            l.hourly = rate.map(|m| cost::money(cost::rate(&i), &m.currency_code));
             l.see(&s, e.clock().now());
         }
         Ok(Err(f)) => tracing::debug!(instance = %id, reason = f.reason, "no figures"),

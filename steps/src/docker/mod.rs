@@ -53,6 +53,7 @@ use syp_engine::{
     id::{InstanceId, StoreId},
     plan::Plan,
     step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
+    tariffs::is_energy,
 };
 use syp_proto::{
     journal::{Failure, Found},
@@ -210,6 +211,9 @@ impl Target for DockerTarget {
     }
 
     fn set_tariff(&self, new: &v1::Tariff) -> Result<(), Failure> {
+        if !is_energy(new) {
+            return Ok(());
+        }
         let tariff = Tariff::from_api(new).ok_or_else(|| {
             failure(Class::Terminal, "INVALID_ARGUMENT", "a tariff is made of decimal numbers", "")
         })?;
@@ -225,7 +229,7 @@ impl Target for DockerTarget {
         facts: &Value,
     ) -> Option<(Decimal, Value)> {
         let held = self.shared.tariffs.read();
-        let tariff = match tariff {
+        let tariff = match tariff.filter(|t| is_energy(t)) {
             Some(t) => Tariff { host_cores: held.now().host_cores, ..Tariff::from_api(t)? },
             None => held.now().clone(),
         };

@@ -1,4 +1,5 @@
 //! What a cluster and a namespace have room for, in figures and in words. Pure.
+use crate::prices::nodes::Kind;
 use k8s_openapi::{
     api::core::v1::{LimitRange, Node, ResourceQuota},
     apimachinery::pkg::api::resource::Quantity,
@@ -16,7 +17,7 @@ const ENFORCERS: [(&str, &str); 4] = [
 ];
 
 /// The label that says which machine a node is.
-pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 
 /// The network of a cluster that serves these API groups, where they tell that it enforces NetworkPolicy.
 pub fn enforcer(groups: &[String]) -> Option<&'static str> {
@@ -50,9 +51,9 @@ impl Census {
             let of = |what: &str| has.and_then(|h| h.get(what)).map(|q| q.0.as_str());
             out.millis += of("cpu").and_then(cpu_millis).unwrap_or(0);
             out.bytes += of("memory").and_then(memory_bytes).unwrap_or(0);
-            let kind = n.metadata.labels.as_ref().and_then(|l| l.get(INSTANCE_TYPE));
-            if let Some(kind) = kind.filter(|k| !k.is_empty()) {
-                *out.types.entry(kind.clone()).or_default() += 1;
+            let kind = kind(n).instance_type;
+            if !kind.is_empty() {
+                *out.types.entry(kind).or_default() += 1;
             }
         }
         out
@@ -78,7 +79,19 @@ fn decimal(n: u64, by: u64) -> String {
     }
 }
 
-fn usable(n: &Node) -> bool {
+/// What its labels say of it.
+pub fn kind(n: &Node) -> Kind {
+    let label =
+        |name: &str| n.metadata.labels.as_ref().and_then(|l| l.get(name)).cloned().unwrap_or_default();
+    Kind {
+        instance_type: label(INSTANCE_TYPE),
+        region: label("topology.kubernetes.io/region"),
+        zone: label("topology.kubernetes.io/zone"),
+    }
+}
+
+/// Does it take pods?
+pub fn usable(n: &Node) -> bool {
     let conditions = n.status.as_ref().and_then(|s| s.conditions.as_ref());
     let ready = conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     ready && !n.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false)

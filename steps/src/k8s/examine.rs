@@ -1,10 +1,11 @@
 //! What an `up` would meet on a cluster, before anybody needs it: the preflight's own judgement, and what it does not ask each time.
 use super::{
     Shared,
-    census::{Census, Room, enforcer},
+    census::{Census, Room, enforcer, kind, usable},
     client::{code, failed},
-    preflight, rights,
+    preflight, price, rights,
 };
+use crate::prices::nodes::Kind;
 use k8s_openapi::api::{
     authentication::v1::SelfSubjectReview,
     core::v1::{LimitRange, Node, ResourceQuota},
@@ -14,7 +15,10 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams, PostParams},
 };
 use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::BTreeSet;
 use syp_engine::{
+    cost::Pricing,
     examined::Examined,
     failure::{Class, failure},
 };
@@ -73,7 +77,9 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
     }
     let groups: Vec<String> = groups.map_err(|e| failed(&e))?.groups.into_iter().map(|g| g.name).collect();
     let has = |name: &str| groups.iter().any(|g| g == name);
-    count(nodes?, out);
+    let nodes = nodes?;
+    let kinds = nodes.iter().flatten().filter(|n| usable(n)).map(kind).collect();
+    count(nodes, out);
     match enforcer(&groups) {
         Some(name) => out.ok("network", format!("{name} is there, which enforces NetworkPolicy")),
         None => out.note(
@@ -103,7 +109,7 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
     } else {
         out.ok("metrics server", "there");
     }
-    price(s, spec, out);
+    price(s, spec, &kinds, out);
     Ok(())
 }
 
@@ -214,11 +220,21 @@ async fn classes(
 }
 
 /// What one replica would cost.
-fn price(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) {
+fn price(s: &Shared, spec: &v1::InstanceSpec, nodes: &BTreeSet<Kind>, out: &mut Examined) {
     let one = v1::InstanceSpec { scaling: None, ..spec.clone() };
-    let tariffs = s.tariffs.read();
-    let (hourly, lines) = tariffs.now().hourly(&one);
-    let of: Vec<_> = lines.iter().map(|l| l.description.as_str()).collect();
-    let words = format!("{} {} an hour: {}", hourly.normalize(), tariffs.now().currency, of.join(", "));
-    out.ok("a replica costs", words);
+    let (hourly, lines, facts) = price::price(s, None, &one, &json!({ "nodes": nodes }));
+    let pricing = Pricing::of_facts(&facts);
+    let currency = facts["currency"].as_str().unwrap_or_default();
+    match &pricing.unpriced {
+        Some(why) => {
+            let next =
+                format!("'sypctl tariff set {} --per-vcpu-hour PRICE --per-gib-hour PRICE' says it", s.name);
+            out.warn("a replica costs", why, next);
+        }
+        None => {
+            let of: Vec<_> = lines.iter().map(|l| l.description.as_str()).collect();
+            let words = format!("{} {currency} an hour: {}", hourly.normalize(), of.join(", "));
+            out.ok("a replica costs", words);
+        }
+    }
 }

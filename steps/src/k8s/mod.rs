@@ -23,6 +23,7 @@ mod plan;
 mod pods;
 mod policy;
 pub(crate) mod preflight;
+mod price;
 mod probe;
 pub mod rights;
 mod scale;
@@ -34,7 +35,10 @@ mod total;
 
 use crate::{
     kind::{self, Cluster},
-    prices::local::{Tariff, Tariffs},
+    prices::{
+        local::{Tariff, Tariffs},
+        nodes::Prices,
+    },
 };
 use async_trait::async_trait;
 use client::Coming;
@@ -59,6 +63,7 @@ use syp_engine::{
     id::{InstanceId, StoreId},
     plan::Plan,
     step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
+    tariffs::is_energy,
 };
 use syp_proto::{
     journal::{Failure, Found},
@@ -75,8 +80,10 @@ pub struct Options {
     pub gate_image: Option<String>,
     /// The engine's own key, from which each gate's admin token is derived.
     pub key: SecretSlice<u8>,
-    /// Prices.
+    /// Prices of energy.
     pub tariffs: Tariffs,
+    /// Prices of its nodes.
+    pub prices: Prices,
     /// Time.
     pub clock: Clock,
     /// A cluster of this engine's own, which the steps make and remove.
@@ -94,6 +101,7 @@ pub(crate) struct Shared {
     pub ingress: bool,
     pub gate_image: Option<String>,
     pub tariffs: RwLock<Tariffs>,
+    pub prices: RwLock<Prices>,
     pub clock: Clock,
     /// Since when this engine looks.
     pub started_ms: u64,
@@ -207,6 +215,7 @@ impl K8sTarget {
             ingress: o.ingress,
             gate_image: o.gate_image,
             tariffs: RwLock::new(o.tariffs),
+            prices: RwLock::new(o.prices),
             started_ms: u64::try_from(o.clock.now()).unwrap_or(0),
             clock: o.clock,
             totals: Mutex::default(),
@@ -292,9 +301,13 @@ impl Target for K8sTarget {
     }
 
     fn set_tariff(&self, new: &v1::Tariff) -> Result<(), Failure> {
-        let tariff = Tariff::from_api(new).ok_or_else(|| {
-            failure(Class::Terminal, "INVALID_ARGUMENT", "a tariff is made of decimal numbers", "")
-        })?;
+        let wrong =
+            || failure(Class::Terminal, "INVALID_ARGUMENT", "a tariff is made of decimal numbers", "");
+        if !is_energy(new) {
+            let fine = new.target != self.shared.name || self.shared.prices.write().set(new);
+            return if fine { Ok(()) } else { Err(wrong()) };
+        }
+        let tariff = Tariff::from_api(new).ok_or_else(wrong)?;
         self.shared.tariffs.write().set(new.from_time.as_ref().map_or(0, millis), tariff);
         Ok(())
     }
@@ -305,11 +318,7 @@ impl Target for K8sTarget {
         spec: &v1::InstanceSpec,
         facts: &Value,
     ) -> Option<(Decimal, Value)> {
-        let tariff = match tariff {
-            Some(t) => Tariff::from_api(t)?,
-            None => self.shared.tariffs.read().now().clone(),
-        };
-        let (hourly, _, facts) = tariff.price(spec, facts);
+        let (hourly, _, facts) = price::price(&self.shared, tariff, spec, facts);
         Some((hourly, facts))
     }
 

@@ -2,6 +2,7 @@
 use super::{
     Shared,
     client::{code, failed},
+    price,
     rights::{self, Right},
     service,
 };
@@ -62,7 +63,11 @@ pub(super) async fn check(
         None if s.is_kind() => service::node_address(&c).await?.map_or(Value::Null, Value::String),
         None => Value::Null,
     };
-    let (hourly, lines, facts) = s.tariffs.read().now().price(&spec, &facts);
+    facts["nodes"] = json!(price::nodes(&c).await?);
+    if let Some(until) = held.and_then(|h| h.facts["unpriced_until"].as_i64()) {
+        facts["unpriced_until"] = until.into();
+    }
+    let (hourly, lines, facts) = price::price(s, None, &spec, &facts);
     Ok(Preflight { facts, spec, hourly, lines })
 }
 

@@ -7,6 +7,7 @@ use syp_engine::{
     clock::{Millis, millis as millis_of},
     cost,
     energy::Model,
+    tariffs::is_energy,
 };
 use syp_proto::v1;
 
@@ -60,7 +61,7 @@ impl Tariffs {
     /// Those that were set, oldest first; without any, `first`.
     pub fn new(set: &[v1::Tariff], first: Tariff) -> Self {
         let one = |t: &v1::Tariff| Some((t.from_time.as_ref().map_or(0, millis_of), Tariff::from_api(t)?));
-        let mut all: Vec<_> = set.iter().filter_map(one).collect();
+        let mut all: Vec<_> = set.iter().filter(|t| is_energy(t)).filter_map(one).collect();
         if all.is_empty() {
             all.push((0, first));
         }
@@ -143,7 +144,7 @@ impl Tariff {
         if self.host_cores == 0 {
             return Decimal::ZERO;
         }
-        let cores = Decimal::from(millis(spec).0) / Decimal::ONE_THOUSAND;
+        let cores = Decimal::from(given_millis(spec).0) / Decimal::ONE_THOUSAND;
         (cores / Decimal::from(self.host_cores)).min(Decimal::ONE)
     }
 
@@ -170,10 +171,8 @@ impl Tariff {
 
     /// Per hour for all replicas of a spec, with a line for each part.
     pub fn hourly(&self, spec: &v1::InstanceSpec) -> (Decimal, Vec<v1::offer::Line>) {
-        let r = spec.resources.clone().unwrap_or_default();
-        let (millis, cpu_note) = millis(spec);
-        let (bytes, mem_note) =
-            given(validate::memory_bytes(&r.memory).filter(|_| !r.memory.is_empty()), cost::ASSUMED_BYTES);
+        let (millis, cpu_note) = given_millis(spec);
+        let (bytes, mem_note) = given_bytes(spec);
         let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
         let cores = Decimal::from(millis) / Decimal::from(1000) * replicas;
         let gib = Decimal::from(bytes) / Decimal::from(1u64 << 30) * replicas;
@@ -222,8 +221,14 @@ fn given(v: Option<u64>, or: u64) -> (u64, &'static str) {
     v.map_or((or, ASSUMED), |v| (v, ""))
 }
 
+/// Bytes of memory that a replica reserves, and whether that is assumed.
+pub(super) fn given_bytes(spec: &v1::InstanceSpec) -> (u64, &'static str) {
+    let memory = spec.resources.as_ref().map_or("", |r| r.memory.as_str());
+    given(validate::memory_bytes(memory).filter(|_| !memory.is_empty()), cost::ASSUMED_BYTES)
+}
+
 /// Thousandths of a core that a replica reserves, and whether that is assumed.
-fn millis(spec: &v1::InstanceSpec) -> (u64, &'static str) {
+pub(super) fn given_millis(spec: &v1::InstanceSpec) -> (u64, &'static str) {
     let cpu = spec.resources.as_ref().map_or("", |r| r.cpu.as_str());
     given(validate::cpu_millis(cpu).filter(|_| !cpu.is_empty()), cost::ASSUMED_MILLICORES)
 }

@@ -1,2 +1,3 @@
-//! What a target costs. Local machines: watts times a tariff.
+//! What a target costs. Local machines: watts times a tariff. Nodes of a cluster: what is requested times a tariff.
 pub mod local;
+pub mod nodes;

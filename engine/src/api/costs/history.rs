@@ -20,6 +20,9 @@ use tonic::{Code, Status};
 /// Destroyed instances that are looked at for what they have cost.
 const DESTROYED: usize = 10_000;
 
+/// What a row is of: each thing that was asked for, with its value.
+type Group = Vec<(String, String)>;
+
 /// Percent of the budget that is spent; 0 without one.
 pub(super) fn budget_percent(i: &Instance, now: Millis) -> i32 {
     let Some(b) = i.spec.as_ref().and_then(|s| s.budget.as_ref()) else { return 0 };
@@ -51,8 +54,10 @@ impl Api {
         if from.zip(until).is_some_and(|(f, u)| f >= u) {
             return Err(invalid("end_time", "after start_time"));
         }
-        let mut rows: BTreeMap<Vec<(String, String)>, (Decimal, i64, i64)> = BTreeMap::new();
+        let mut rows: BTreeMap<Group, (Decimal, i64, i64, bool)> = BTreeMap::new();
         for i in self.asked(a, &r).await? {
+            let pricing = cost::Pricing::of(&i);
+            let unpriced = !pricing.is_priced() || pricing.unpriced_until.is_some();
             for p in meter::pieces(&i, now) {
                 let within = from.is_none_or(|f| p.day >= meter::day(f))
                     && until.is_none_or(|u| p.day <= meter::day(u - 1));
@@ -60,16 +65,21 @@ impl Api {
                     continue;
                 }
                 let group = by.iter().map(|g| (g.clone(), value(&i, &p, g))).collect();
-                let row = rows.entry(group).or_insert((Decimal::ZERO, p.day, p.day));
+                let row = rows.entry(group).or_insert((Decimal::ZERO, p.day, p.day, false));
                 row.0 += p.rate_ms;
-                (row.1, row.2) = (row.1.min(p.day), row.2.max(p.day));
+                (row.1, row.2, row.3) = (row.1.min(p.day), row.2.max(p.day), row.3 || unpriced);
             }
         }
-        let money = |d: Decimal| Some(cost::money(d / Decimal::from(meter::HOUR_MS), &self.currency));
-        let total = rows.values().map(|r| r.0).sum();
-        let all = rows.into_iter().map(|(group, (sum, first, last))| v1::CostRow {
+        // what had no price at all is not shown as 0
+        let money = |d: Decimal, unpriced: bool| {
+            (!unpriced || !d.is_zero())
+                .then(|| cost::money(d / Decimal::from(meter::HOUR_MS), &self.currency))
+        };
+        let total: Decimal = rows.values().map(|r| r.0).sum();
+        let total = money(total, rows.values().any(|r| r.3));
+        let all = rows.into_iter().map(|(group, (sum, first, last, unpriced))| v1::CostRow {
             group: group.into_iter().collect(),
-            accrued: money(sum),
+            accrued: money(sum, unpriced),
             billed: None,
             start_time: timestamp(first * meter::DAY_MS),
             end_time: timestamp((last + 1) * meter::DAY_MS),
@@ -79,7 +89,7 @@ impl Api {
         all.sort_by_key(key);
         let bound = format!("{}|{by:?}|{}", r.parent, r.filter);
         let (rows, next_page_token) = page::cut(all, r.page_size, &r.page_token, &bound, key)?;
-        Ok(v1::QueryCostsResponse { rows, next_page_token, total: money(total) })
+        Ok(v1::QueryCostsResponse { rows, next_page_token, total })
     }
 
     /// One instance, or all of a project: those that are destroyed have cost something too.

@@ -114,8 +114,9 @@ impl Api {
     async fn plan_tariff(&self, a: &Authz, mut r: v1::SetTariffRequest) -> Result<Plan, Status> {
         r.validate_only = true;
         r.request_id.clear();
-        let new = self.set_tariff(of(a, r)).await?.into_inner();
-        let held = self.engine.targets().find_map(|t| t.tariff()).unwrap_or_default();
+        let asked = r.tariff.clone().unwrap_or_default();
+        self.set_tariff(of(a, r)).await?;
+        let (new, held) = self.new_tariff(asked).await?;
         let (mut before, mut after, mut lines) = (Decimal::ZERO, Decimal::ZERO, Vec::new());
         for cell in self.engine.cells() {
             let i = cell.get();
@@ -126,12 +127,14 @@ impl Api {
                 continue;
             };
             let facts = serde_json::from_str(&i.facts).unwrap_or_default();
+            let unpriced = !cost::Pricing::of_facts(&facts).is_priced();
             let next = match target.reprice(Some(&new), &spec, &facts) {
-                Some((next, _)) if !rate.is_zero() => next,
+                Some((next, _)) if unpriced || !rate.is_zero() => next,
                 _ => rate,
             };
             (before, after) = (before + rate, after + next);
             if next != rate {
+                let rate = if unpriced { "unpriced".into() } else { rate.to_string() };
                 lines.push(format!("{}: {rate} -> {next} {} an hour", i.name, self.currency));
             }
         }
@@ -141,8 +144,11 @@ impl Api {
             ("watts per core", &held.watts_per_core, &new.watts_per_core),
             ("watts per GiB", &held.watts_per_gib, &new.watts_per_gib),
             ("idle watts", &held.idle_watts, &new.idle_watts),
+            ("per vCPU-hour", &held.per_vcpu_hour, &new.per_vcpu_hour),
+            ("per GiB-hour", &held.per_gib_hour, &new.per_gib_hour),
         ] {
             if b.parse::<Decimal>().ok() != n.parse::<Decimal>().ok() {
+                let b = if b.is_empty() { "none" } else { b };
                 out.changes.push(format!("{what}: {b} -> {n}"));
             }
         }
