@@ -269,6 +269,8 @@ the_way_back_in() {
 
 # forward NAMESPACE WHAT PORT: FORWARDED is a port of loopback that leads there, for the rest of this fact
 forward() {
+  # not what an earlier one said
+  : >"$DIR/forward"
   # the shell that runs a fact ends with it, and the forward with that
   k -n "$1" port-forward --address 127.0.0.1 "$2" ":$3" >"$DIR/forward" 2>&1 &
   # shellcheck disable=SC2064  # now
