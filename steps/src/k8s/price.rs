@@ -86,6 +86,8 @@ mod tests {
             tariffs: crate::prices::local::Tariffs::new(set, Tariff::default()),
             prices: crate::prices::nodes::Prices::new(set, &format!("k8s:{context}")),
             clock: Clock::System,
+            kind: None,
+            ingress: false,
         })
     }
 
