@@ -143,7 +143,8 @@ fn life(point: &str) -> Result<()> {
     missed.extend(points.left()?.into_iter().map(|p| format!("update {p}")));
     serves(&e)?;
 
-    points.are(&DOWN)?;
+    // a listing is no effect: it is only begun
+    points.are(&DOWN.iter().copied().filter(|p| *p != "list" || point == "CP3").collect::<Vec<_>>())?;
     ask(&e, &["down", "phoenix", "--no-wait", "--yes"], |i| i["state"] != "SERVING")?;
     until(&e, "down", |i| rests(i, "DESTROYED"))?;
     missed.extend(points.left()?.into_iter().map(|p| format!("down {p}")));
