@@ -26,7 +26,8 @@ use syp_proto::{
 const SETTLE_MS: i64 = 15_000;
 /// As long as the longest grace, and a little.
 const DRAIN_MS: i64 = 3_700_000;
-/// What is being removed by somebody else, or an API server that restarts, takes minutes.
+/// What is being removed by somebody else, or an API server that restarts, takes minutes; what no more trying helps against ends at
+/// once, whatever is left.
 const ATTEMPTS: u32 = 12;
 /// Nodes may have to be added, images pulled.
 const ROLLOUT_MS: i64 = 900_000;
@@ -66,7 +67,7 @@ pub fn plan(
     let mut b = Builder { owner, spec, facts, have, template, nodes: Vec::new() };
     match kind {
         RunKind::Drain | RunKind::Teardown => {
-            b.node("drain", "k8s.drain@1", &[], &Value::Null, policy(DRAIN_MS, 3));
+            b.node("drain", "k8s.drain@1", &[], &Value::Null, policy(DRAIN_MS, ATTEMPTS));
         }
         RunKind::Update => b.update(),
         _ => b.everything(),
@@ -136,7 +137,7 @@ impl Builder<'_> {
             let image = format!("image-{n}");
             self.effect(&image, "kind.image@1", &["namespace"], of.clone());
             // a first import takes as long as the image is large
-            self.last().policy = Some(policy(600_000, 3));
+            self.last().policy = Some(policy(600_000, ATTEMPTS));
             after.push(image);
         }
         if !self.spec.secrets.is_empty() {
@@ -162,14 +163,14 @@ impl Builder<'_> {
     /// Waits until its pods are ready, and tries that nobody gets to the app past the gate; the last node.
     fn prove(&mut self, n: u32, after: &str) -> String {
         let of = json!({ "revision": n });
-        self.node("probe", "k8s.probe@1", &[after], &of, policy(ROLLOUT_MS, 2));
-        self.node("isolation", "k8s.isolation@1", &["probe"], &of, policy(60_000, 3));
+        self.node("probe", "k8s.probe@1", &[after], &of, policy(ROLLOUT_MS, ATTEMPTS));
+        self.node("isolation", "k8s.isolation@1", &["probe"], &of, policy(60_000, ATTEMPTS));
         "isolation".into()
     }
 
     /// From here on this revision serves.
     fn switch(&mut self, n: u32, after: &str) -> &mut PlanNode {
-        self.node("switch", "k8s.switch@1", &[after], &json!({ "revision": n }), policy(60_000, 5))
+        self.node("switch", "k8s.switch@1", &[after], &json!({ "revision": n }), policy(60_000, ATTEMPTS))
     }
 
     /// What every pod rests on; made again in each plan, so that every revision's app goes before it.
@@ -211,10 +212,16 @@ impl Builder<'_> {
         let app = self.app(n, &BASE);
         let proven = self.prove(n, &app);
         self.switch(n, &proven);
-        self.node("check", "k8s.check@1", &["switch", last], &json!({ "revision": n }), policy(60_000, 5));
+        self.node(
+            "check",
+            "k8s.check@1",
+            &["switch", last],
+            &json!({ "revision": n }),
+            policy(60_000, ATTEMPTS),
+        );
         let mut last = "check";
         if self.facts["doors"] == true {
-            self.node("entrance", "kind.entrance@1", &["check"], &Value::Null, policy(120_000, 5));
+            self.node("entrance", "kind.entrance@1", &["check"], &Value::Null, policy(120_000, ATTEMPTS));
             last = "entrance";
         }
         self.retire_others(n, last);
@@ -228,8 +235,8 @@ impl Builder<'_> {
         let made = self.apps().into_iter().any(|(m, r)| m == n && r.state() == ledger_row::State::Exists);
         let proven = if same.is_some() && made {
             // the same pods, whose isolation was tried
-            self.node("scale", "k8s.scale@1", &[], &of, policy(60_000, 5));
-            self.node("probe", "k8s.probe@1", &["scale"], &of, policy(ROLLOUT_MS, 2));
+            self.node("scale", "k8s.scale@1", &[], &of, policy(60_000, ATTEMPTS));
+            self.node("probe", "k8s.probe@1", &["scale"], &of, policy(ROLLOUT_MS, ATTEMPTS));
             "probe".to_owned()
         } else {
             self.base();
@@ -251,14 +258,20 @@ impl Builder<'_> {
         }
         let mut last = after.to_owned();
         if !old.is_empty() {
-            self.node("settle", "k8s.settle@1", &[&last], &json!({ "revisions": old }), policy(DRAIN_MS, 3));
+            self.node(
+                "settle",
+                "k8s.settle@1",
+                &[&last],
+                &json!({ "revisions": old }),
+                policy(DRAIN_MS, ATTEMPTS),
+            );
             last = "settle".into();
         }
         for node in gone {
             let Some(row) = self.have.live().find(|r| r.node == node) else { continue };
             let (kind, ordinal) = (row.kind.clone(), row.ordinal);
             let id = format!("retire-{node}");
-            let node = self.node(&id, &kind, &[&last], &Value::Null, policy(120_000, 5));
+            let node = self.node(&id, &kind, &[&last], &Value::Null, policy(120_000, ATTEMPTS));
             node.retires = Some(ordinal);
             last = id;
         }

@@ -53,6 +53,8 @@ impl Probe {
         let how = watcher::Config::default().labels(&selector(cx, Some(&node)));
         let mut news = watcher(api, how).default_backoff().boxed();
         let (mut held, mut listing) = (BTreeMap::new(), BTreeMap::new());
+        // why there is no news: what was seen last may be long over
+        let mut deaf: Option<Failure> = None;
         let (start, limit) = (Instant::now(), verdict::limit(cx));
         let mut began: Option<Instant> = None;
         // restarts of before this look (a node that came back) say nothing of this revision
@@ -62,6 +64,7 @@ impl Probe {
         loop {
             let ticked = tokio::select! {
                 n = news.next() => {
+                    deaf = n.as_ref().and_then(|n| n.as_ref().err()).map(unheard);
                     follow(&mut held, &mut listing, n);
                     false
                 }
@@ -85,20 +88,24 @@ impl Probe {
                 .iter()
                 .find(|p| !ready(p))
                 .map_or_else(|| format!("{there} of {need} pods are there"), |p| words(p));
-            cx.waiting.on(
-                &cx.node,
-                "PROBING",
-                message,
-                "'sypctl logs' shows what the app says",
-                self.0.clock.now(),
-            );
+            let (reason, message, hint) = match &deaf {
+                Some(f) => (f.reason.as_str(), f.message.clone(), f.hint.as_str()),
+                None => ("PROBING", message, "'sypctl logs' shows what the app says"),
+            };
+            cx.waiting.on(&cx.node, reason, message, hint, self.0.clock.now());
             if !ticked {
                 continue;
             }
-            if live.len() < need
-                && let Some(f) = refused(&c, cx, &node).await?
-            {
-                return Err(f);
+            if live.len() < need {
+                match refused(&c, cx, &node).await {
+                    Ok(None) => {}
+                    Ok(Some(f)) => return Err(f),
+                    // an API server that restarts is waited for, as the watch does
+                    Err(f) => {
+                        deaf = Some(f);
+                        continue;
+                    }
+                }
             }
             if start.elapsed() > PENDING && began.is_none() {
                 return Err(failure(
@@ -202,6 +209,21 @@ impl Probe {
                 "ask for less with --cpu and --memory, or add nodes",
             )
         })
+    }
+}
+
+/// A watch that broke off, in our words.
+fn unheard(e: &watcher::Error) -> Failure {
+    match e {
+        watcher::Error::InitialListFailed(e)
+        | watcher::Error::WatchStartFailed(e)
+        | watcher::Error::WatchFailed(e) => failed(e),
+        e => failure(
+            Class::Transient,
+            "PROVIDER_ERROR",
+            format!("no news of its pods: {e}"),
+            "the engine tries again by itself",
+        ),
     }
 }
 
