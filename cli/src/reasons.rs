@@ -206,6 +206,7 @@ mod tests {
         "GATEPORT",
         "GET",
         "JWT",
+        "KIND_EXPERIMENTAL_PROVIDER",
         "NET_ADMIN",
         "OKP",
         "PORT",
