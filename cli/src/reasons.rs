@@ -98,6 +98,8 @@ pub const PAGES: &[(&str, &str)] = &[
     ("PULLING", include_str!("reasons/PULLING.md")),
     ("QUEUED", include_str!("reasons/QUEUED.md")),
     ("QUOTA_EXCEEDED", include_str!("reasons/QUOTA_EXCEEDED.md")),
+    ("REGISTRY_REFUSED", include_str!("reasons/REGISTRY_REFUSED.md")),
+    ("REGISTRY_UNREACHABLE", include_str!("reasons/REGISTRY_UNREACHABLE.md")),
     ("REMOVING", include_str!("reasons/REMOVING.md")),
     ("REQUEST_ENCODING", include_str!("reasons/REQUEST_ENCODING.md")),
     ("REQUEST_HOST", include_str!("reasons/REQUEST_HOST.md")),
