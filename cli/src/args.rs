@@ -143,6 +143,9 @@ pub enum Command {
     /// Where instances can be: targets, and what an 'up' would meet there
     #[command(subcommand)]
     Provider(cmd::provider::Command),
+    /// The gate's image, for the nodes of a cluster
+    #[command(subcommand)]
+    Gate(cmd::gate::Command),
     /// Call an instance with your token
     Curl(cmd::curl::Args),
     /// Open an instance in the browser

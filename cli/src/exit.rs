@@ -77,6 +77,7 @@ fn of_reason(reason: &str) -> Option<u8> {
         "BUDGET_EXCEEDED" | "QUOTA_EXCEEDED" => BLOCKED,
         "RESIDUAL_RESOURCES" => RESIDUALS,
         "PROVIDER_UNREACHABLE"
+        | "REGISTRY_UNREACHABLE"
         | "STORE_BUSY"
         | "ENGINE_NOT_ANSWERING"
         | "ENGINE_NOT_RUNNING"

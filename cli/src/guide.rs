@@ -80,7 +80,8 @@ fn filled(word: &str) -> String {
         "ADDR:PORT" => "127.0.0.1:8080".into(),
         "URL" | "ORIGIN" => "https://x.example.com".into(),
         "/PATH" => "/a".into(),
-        other => other.replace("HOST:", "host:"),
+        "REGISTRY/NAME" => "registry.example.com/gate".into(),
+        other => other.replace("HOST:", "host:").replace("REGISTRY/", "registry.example.com/"),
     }
 }
 

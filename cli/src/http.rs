@@ -67,6 +67,22 @@ impl<'a> Trust<'a> {
     }
 }
 
+/// The certificates of a file of authorities, DER.
+///
+/// # Errors
+/// When it can't be read, or has none.
+pub fn authorities(file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let wrong = |why: String| Failure::usage(format!("--ca-file {}: {why}", file.display()));
+    let pem = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+    let all: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(&pem).map(|c| c.map(|c| c.as_ref().to_vec())).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(wrong("it has no certificate".to_owned())),
+        Ok(all) => Ok(all),
+        Err(e) => Err(wrong(e.to_string())),
+    }
+}
+
 /// A client that trusts whom it should.
 ///
 /// # Errors

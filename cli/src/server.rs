@@ -305,8 +305,11 @@ fn tariff(data_dir: &Path) -> anyhow::Result<Tariff> {
     }
 }
 
-/// Beside this binary, unless told otherwise.
-fn gate_binary() -> anyhow::Result<PathBuf> {
+/// Where the gate is: beside this binary, unless told otherwise.
+///
+/// # Errors
+/// When nobody can say where this binary is.
+pub fn gate_binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("SYP_GATE") {
         return Ok(path.into());
     }

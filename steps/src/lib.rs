@@ -10,4 +10,5 @@ pub mod kind;
 mod labels;
 pub mod power;
 pub mod prices;
+pub mod registry;
 mod verdict;

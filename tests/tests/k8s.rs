@@ -270,3 +270,51 @@ fn provider_check_says_when_a_cluster_or_a_target_is_not_there() -> Result<()> {
     ensure!(all.lines().any(|l| l == "docker") && all.lines().any(|l| l == "k8s:gone"), "{all}");
     Ok(())
 }
+
+#[test]
+fn an_up_passes_where_a_quota_wants_all_limits_and_is_refused_with_words_where_it_can_not() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let Some(cluster) = Cluster::from_env()? else { return Ok(()) };
+    let place = "syp-test-limits";
+    let _ = cluster.kubectl(&["create", "namespace", place]);
+    let hard = "--hard=limits.cpu=2,limits.memory=2Gi,requests.cpu=1,requests.memory=1Gi";
+    let _ = cluster.kubectl(&["create", "quota", "all", "-n", place, hard]);
+    // with just the rights that the repository names
+    let least = cluster.env();
+    let least = least.iter().find(|(n, _)| *n == "KUBECONFIG").context("kubeconfig")?;
+    let e = Engine::new(&sypctl)?.with("KUBECONFIG", &least.1);
+    let up = |more: &[&str]| {
+        let image =
+            ["up", "shop", "--image", "syp-test/hello:latest", "--on", "k8s", "--yes", "--port", "8080"];
+        e.run(&[&image[..], &["--isolation", "rules", "--namespace", place], more].concat())
+    };
+    for (more, words) in [
+        (&[][..], &["wants every container to say requests.cpu, limits.cpu", "add --cpu and --memory"][..]),
+        (
+            &["--cpu", "200m", "--memory", "4Gi"],
+            &["too little of limits.memory", "too little of requests.memory"],
+        ),
+        (&["--cpu", "200m", "--memory", "64Mi", "--replicas", "3"], &["too little of limits.cpu"]),
+    ] {
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        // a quota counts a moment after it is made; nothing was made by then or by this
+        let said = loop {
+            let said = up(&[more, &["--plan"]].concat())?;
+            if said.code != 0 || std::time::Instant::now() > end {
+                break said;
+            }
+            pause(300);
+        };
+        ensure!(said.code == 10 && said.err.contains("QUOTA_EXCEEDED"), "{more:?}: {said:?}");
+        ensure!(words.iter().all(|w| said.err.contains(w)), "{more:?}: {words:?} in {said:?}");
+    }
+    let said = up(&["--cpu", "200m", "--memory", "64Mi"])?;
+    ensure!(said.code == 0, "{said:?}");
+    let limits = "jsonpath={.items[*].spec.initContainers[*].resources.limits.cpu}";
+    let gates = cluster.kubectl(&["get", "pods", "-n", place, "-o", limits])?;
+    ensure!(gates.trim() == "100m 500m", "what the gate and what seals say: {gates}");
+    // what it has by now is among what is used, and is no reason to refuse a change
+    e.ok(&["set", "shop", "--env", "A=1", "--cpu", "300m", "--yes"])?;
+    e.ok(&["down", "shop", "--yes"])?;
+    cluster.kubectl(&["delete", "namespace", place, "--wait=false"]).map(drop)
+}

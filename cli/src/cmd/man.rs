@@ -42,7 +42,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "Of the engine: an image for the nodes of the cluster of --on kind, instead of kind's own.",
     ),
     ("SYP_DOCKER_POOL", "Of the engine: the addresses from which instances get their networks."),
-    ("SYP_GATE", "Of the engine: the gate's program, where it does not lie beside sypctl."),
+    (
+        "SYP_GATE",
+        "Of the engine and of 'gate push': the gate's program, where it does not lie beside sypctl.",
+    ),
     ("DOCKER_HOST", "Of the engine: the Docker engine to use."),
     (
         "HTTPS_PROXY, HTTP_PROXY, NO_PROXY, https_proxy, http_proxy, no_proxy",

@@ -11,6 +11,7 @@ pub mod drain;
 pub mod events;
 pub mod explain;
 pub mod fsck;
+pub mod gate;
 pub mod graph;
 pub mod login;
 pub mod logs;
@@ -106,6 +107,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Logs(a) => logs::run(&ctx, a).await,
         Command::Cost(a) => cost::run(&ctx, a).await,
         Command::Provider(c) => provider::run(&ctx, c).await,
+        Command::Gate(c) => Box::pin(gate::run(&ctx, c)).await,
         Command::Tariff(c) => tariff::run(&ctx, c).await,
         Command::Metrics(a) => metrics::run(&ctx, a).await,
         Command::Top(a) => top::run(&ctx, a).await,

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 /// The program in it.
 pub(super) const PROGRAM: &str = "/syp-gate";
 /// What our images carry.
-const LABEL: &str = "syp.dev/gate";
+pub(crate) const LABEL: &str = "syp.dev/gate";
 
 /// Makes the image once and remembers its name.
 #[derive(Debug)]
@@ -119,18 +119,22 @@ async fn import(d: &Docker, name: &str, binary: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn archive(binary: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut head = tar::Header::new_gnu();
-    head.set_size(binary.len() as u64);
-    head.set_mode(0o755);
-    tar.append_data(&mut head, "syp-gate", binary)?;
-    for dir in ["etc/", "etc/syp/", "tmp/"] {
+/// Its files: the program alone, and places for what it is given. The same bytes for the same program.
+pub(crate) fn archive(binary: &[u8]) -> std::io::Result<Vec<u8>> {
+    let head = |kind, size| {
         let mut head = tar::Header::new_gnu();
-        head.set_entry_type(tar::EntryType::Directory);
-        head.set_size(0);
+        head.set_entry_type(kind);
+        head.set_size(size);
         head.set_mode(0o755);
-        tar.append_data(&mut head, dir, std::io::empty())?;
+        head.set_uid(0);
+        head.set_gid(0);
+        head.set_mtime(0);
+        head
+    };
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_data(&mut head(tar::EntryType::Regular, binary.len() as u64), "syp-gate", binary)?;
+    for dir in ["etc/", "etc/syp/", "tmp/"] {
+        tar.append_data(&mut head(tar::EntryType::Directory, 0), dir, std::io::empty())?;
     }
     tar.into_inner()
 }

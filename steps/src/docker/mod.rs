@@ -29,6 +29,7 @@ mod volume;
 
 pub use about::{About, about};
 pub use gate_image::{GateImage, remove_gate_images};
+pub(crate) use gate_image::{LABEL as GATE_LABEL, archive as gate_archive};
 pub use names::pool_conflict;
 
 use crate::{

@@ -5,6 +5,7 @@ use super::{
     image::not_found,
     tls,
 };
+use crate::registry;
 use bollard::{Docker, auth::DockerCredentials, models::ImageInspect};
 use docker_credential::DockerCredential;
 use serde_json::{Value, json};
@@ -200,32 +201,20 @@ async fn free_port(spec: &v1::InstanceSpec) -> Result<u16, Failure> {
     Ok(listener.local_addr().map_or(wanted, |a| a.port()))
 }
 
-/// What `docker login` left for the registry of an image, itself or with a credential helper.
+/// What `docker login` left for the registry of an image, as the daemon takes it.
 pub(super) async fn credentials(image: &str) -> Option<DockerCredentials> {
-    let first = image.split('/').next().unwrap_or_default();
-    let has_host =
-        image.contains('/') && (first.contains('.') || first.contains(':') || first == "localhost");
-    let registry = if has_host { first } else { "https://index.docker.io/v1/" };
-    let server = registry.to_owned();
-    // a credential helper is a program: it may take its time
-    let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&server)).await.ok()?;
-    let serveraddress = Some(registry.to_owned());
-    match found {
-        Ok(DockerCredential::UsernamePassword(user, password)) => Some(DockerCredentials {
+    let serveraddress = Some(registry::server(image).to_owned());
+    Some(match registry::credentials(image).await? {
+        DockerCredential::UsernamePassword(user, password) => DockerCredentials {
             username: Some(user),
             password: Some(password),
             serveraddress,
             ..Default::default()
-        }),
-        Ok(DockerCredential::IdentityToken(token)) => {
-            Some(DockerCredentials { identitytoken: Some(token), serveraddress, ..Default::default() })
+        },
+        DockerCredential::IdentityToken(token) => {
+            DockerCredentials { identitytoken: Some(token), serveraddress, ..Default::default() }
         }
-        // the registry will say whether it needs any
-        Err(e) => {
-            tracing::debug!(registry, error = %e, "no credentials");
-            None
-        }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use super::{
     Shared,
     client::{DEPLOYMENT, code, failed},
     names::{ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, wanted},
-    object, pods,
+    object, own, pods,
     secret::{entry, values},
 };
 use crate::kind;
@@ -86,7 +86,7 @@ fn gate(s: &Shared, cx: &StepCx) -> Value {
         "startupProbe": { "tcpSocket": { "port": TRAFFIC }, "periodSeconds": 1, "failureThreshold": 60 },
         "readinessProbe": { "httpGet": { "path": "/_syp/health", "port": TRAFFIC }, "periodSeconds": 1, "failureThreshold": 2 },
         "lifecycle": { "preStop": { "exec": { "command": leave } } },
-        "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "256Mi" } },
+        "resources": own::GATE.resources(&cx.facts),
         "securityContext": {
             "runAsNonRoot": true, "runAsUser": GATE_USER, "runAsGroup": GATE_USER, "readOnlyRootFilesystem": true,
             "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
@@ -116,7 +116,7 @@ fn seal(s: &Shared, cx: &StepCx) -> Value {
         "imagePullPolicy": "IfNotPresent",
         "command": [PROGRAM],
         "args": args,
-        "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" } },
+        "resources": own::SHORT.resources(&cx.facts),
         "securityContext": {
             "runAsUser": 0, "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },

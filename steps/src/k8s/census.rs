@@ -1,10 +1,11 @@
 //! What a cluster and a namespace have room for, in figures and in words. Pure.
+use super::own::{GATE, Own, SHORT};
 use crate::prices::nodes::Kind;
 use k8s_openapi::{
     api::core::v1::{LimitRange, Node, ResourceQuota},
     apimachinery::pkg::api::resource::Quantity,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use syp_engine::api::validate::{cpu_millis, memory_bytes};
 use syp_proto::v1;
 
@@ -98,12 +99,15 @@ pub fn usable(n: &Node) -> bool {
 }
 
 type Figures = BTreeMap<String, Quantity>;
+type Parse = fn(&str) -> Option<u64>;
 
 /// What quotas and limits of a namespace leave for a new instance.
 #[derive(Clone, Debug, Default)]
 pub struct Room {
     /// Name, hard limits, what is used of them.
     quotas: Vec<(String, Figures, Figures)>,
+    /// Some quota, perhaps of some pods alone, wants every container to say how many cores it may have.
+    wants_cores: bool,
     /// What a container gets that does not say (requests, limits).
     default_request: Figures,
     default_limit: Figures,
@@ -111,10 +115,7 @@ pub struct Room {
     max: Figures,
 }
 
-/// What the gate asks for, in every pod.
-const GATE_MILLIS: u64 = 10;
-const GATE_BYTES: u64 = 16 << 20;
-/// And the pod that tries the app's port, with its two containers.
+/// Containers of the pod that tries the app's port.
 const TRY: u64 = 2;
 
 // === impl Room ===
@@ -126,6 +127,7 @@ impl Room {
         for q in quotas {
             let status = q.status.clone().unwrap_or_default();
             let hard = status.hard.or_else(|| q.spec.clone().unwrap_or_default().hard).unwrap_or_default();
+            out.wants_cores |= hard.contains_key("limits.cpu");
             // one of some pods alone may or may not count ours
             let scoped = q.spec.as_ref().is_some_and(|s| s.scopes.is_some() || s.scope_selector.is_some());
             if !scoped {
@@ -142,51 +144,20 @@ impl Room {
         out
     }
 
+    /// The most cores that a container of ours may say it has, in thousandths; `None`: it need not say it.
+    pub fn cores(&self) -> Option<u64> {
+        let most = figure(&self.max, "cpu", cpu_millis).unwrap_or(u64::MAX);
+        (self.wants_cores && !self.default_limit.contains_key("cpu")).then_some(most)
+    }
+
     /// What stands in the way of a spec, each in words.
     pub fn problems(&self, spec: &v1::InstanceSpec) -> Vec<String> {
-        let r = spec.resources.clone().unwrap_or_default();
-        let (cpu, memory) = (said(&r.cpu, cpu_millis), said(&r.memory, memory_bytes));
-        let mut out = Vec::new();
-        for (what, asked, parse) in
-            [("cpu", cpu, cpu_millis as fn(&str) -> Option<u64>), ("memory", memory, memory_bytes)]
-        {
-            let most = self.max.get(what);
-            if let (Some(asked), Some(most)) = (asked, most)
-                && parse(&most.0).is_some_and(|m| asked > m)
-            {
-                out.push(format!("a container may have at most {} of {what} there (LimitRange)", most.0));
-            }
-        }
-        let pods = u64::from(super::names::wanted(spec).0);
+        let mut out = self.unsaid(spec);
         for (name, hard, used) in &self.quotas {
             for (what, most) in hard {
-                let left = |parse: fn(&str) -> Option<u64>| {
-                    let used = used.get(what).and_then(|q| parse(&q.0)).unwrap_or(0);
-                    Some(parse(&most.0)?.saturating_sub(used))
-                };
-                let (needs, left, says) = match what.as_str() {
-                    "pods" | "count/pods" => (pods + 1, left(|n| n.parse().ok()), true),
-                    "cpu" | "requests.cpu" => {
-                        let all = pods * (cpu.unwrap_or(0) + GATE_MILLIS) + TRY * GATE_MILLIS;
-                        (all, left(cpu_millis), cpu.is_some() || self.default_request.contains_key("cpu"))
-                    }
-                    "memory" | "requests.memory" => {
-                        let all = pods * (memory.unwrap_or(0) + GATE_BYTES) + TRY * GATE_BYTES;
-                        let says = memory.is_some() || self.default_request.contains_key("memory");
-                        (all, left(memory_bytes), says)
-                    }
-                    // the gate has no such limit of its own
-                    "limits.cpu" => (0, None, self.default_limit.contains_key("cpu")),
-                    "limits.memory" => {
-                        (0, None, memory.is_some() || self.default_limit.contains_key("memory"))
-                    }
-                    _ => continue,
-                };
-                if !says {
-                    out.push(format!(
-                        "quota '{name}' wants every container to say {what}, and no LimitRange says it for those that don't"
-                    ));
-                } else if left.is_some_and(|l| l < needs) {
+                let Some((needs, parse)) = self.needs(spec, what) else { continue };
+                let taken = figure(used, what, parse).unwrap_or(0);
+                if parse(&most.0).is_some_and(|most| most.saturating_sub(taken) < needs) {
                     let used = used.get(what).map_or("0", |q| q.0.as_str());
                     out.push(format!(
                         "quota '{name}' leaves too little of {what}: {used} of {} is used",
@@ -196,6 +167,75 @@ impl Room {
             }
         }
         out
+    }
+
+    /// What would keep each of its pods from being made, however much is left: what has to be said and is not, what is too much.
+    pub fn unsaid(&self, spec: &v1::InstanceSpec) -> Vec<String> {
+        let mut out = Vec::new();
+        for (what, asked, parse) in asked(spec) {
+            if let (Some(asked), Some(most)) = (asked, self.max.get(what))
+                && parse(&most.0).is_some_and(|m| asked > m)
+            {
+                out.push(format!("a container may have at most {} of {what} there (LimitRange)", most.0));
+            }
+        }
+        for (name, hard, _) in &self.quotas {
+            let (mut unsaid, mut add) = (Vec::new(), BTreeSet::new());
+            for (what, kind, defaults) in [
+                ("cpu", "cpu", &self.default_request),
+                ("requests.cpu", "cpu", &self.default_request),
+                ("limits.cpu", "cpu", &self.default_limit),
+                ("memory", "memory", &self.default_request),
+                ("requests.memory", "memory", &self.default_request),
+                ("limits.memory", "memory", &self.default_limit),
+            ] {
+                let says = asked(spec).iter().any(|(k, asked, _)| *k == kind && asked.is_some());
+                if hard.contains_key(what) && !says && !defaults.contains_key(kind) {
+                    unsaid.push(what);
+                    add.insert(format!("--{kind}"));
+                }
+            }
+            if !unsaid.is_empty() {
+                let add: Vec<_> = add.into_iter().collect();
+                out.push(format!(
+                    "quota '{name}' wants every container to say {}, and no LimitRange says it for those that don't: add {}",
+                    unsaid.join(", "),
+                    add.join(" and ")
+                ));
+            }
+        }
+        out
+    }
+
+    /// What a new instance takes of a quota, the pod that tries the app's port among it, and how that is read; `None`: nothing.
+    fn needs(&self, spec: &v1::InstanceSpec, what: &str) -> Option<(u64, Parse)> {
+        let pods = u64::from(super::names::wanted(spec).0);
+        let [(_, cpu, _), (_, memory, _)] = asked(spec);
+        let all =
+            |app: u64, gate: u64, short: u64| pods.saturating_mul(app.saturating_add(gate)) + TRY * short;
+        let request = |kind: &str, parse| figure(&self.default_request, kind, parse).unwrap_or(0);
+        let limit = |kind: &str, parse| figure(&self.default_limit, kind, parse);
+        Some(match what {
+            "pods" | "count/pods" => (pods + 1, |n| n.parse().ok()),
+            "cpu" | "requests.cpu" => {
+                let app = cpu.unwrap_or_else(|| request("cpu", cpu_millis));
+                (all(app, GATE.millis, SHORT.millis), cpu_millis)
+            }
+            "memory" | "requests.memory" => {
+                let app = memory.unwrap_or_else(|| request("memory", memory_bytes));
+                (all(app, GATE.bytes, SHORT.bytes), memory_bytes)
+            }
+            "limits.cpu" => {
+                let default = limit("cpu", cpu_millis).unwrap_or(0);
+                let ours = |own: Own| self.cores().map_or(default, |most| own.cores(most));
+                (all(cpu.unwrap_or(default), ours(GATE), ours(SHORT)), cpu_millis)
+            }
+            "limits.memory" => {
+                let app = memory.or_else(|| limit("memory", memory_bytes)).unwrap_or(0);
+                (all(app, GATE.most_bytes, SHORT.most_bytes), memory_bytes)
+            }
+            _ => return None,
+        })
     }
 
     /// What is used of each.
@@ -215,8 +255,15 @@ impl Room {
     }
 }
 
-fn said(text: &str, parse: fn(&str) -> Option<u64>) -> Option<u64> {
-    Some(text).filter(|t| !t.is_empty()).and_then(parse)
+/// What the app asks for.
+fn asked(spec: &v1::InstanceSpec) -> [(&'static str, Option<u64>, Parse); 2] {
+    let r = spec.resources.clone().unwrap_or_default();
+    let said = |text: &str, parse: Parse| Some(text).filter(|t| !t.is_empty()).and_then(parse);
+    [("cpu", said(&r.cpu, cpu_millis), cpu_millis), ("memory", said(&r.memory, memory_bytes), memory_bytes)]
+}
+
+fn figure(of: &Figures, what: &str, parse: Parse) -> Option<u64> {
+    of.get(what).and_then(|q| parse(&q.0))
 }
 
 #[cfg(test)]
@@ -288,14 +335,68 @@ mod tests {
     fn where_a_quota_wants_limits_somebody_must_say_them() {
         let hard = json!({ "limits.cpu": "4", "limits.memory": "4Gi" });
         let r = room(hard.clone(), json!({}), json!({ "type": "Container" }));
-        assert_eq!(r.problems(&spec("1", "1Gi", 1)).len(), 1, "the gate has no limit of cores");
-        assert_eq!(r.problems(&spec("1", "", 1)).len(), 2);
+        assert!(r.problems(&spec("1", "1Gi", 1)).is_empty(), "the gate says what is wanted of it");
+        assert_eq!(r.cores(), Some(u64::MAX));
+        let unsaid = r.problems(&spec("1", "", 1));
+        assert!(
+            unsaid.len() == 1 && unsaid[0].contains("limits.memory") && unsaid[0].ends_with("add --memory")
+        );
+        assert_eq!(
+            r.unsaid(&spec("", "", 1)),
+            [
+                "quota 'q' wants every container to say limits.cpu, limits.memory, and no LimitRange says it for those that don't: add --cpu and --memory"
+            ]
+        );
         let said = json!({ "type": "Container", "default": { "cpu": "100m", "memory": "64Mi" }, "max": { "cpu": "2" } });
         let r = room(hard, json!({}), said);
         assert!(r.problems(&spec("1", "", 1)).is_empty());
+        assert_eq!(r.cores(), None, "the LimitRange says it for the gate");
         assert_eq!(
             r.problems(&spec("3", "", 1)),
             ["a container may have at most 2 of cpu there (LimitRange)"]
         );
+    }
+
+    #[test]
+    fn the_gates_own_limits_count_and_keep_to_what_a_container_may_have() {
+        let hard = json!({ "limits.cpu": "2", "limits.memory": "1Gi" });
+        let r = room(hard.clone(), json!({ "limits.cpu": "300m" }), json!({ "type": "Container" }));
+        // 1 x (1000 + 500) + 2 x 100 = 1700 of 1700
+        assert!(r.problems(&spec("1", "512Mi", 1)).is_empty());
+        assert_eq!(
+            r.problems(&spec("1001m", "512Mi", 1)),
+            ["quota 'q' leaves too little of limits.cpu: 300m of 2 is used"]
+        );
+        // 1 x (640 + 256) + 2 x 64 = 1024 MiB
+        assert!(r.problems(&spec("1", "640Mi", 1)).is_empty());
+        assert_eq!(r.problems(&spec("1", "641Mi", 1)).len(), 1);
+        assert!(r.unsaid(&spec("1", "641Mi", 1)).is_empty(), "what is left is another matter");
+        let r = room(hard, json!({}), json!({ "type": "Container", "max": { "cpu": "200m" } }));
+        // 4 x (200 + 200) + 2 x 100 = 1800 of 2000
+        assert_eq!(r.cores(), Some(200));
+        assert!(!r.problems(&spec("200m", "1Mi", 4)).iter().any(|p| p.contains("cpu")));
+        assert!(r.problems(&spec("200m", "1Mi", 5)).iter().any(|p| p.contains("limits.cpu")));
+    }
+
+    #[test]
+    fn a_quota_of_some_pods_alone_is_not_counted_and_the_gate_says_what_it_may_want() {
+        let q = json!({ "metadata": { "name": "q" }, "spec": { "hard": { "limits.cpu": "1m" }, "scopes": ["Terminating"] } });
+        let r = Room::new(&[from_value(q).unwrap()], &[]);
+        assert!(r.problems(&spec("", "", 9)).is_empty());
+        assert_eq!(r.cores(), Some(u64::MAX));
+        assert_eq!(Room::new(&[], &[]).cores(), None);
+    }
+
+    #[test]
+    fn what_a_limit_range_says_for_the_app_is_counted() {
+        let hard = json!({ "requests.cpu": "1" });
+        let said =
+            json!({ "type": "Container", "default": { "cpu": "1" }, "defaultRequest": { "cpu": "990m" } });
+        let r = room(hard, json!({}), said);
+        assert_eq!(
+            r.problems(&spec("", "", 1)),
+            ["quota 'q' leaves too little of requests.cpu: 0 of 1 is used"]
+        );
+        assert!(r.problems(&spec("970m", "", 1)).is_empty());
     }
 }

@@ -268,6 +268,19 @@ fn credentials(what: &str) -> Failure {
     )
 }
 
+/// What to do where a quota leaves too little.
+pub(super) const QUOTA: &str =
+    "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas";
+
+/// What to do where a quota refused a pod. Pure.
+pub(super) fn quota(message: &str) -> &'static str {
+    if message.contains("must specify") {
+        "say --cpu and --memory, and let the engine list resourcequotas and limitranges (the role files in deploy/kubernetes/): its gate then says its own"
+    } else {
+        QUOTA
+    }
+}
+
 /// The API server says no for more than one reason. Pure.
 fn forbidden(message: String) -> Failure {
     let has = |words: &[&str]| words.iter().any(|w| message.contains(w));
@@ -280,10 +293,7 @@ fn forbidden(message: String) -> Failure {
         );
     }
     let (reason, hint) = if has(&["exceeded quota", "failed quota"]) {
-        (
-            "QUOTA_EXCEEDED",
-            "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas",
-        )
+        ("QUOTA_EXCEEDED", quota(&message))
     } else if has(&["PodSecurity"]) {
         (
             "POD_SECURITY",
@@ -392,6 +402,11 @@ mod tests {
             "RIGHTS_MISSING"
         );
         assert_eq!(reason("pods \"a\" is forbidden: exceeded quota: q"), "QUOTA_EXCEEDED");
+        assert_eq!(
+            reason("pods \"a\" is forbidden: failed quota: q: must specify limits.cpu"),
+            "QUOTA_EXCEEDED"
+        );
+        assert!(quota("failed quota: q: must specify limits.cpu for: gate").contains("list resourcequotas"));
         assert_eq!(
             reason("unable to create new content in namespace n because it is being terminated"),
             "DELETING"

@@ -1,20 +1,17 @@
 //! What an `up` would meet on a cluster, before anybody needs it: the preflight's own judgement, and what it does not ask each time.
 use super::{
     Shared,
-    census::{Census, Room, enforcer, kind, usable},
+    census::{Census, enforcer, kind, usable},
     client::{code, failed},
-    preflight, price, rights,
+    preflight::{self, all},
+    price, rights,
 };
 use crate::prices::nodes::Kind;
-use k8s_openapi::api::{
-    authentication::v1::SelfSubjectReview,
-    core::v1::{LimitRange, Node, ResourceQuota},
-};
+use k8s_openapi::api::{authentication::v1::SelfSubjectReview, core::v1::Node};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ApiResource, DynamicObject, ListParams, PostParams},
+    api::{ApiResource, DynamicObject, PostParams},
 };
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::collections::BTreeSet;
 use syp_engine::{
@@ -123,15 +120,6 @@ async fn identity(c: &Client) -> Result<Option<String>, Failure> {
     }
 }
 
-/// All of a kind; `None` where they may not be looked at, or the cluster has no such kind.
-async fn all<T: Clone + DeserializeOwned + std::fmt::Debug>(api: Api<T>) -> Result<Option<Vec<T>>, Failure> {
-    match api.list(&ListParams::default()).await {
-        Ok(l) => Ok(Some(l.items)),
-        Err(e) if matches!(code(&e), Some(403 | 404)) => Ok(None),
-        Err(e) => Err(failed(&e)),
-    }
-}
-
 /// One that is there: what it allows, and what is left in it.
 async fn namespace(
     c: &Client,
@@ -156,29 +144,14 @@ async fn namespace(
         format!("{level}: '--isolation rules' is refused there")
     };
     out.judge("Pod Security", preflight::allows(&level, name, spec), words);
-    let (quotas, limits) = tokio::join!(
-        all::<ResourceQuota>(Api::namespaced(c.clone(), name)),
-        all::<LimitRange>(Api::namespaced(c.clone(), name)),
-    );
-    let (Some(quotas), Some(limits)) = (quotas?, limits?) else {
-        out.note("quota", "the engine may not look at quotas and limits; an 'up' that they refuse says so");
+    let Some(room) = preflight::room(c, name).await? else {
+        out.note(
+            "quota",
+            "the engine may not look at quotas and limits ('list' on both, as the role files have it): where a quota wants limits of cores, its pods are refused",
+        );
         return Ok(());
     };
-    let room = Room::new(&quotas, &limits);
-    let problems = room.problems(spec);
-    if problems.is_empty() {
-        out.ok("quota", room.words());
-    } else {
-        out.fail(
-            "quota",
-            failure(
-                Class::Terminal,
-                "QUOTA_EXCEEDED",
-                problems.join("; "),
-                "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas",
-            ),
-        );
-    }
+    out.judge("quota", preflight::enough(&room.problems(spec), name), room.words());
     Ok(())
 }
 

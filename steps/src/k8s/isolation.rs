@@ -6,7 +6,7 @@ use super::{
     Shared,
     client::{DEPLOYMENT, POD, apply, code, failed, optional},
     names::{GATE_USER, PROGRAM, TRAFFIC, namespace},
-    object,
+    object, own,
     pods::{ready, selector},
     probe::node,
 };
@@ -148,7 +148,7 @@ impl Isolation {
             "image": self.0.gate_image(&cx.facts),
             "imagePullPolicy": "IfNotPresent",
             "command": [PROGRAM, "reach", format!("{host}:{port}"), "--out", "/dev/termination-log"],
-            "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" } },
+            "resources": own::SHORT.resources(&cx.facts),
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": GATE_USER, "readOnlyRootFilesystem": true,
                 "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },

@@ -18,6 +18,7 @@ pub(crate) mod namespace;
 pub(crate) mod object;
 pub(crate) mod observe;
 mod other;
+mod own;
 mod patience;
 mod plan;
 mod pods;

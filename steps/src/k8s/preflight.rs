@@ -1,14 +1,22 @@
 //! Everything that can be refused before anything is made.
 use super::{
     Shared,
+    census::Room,
     client::{code, failed},
-    price,
+    own, price,
     rights::{self, Right},
     service,
 };
 use crate::labels::key;
-use k8s_openapi::apimachinery::pkg::version::Info;
-use kube::{Api, Client, ResourceExt, api::DynamicObject};
+use k8s_openapi::{
+    api::core::v1::{LimitRange, ResourceQuota},
+    apimachinery::pkg::version::Info,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DynamicObject, ListParams},
+};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use syp_engine::{
     failure::{Class, failure},
@@ -49,6 +57,12 @@ pub(super) async fn check(
     rights::check(&c, if own { "" } else { &namespace }, &wanted(own)).await?;
     let level = if own { String::new() } else { level(&c, &namespace).await? };
     allows(&level, &namespace, &spec)?;
+    let room = if own { None } else { room(&c, &namespace).await? };
+    if let Some(room) = &room {
+        // what an instance has by now is among what is used: how much it would need more is not known
+        let problems = if held.is_some() { room.unsaid(&spec) } else { room.problems(&spec) };
+        enough(&problems, &namespace)?;
+    }
     let gate_image = gate_image(s)?;
     let mut facts = json!({
         "namespace": namespace,
@@ -63,6 +77,9 @@ pub(super) async fn check(
         None if s.is_kind() => service::node_address(&c).await?.map_or(Value::Null, Value::String),
         None => Value::Null,
     };
+    if let Some(cores) = room.and_then(|r| r.cores()) {
+        facts[own::CORES] = cores.into();
+    }
     facts["nodes"] = json!(price::nodes(&c).await?);
     if let Some(until) = held.and_then(|h| h.facts["unpriced_until"].as_i64()) {
         facts["unpriced_until"] = until.into();
@@ -159,6 +176,39 @@ pub(super) fn allows(level: &str, namespace: &str, spec: &v1::InstanceSpec) -> R
             "namespace '{namespace}' enforces Pod Security '{level}', which forbids NET_ADMIN: --isolation rules needs it"
         ),
         "use another namespace, leave --namespace away for one of its own, or use a CNI that enforces NetworkPolicy",
+    ))
+}
+
+/// All of a kind; `None` where they may not be looked at, or the cluster has no such kind.
+pub(super) async fn all<T>(api: Api<T>) -> Result<Option<Vec<T>>, Failure>
+where
+    T: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    match api.list(&ListParams::default()).await {
+        Ok(l) => Ok(Some(l.items)),
+        Err(e) if matches!(code(&e), Some(403 | 404)) => Ok(None),
+        Err(e) => Err(failed(&e)),
+    }
+}
+
+/// What quotas and limits leave in a namespace; `None`: they may not be looked at.
+pub(super) async fn room(c: &Client, namespace: &str) -> Result<Option<Room>, Failure> {
+    let (quotas, limits) = tokio::join!(
+        all::<ResourceQuota>(Api::namespaced(c.clone(), namespace)),
+        all::<LimitRange>(Api::namespaced(c.clone(), namespace)),
+    );
+    Ok(quotas?.zip(limits?).map(|(quotas, limits)| Room::new(&quotas, &limits)))
+}
+
+/// Is nothing of a quota in the way? Pure.
+pub(super) fn enough(problems: &[String], namespace: &str) -> Result<(), Failure> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(refuse(
+        "QUOTA_EXCEEDED",
+        format!("namespace '{namespace}': {}", problems.join("; ")),
+        super::client::QUOTA,
     ))
 }
 

@@ -85,6 +85,8 @@ mod tests {
             key: vec![].into(),
             tariffs: crate::prices::local::Tariffs::new(set, Tariff::default()),
             prices: crate::prices::nodes::Prices::new(set, &format!("k8s:{context}")),
+            kind: None,
+            ingress: false,
             clock: Clock::System,
             kind: None,
             ingress: false,

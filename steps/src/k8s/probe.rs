@@ -304,11 +304,8 @@ async fn refused(c: &Client, cx: &StepCx, node: &str) -> Result<Option<Failure>,
         return Ok(None);
     };
     let message = said["message"].as_str().unwrap_or_default().to_owned();
-    let (reason, hint) = if message.contains("exceeded quota") {
-        (
-            "QUOTA_EXCEEDED",
-            "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas",
-        )
+    let (reason, hint) = if message.contains("exceeded quota") || message.contains("failed quota") {
+        ("QUOTA_EXCEEDED", super::client::quota(&message))
     } else if message.contains("PodSecurity") {
         (
             "POD_SECURITY",

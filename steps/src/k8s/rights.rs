@@ -97,19 +97,22 @@ pub const INGRESS: &[Right] = &[
 /// Where nodes may be seen, an endpoint is a node's address; elsewhere it is a name of the cluster's own.
 pub const NODES: &[Right] = &[right("", "nodes", "list")];
 
+/// What quotas leave in a namespace that is given, and whether the gate must say its limits; without it an `up` finds out.
+pub const ROOM: &[Right] = &[right("", "limitranges", "list"), right("", "resourcequotas", "list")];
+
 /// CPU and memory, where the cluster has a metrics server; without it they are not shown.
 pub const USAGE: &[Right] = &[right("metrics.k8s.io", "pods", "list")];
 
 /// All that an engine needs that gives its instances namespaces of their own.
 pub fn of_cluster() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, NODES, USAGE].concat();
+    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, NODES, ROOM, USAGE].concat();
     all.sort();
     all
 }
 
 /// All that an engine needs in the one namespace that it is given.
 pub fn of_namespace() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, INGRESS, USAGE].concat();
+    let mut all = [IN_NAMESPACE, INGRESS, ROOM, USAGE].concat();
     all.sort();
     all
 }

@@ -1,0 +1,41 @@
+//! What `docker login` left for a registry, itself or with a credential helper.
+use docker_credential::DockerCredential;
+
+/// For the registry of an image; `None`: the registry will say whether it needs any.
+pub async fn credentials(image: &str) -> Option<DockerCredential> {
+    let server = server(image).to_owned();
+    // a credential helper is a program: it may take its time
+    let found = tokio::task::spawn_blocking(move || {
+        docker_credential::get_credential(&server)
+            .inspect_err(|e| tracing::debug!(registry = server, error = %e, "no credentials"))
+    });
+    found.await.ok()?.ok()
+}
+
+/// The name under which `docker login` keeps a registry.
+pub(crate) fn server(image: &str) -> &str {
+    const HUB: &str = "https://index.docker.io/v1/";
+    match image.split_once('/') {
+        Some(("docker.io" | "index.docker.io", _)) => HUB,
+        Some((first, _)) if super::place::is_registry(first) => first,
+        _ => HUB,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_looked_up_as_docker_keeps_it() {
+        for (image, want) in [
+            ("localhost/shop", "localhost"),
+            ("registry.example.com:5000/a/b:1", "registry.example.com:5000"),
+            ("shop", "https://index.docker.io/v1/"),
+            ("alice/shop:1", "https://index.docker.io/v1/"),
+            ("docker.io/alice/shop:1", "https://index.docker.io/v1/"),
+        ] {
+            assert_eq!(server(image), want, "{image}");
+        }
+    }
+}
