@@ -41,7 +41,7 @@ fn bash_completes_the_names_that_the_engine_has() -> Result<()> {
     is(&["down", "sh"], &["shop"])?;
     is(&["show", "x"], &[])?;
     is(&["rollback", "shop", ""], &["shop-1"])?;
-    is(&["up", "x", "--on", ""], &["docker"])?;
+    is(&["up", "x", "--on", ""], &["docker", "kind", "kind-ingress"])?;
     is(&["sweep", "--provider", "d"], &["docker"])?;
     is(&["ls", "--project", ""], &["default"])?;
     is(&["transition", "shop", "--to", "d"], &["draining", "destroyed"])?;

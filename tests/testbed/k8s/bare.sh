@@ -213,6 +213,8 @@ containerRuntimeEndpoint: unix://$SOCK
 failSwapOn: false
 clusterDomain: cluster.local
 clusterDNS: [10.96.0.10]
+# an engine beside it fills the disk too: images that nobody can bring again must stay
+imageGCHighThresholdPercent: 100
 evictionHard: {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "50Mi"}
 resolvConf: $RUN/resolv.conf
 podCIDR: 10.244.0.0/24
