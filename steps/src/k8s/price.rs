@@ -88,8 +88,6 @@ mod tests {
             kind: None,
             ingress: false,
             clock: Clock::System,
-            kind: None,
-            ingress: false,
         })
     }
 
