@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 use syp_tests::{
@@ -24,7 +25,12 @@ struct Bare {
     kubectl: String,
     config: tempfile::NamedTempFile,
     good: String,
+    /// The API server is to stay down.
+    down: AtomicBool,
 }
+
+/// What ends when it has no API server for longer than its lease; elsewhere a kubelet starts it again.
+const LEASED: [&str; 2] = ["controller-manager", "scheduler"];
 
 impl Bare {
     fn from_env() -> Result<Option<Self>> {
@@ -38,7 +44,14 @@ impl Bare {
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), config.to_string())?;
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/testbed/k8s.sh").to_owned();
-        Ok(Some(Self { script, run: run.into(), kubectl, config: file, good: config.to_string() }))
+        Ok(Some(Self {
+            script,
+            run: run.into(),
+            kubectl,
+            config: file,
+            good: config.to_string(),
+            down: AtomicBool::new(false),
+        }))
     }
 
     fn engine(&self) -> Result<Option<Engine>> {
@@ -50,12 +63,29 @@ impl Bare {
         sh(&self.script, &["bare", what, part]).map(drop)
     }
 
-    /// The API server again, and what ends when it loses it: elsewhere a kubelet starts them again.
+    /// The API server ends and stays down.
+    fn api_server_dies(&self) -> Result<()> {
+        self.down.store(true, Ordering::Relaxed);
+        self.part("kill", "apiserver")
+    }
+
+    /// It is there again.
     fn api_server_starts(&self) -> Result<()> {
-        for part in ["apiserver", "controller-manager", "scheduler"] {
-            self.part("start", part)?;
-        }
+        self.part("start", "apiserver")?;
+        self.down.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Starts what has ended, until told to stop.
+    fn supervise(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            if !self.down.load(Ordering::Relaxed) {
+                for part in LEASED {
+                    let _ = self.part("start", part);
+                }
+            }
+            pause(2_000);
+        }
     }
 
     fn signal(&self, signal: &str, part: &str) -> Result<()> {
@@ -70,8 +100,6 @@ impl Bare {
     /// Until the API answers and the node is ready.
     fn whole(&self) -> Result<()> {
         until("the cluster is whole", BACK, || {
-            // whoever lost the API for longer than its lease has ended
-            self.api_server_starts()?;
             let said = self.kubectl(&["get", "nodes", "--request-timeout", "5s", "--no-headers"]);
             Ok(said.is_ok_and(|s| s.contains(" Ready ")))
         })
@@ -144,7 +172,7 @@ fn api_server(b: &Bare) -> Result<()> {
     let Some(e) = b.engine()? else { return Ok(()) };
     e.ok(&up("shop", &["--no-wait"]))?;
     pause(1_500);
-    b.part("kill", "apiserver")?;
+    b.api_server_dies()?;
     says(&e, "shop", "PROVIDER_UNREACHABLE")?;
     pause(30_000);
     b.api_server_starts()?;
@@ -154,7 +182,7 @@ fn api_server(b: &Bare) -> Result<()> {
     let load = Load::start(&e.endpoint("shop")?, "/", &alice, 2)?;
     e.ok(&["set", "shop", "--env", "A=1", "--yes", "--no-wait"])?;
     pause(1_500);
-    b.part("kill", "apiserver")?;
+    b.api_server_dies()?;
     pause(30_000);
     b.api_server_starts()?;
     until("the update ends", BACK, || {
@@ -247,7 +275,17 @@ fn credentials(b: &Bare) -> Result<()> {
 #[test]
 fn parts_of_a_cluster_fail_and_come_back() -> Result<()> {
     let Some(b) = Bare::from_env()? else { return Ok(()) };
-    // one after another: there is one cluster
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| b.supervise(&stop));
+        let outcome = one_by_one(&b);
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })
+}
+
+/// There is one cluster.
+fn one_by_one(b: &Bare) -> Result<()> {
     for (name, case) in [
         ("API server", api_server as fn(&Bare) -> Result<()>),
         ("etcd, and another field manager", etcd_and_others),
@@ -258,7 +296,7 @@ fn parts_of_a_cluster_fail_and_come_back() -> Result<()> {
             continue;
         }
         println!("{name}");
-        case(&b).with_context(|| name.to_owned())?;
+        case(b).with_context(|| name.to_owned())?;
         std::fs::write(b.config.path(), &b.good)?;
         b.whole()?;
     }
