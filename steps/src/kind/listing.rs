@@ -6,7 +6,7 @@ use crate::{
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use kube::{ResourceExt, api::ListParams};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 use syp_engine::{
     id::{InstanceId, StoreId},
     step::Of,
@@ -15,6 +15,10 @@ use syp_proto::journal::{Failure, Found};
 
 const CLUSTER: &str = "kind.cluster@1";
 const IMAGE: &str = "kind.image@1";
+
+/// Docker has removed a node within these.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_secs(3);
 
 /// Lists.
 ///
@@ -108,10 +112,17 @@ pub(crate) async fn changes(
     if cluster.look().await? == Look::Running {
         return observe::changes(s, store).await;
     }
-    // what was in it is looked at once; the stream ends when there is a cluster again
+    // what was in it is looked at more than once, since what is being removed can't be judged before it is gone; the stream ends when
+    // there is a cluster again
+    let looks = stream::iter(0..LOOKS).then(|n| async move {
+        if n > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+        None
+    });
     let cluster = std::sync::Arc::clone(cluster);
     let until = stream::once(async move { cluster.appears().await }).filter_map(|()| async { None });
-    Ok(stream::once(async { None }).chain(until).boxed())
+    Ok(looks.chain(until).boxed())
 }
 
 // === impl Cluster ===
