@@ -40,6 +40,9 @@ const UNSCHEDULABLE: Duration = Duration::from_secs(120);
 /// A node has so long to begin with an image: pulls that fail are told sooner.
 const PENDING: Duration = Duration::from_secs(600);
 
+const NODES: &str = "ask for less with --cpu and --memory, or add nodes";
+const LOGS: &str = "'sypctl logs' shows what the app says";
+
 /// The node of the revision that is proven.
 pub(super) fn node(cx: &StepCx) -> String {
     format!("app-{}", cx.params["revision"].as_u64().unwrap_or(1))
@@ -84,13 +87,14 @@ impl Probe {
                     return Err(f);
                 }
             }
-            let message = live
-                .iter()
-                .find(|p| !ready(p))
-                .map_or_else(|| format!("{there} of {need} pods are there"), |p| words(p));
-            let (reason, message, hint) = match &deaf {
-                Some(f) => (f.reason.as_str(), f.message.clone(), f.hint.as_str()),
-                None => ("PROBING", message, "'sypctl logs' shows what the app says"),
+            let late = live.iter().find(|p| !ready(p));
+            let (reason, message, hint) = match (&deaf, late, late.and_then(|p| unschedulable(p))) {
+                (Some(f), ..) => (f.reason.as_str(), f.message.clone(), f.hint.as_str()),
+                (None, Some(p), Some(why)) => {
+                    ("UNSCHEDULABLE", format!("pod {}: {why}", p.name_any()), NODES)
+                }
+                (None, Some(p), None) => ("PROBING", words(p), LOGS),
+                (None, None, _) => ("PROBING", format!("{there} of {need} pods are there"), LOGS),
             };
             cx.waiting.on(&cx.node, reason, message, hint, self.0.clock.now());
             if !ticked {
@@ -190,26 +194,18 @@ impl Probe {
                 ));
             }
         }
-        let unschedulable = p.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| {
-            c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
-        });
-        let words = unschedulable.and_then(|c| c.message.clone())?;
-        cx.waiting.on(
-            &cx.node,
-            "UNSCHEDULABLE",
-            format!("pod {name}: {words}"),
-            "ask for less with --cpu and --memory, or add nodes",
-            self.0.clock.now(),
-        );
+        let words = unschedulable(p)?;
         (waited > UNSCHEDULABLE).then(|| {
-            failure(
-                Class::Terminal,
-                "UNSCHEDULABLE",
-                format!("no node takes pod {name}: {words}"),
-                "ask for less with --cpu and --memory, or add nodes",
-            )
+            failure(Class::Terminal, "UNSCHEDULABLE", format!("no node takes pod {name}: {words}"), NODES)
         })
     }
+}
+
+/// Why no node takes a pod, as the scheduler says it.
+fn unschedulable(p: &Pod) -> Option<String> {
+    let all = p.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let said = all.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
+    said.filter(|c| c.reason.as_deref() == Some("Unschedulable")).find_map(|c| c.message.clone())
 }
 
 /// A watch that broke off, in our words.
