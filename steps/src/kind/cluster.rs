@@ -109,7 +109,9 @@ impl Cluster {
             tokio::fs::write(&ours, b"").await.map_err(|e| failed_io(&ours, &e))?;
         }
         let config = self.dir.join("cluster.yaml");
-        let said = ports::config(&self.name, self.node_image.as_deref(), &ports::choose(&self.name, ingress));
+        let before = tokio::fs::read(&config).await.unwrap_or_default();
+        let pairs = ports::again(&before).unwrap_or_else(|| ports::choose(&self.name, ingress));
+        let said = ports::config(&self.name, self.node_image.as_deref(), &pairs);
         tokio::fs::write(&config, said.to_string()).await.map_err(|e| failed_io(&config, &e))?;
         let path = config.display().to_string();
         self.kind(program, &["create", "cluster", "--config", &path, "--wait", READY], say).await?;

@@ -55,6 +55,17 @@ pub fn choose(name: &str, usual: bool) -> Pairs {
     out
 }
 
+/// The ports that a cluster had which is gone: those that have an address of it find the next one there. `None`: another has one of
+/// them by now, or there was none.
+pub fn again(config: &[u8]) -> Option<Pairs> {
+    let said: Value = serde_json::from_slice(config).ok()?;
+    let all = said["nodes"][0]["extraPortMappings"].as_array()?;
+    let port = |v: &Value| v.as_u64().and_then(|p| u16::try_from(p).ok());
+    let pairs: Option<Pairs> =
+        all.iter().map(|m| Some((port(&m["containerPort"])?, port(&m["hostPort"])?))).collect();
+    pairs.filter(|p| !p.is_empty() && p.values().all(|p| free(*p)))
+}
+
 /// What kind is told. JSON, which is YAML too.
 pub fn config(name: &str, image: Option<&str>, pairs: &Pairs) -> Value {
     let mapped: Vec<Value> = pairs
@@ -105,6 +116,8 @@ mod tests {
         assert_eq!(c["nodes"][0]["extraPortMappings"][0]["containerPort"], 30_000);
         assert_eq!(c["nodes"][0]["extraPortMappings"][0]["listenAddress"], "127.0.0.1");
         assert_eq!(c["nodes"][0]["image"], "node:1");
+        assert_eq!(again(c.to_string().as_bytes()), Some(pairs.clone()), "the next one has the same");
+        assert_eq!(again(b"{}"), None);
         assert!(config("syp-x", None, &pairs)["nodes"][0].get("image").is_none());
     }
 
