@@ -108,17 +108,17 @@ mod tests {
 
     #[test]
     fn each_endpoint_has_a_port_of_its_own_and_the_config_names_them() {
-        let pairs = choose("syp-x", false);
+        let pairs = choose("a-cluster-of-its-own", false);
         assert_eq!(pairs.len(), usize::from(ENDPOINTS) + 2);
         let hosts: std::collections::BTreeSet<_> = pairs.values().collect();
         assert_eq!(hosts.len(), pairs.len(), "{pairs:?}");
-        let c = config("syp-x", Some("node:1"), &pairs);
+        let c = config("a-cluster-of-its-own", Some("node:1"), &pairs);
         assert_eq!(c["nodes"][0]["extraPortMappings"][0]["containerPort"], 30_000);
         assert_eq!(c["nodes"][0]["extraPortMappings"][0]["listenAddress"], "127.0.0.1");
         assert_eq!(c["nodes"][0]["image"], "node:1");
         assert_eq!(again(c.to_string().as_bytes()), Some(pairs.clone()), "the next one has the same");
         assert_eq!(again(b"{}"), None);
-        assert!(config("syp-x", None, &pairs)["nodes"][0].get("image").is_none());
+        assert!(config("a-cluster-of-its-own", None, &pairs)["nodes"][0].get("image").is_none());
     }
 
     #[test]
