@@ -25,11 +25,6 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
     let (cores, bytes) = (info.ncpu.unwrap_or(0), info.mem_total.unwrap_or(0));
     let host = format!("{}, {cores} cores, {} MiB", text(&version.arch), bytes >> 20);
     out.judge("host", preflight::within(spec, cores, bytes), host);
-    let one = v1::InstanceSpec { scaling: None, ..spec.clone() };
-    let tariffs = s.tariffs.read();
-    let (hourly, lines) = tariffs.now().hourly(&one);
-    let of: Vec<_> = lines.iter().map(|l| l.description.as_str()).collect();
-    let words = format!("{} {} an hour: {}", hourly.normalize(), tariffs.now().currency, of.join(", "));
-    out.ok("a replica costs", words);
+    out.ok("a replica costs", s.tariffs.read().now().replica_in_words(spec));
     Ok(())
 }

@@ -73,11 +73,6 @@ async fn look(
             ),
         }
     }
-    let one = v1::InstanceSpec { scaling: None, ..spec.clone() };
-    let tariffs = s.tariffs.read();
-    let (hourly, lines) = tariffs.now().hourly(&one);
-    let of: Vec<_> = lines.iter().map(|l| l.description.as_str()).collect();
-    let words = format!("{} {} an hour: {}", hourly.normalize(), tariffs.now().currency, of.join(", "));
-    out.ok("a replica costs", words);
+    out.ok("a replica costs", s.tariffs.read().now().replica_in_words(spec));
     Ok(())
 }

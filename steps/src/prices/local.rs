@@ -169,6 +169,14 @@ impl Tariff {
         (hourly, lines, facts)
     }
 
+    /// What one replica costs an hour, and of what that is made.
+    pub fn replica_in_words(&self, spec: &v1::InstanceSpec) -> String {
+        let one = v1::InstanceSpec { scaling: None, ..spec.clone() };
+        let (hourly, lines) = self.hourly(&one);
+        let of: Vec<_> = lines.iter().map(|l| l.description.as_str()).collect();
+        format!("{} {} an hour: {}", hourly.normalize(), self.currency, of.join(", "))
+    }
+
     /// Per hour for all replicas of a spec, with a line for each part.
     pub fn hourly(&self, spec: &v1::InstanceSpec) -> (Decimal, Vec<v1::offer::Line>) {
         let (millis, cpu_note) = given_millis(spec);
