@@ -1,4 +1,9 @@
 //! What a program's file says of itself: for which machine it is, and whether it needs libraries.
+use object::{
+    Architecture, LittleEndian, Object,
+    elf::PT_INTERP,
+    read::elf::{ElfFile64, ProgramHeader},
+};
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,29 +16,15 @@ pub(super) struct Program {
 
 /// Of its bytes; `None`: no program of 64-bit Linux, or of a machine that we don't build for.
 pub(super) fn program(bytes: &[u8]) -> Option<Program> {
-    const LITTLE_64: &[u8] = b"\x7fELF\x02\x01";
-    // who names a loader needs it
-    const INTERPRETER: u64 = 3;
-    if !bytes.starts_with(LITTLE_64) {
-        return None;
-    }
-    let architecture = match number(bytes, 18, 2)? {
-        62 => "amd64",
-        183 => "arm64",
+    let file = ElfFile64::<LittleEndian>::parse(bytes).ok()?;
+    let architecture = match file.architecture() {
+        Architecture::X86_64 => "amd64",
+        Architecture::Aarch64 => "arm64",
         _ => return None,
     };
-    let (table, size, count) = (number(bytes, 32, 8)?, number(bytes, 54, 2)?, number(bytes, 56, 2)?);
-    let mut is_static = true;
-    for i in 0..count {
-        let at = usize::try_from(table.checked_add(i * size)?).ok()?;
-        is_static &= number(bytes, at, 4)? != INTERPRETER;
-    }
-    Some(Program { architecture, is_static })
-}
-
-fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
-    let part = bytes.get(at..at.checked_add(len)?)?;
-    Some(part.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+    // who names a loader needs it
+    let loaded = file.elf_program_headers().iter().any(|h| h.p_type(LittleEndian) == PT_INTERP);
+    Some(Program { architecture, is_static: !loaded })
 }
 
 /// A program with these headers, for tests.
