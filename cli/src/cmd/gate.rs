@@ -27,7 +27,7 @@ pub enum Command {
 /// Where to.
 #[derive(Debug, clap::Args)]
 pub struct Push {
-    /// REGISTRY/NAME[:TAG]; the tag is this version's when there is none
+    /// `REGISTRY/NAME[:TAG]`; the tag is this version's when there is none
     #[arg(value_name = "REGISTRY/NAME[:TAG]", value_parser = place)]
     place: Place,
     /// Speak plain HTTP to it; on this machine (localhost) that is found out
