@@ -15,10 +15,13 @@ use rand::Rng;
 use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use syp_proto::journal::{Failure, ledger_row};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Full look without news.
 const EVERY: Duration = Duration::from_secs(300);
+/// The next look at what was in the middle of something.
+const AGAIN: Duration = Duration::from_secs(15);
 /// News of one moment (a daemon that stops kills everything at once) are looked at together.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -49,10 +52,17 @@ impl Engine {
                 Ok(mut news) => {
                     attempt = 0;
                     // whatever happened while nobody listened
-                    self.look_at(&*target, None).await;
+                    let mut again = self.look_at(&*target, None).await;
+                    let mut full = Instant::now() + EVERY;
                     loop {
-                        match tokio::time::timeout(EVERY, news.next()).await {
-                            Err(_) => self.look_at(&*target, None).await,
+                        let soon = Instant::now() + AGAIN;
+                        let next = if again.is_empty() { full } else { full.min(soon) };
+                        match tokio::time::timeout_at(next, news.next()).await {
+                            Err(_) if next == full => {
+                                again = self.look_at(&*target, None).await;
+                                full = Instant::now() + EVERY;
+                            }
+                            Err(_) => again = self.look_at(&*target, Some(again)).await,
                             Ok(None) => break,
                             Ok(Some(first)) => {
                                 tokio::time::sleep(GATHER).await;
@@ -62,8 +72,9 @@ impl Engine {
                                 {
                                     ids.insert(more);
                                 }
-                                let ids = (!ids.contains(&None)).then(|| ids.into_iter().flatten().collect());
-                                self.look_at(&*target, ids).await;
+                                let all = ids.contains(&None);
+                                again.extend(ids.into_iter().flatten());
+                                again = self.look_at(&*target, (!all).then_some(again)).await;
                             }
                         }
                     }
@@ -77,19 +88,27 @@ impl Engine {
         }
     }
 
-    async fn look_at(&self, target: &dyn Target, ids: Option<BTreeSet<InstanceId>>) {
+    /// Repairs what differs; those that can't be judged before their run has ended: what broke meanwhile may have been behind it, and
+    /// a repair may fail.
+    async fn look_at(&self, target: &dyn Target, ids: Option<BTreeSet<InstanceId>>) -> BTreeSet<InstanceId> {
+        let mut again = BTreeSet::new();
         for cell in self.cells() {
             if ids.as_ref().is_some_and(|ids| !ids.contains(&cell.id)) {
                 continue;
             }
             let i = cell.get();
             let mine = i.spec.as_ref().is_some_and(|s| key(&s.target) == target.name());
-            if !mine || i.state() != State::Serving || i.run.is_some() {
+            if !mine || i.state() != State::Serving {
+                continue;
+            }
+            if i.run.is_some() {
+                again.insert(cell.id);
                 continue;
             }
             match self.findings(&cell).await {
                 Ok(findings) if findings.is_empty() => {}
                 Ok(findings) => {
+                    again.insert(cell.id);
                     tracing::info!(instance = %cell.id, ?findings, "drift: repairing");
                     if let Err(e) = self.drift(&cell, findings).await {
                         tracing::warn!(instance = %cell.id, error = %e, "repair not started");
@@ -99,6 +118,7 @@ impl Engine {
                 Err(f) => tracing::warn!(instance = %cell.id, reason = f.reason, "{}", f.message),
             }
         }
+        again
     }
 
     /// What differs from the ledger.

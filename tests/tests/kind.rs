@@ -140,8 +140,26 @@ fn removed_by_hand(e: &Engine, store: &str) -> Result<()> {
     Ok(())
 }
 
+/// In the middle of an update of one, while the other just serves.
 fn stopped_by_hand(e: &Engine, store: &str) -> Result<()> {
     let nodes = Kind::nodes(store)?;
+    e.ok(&["set", "shop", "--env", "A=1", "--yes", "--no-wait"])?;
+    until("the update's pod", MADE, || Ok(e.ok(&["show", "shop"])?.contains("app-2")))?;
     sh("docker", &["stop", "-t", "5", &nodes[0]])?;
     until("the node is started again", MADE, || Ok(serves(e, "shop").is_ok() && serves(e, "second").is_ok()))
+        .with_context(|| told(e, &nodes[0]))?;
+    until("the update has an end", MADE, || Ok(e.json(&["show", "shop"])?["activeRevision"] == "shop-2"))
+        .with_context(|| told(e, &nodes[0]))
+}
+
+/// What a user would look at.
+fn told(e: &Engine, node: &str) -> String {
+    let mut all = String::new();
+    for name in ["shop", "second"] {
+        all += &format!("{:?}\n", serves(e, name));
+        for what in [&["show", name][..], &["events", name, "-o", "table"]] {
+            all += &e.run(what).map_or_else(|e| e.to_string(), |said| said.out + &said.err);
+        }
+    }
+    all + &sh("docker", &["ps", "-a", "--filter", &format!("id={node}")]).unwrap_or_default()
 }

@@ -1,4 +1,5 @@
 //! The provider's side: objects with a time at which they land and one at which listings see them.
+use futures_util::{StreamExt, stream, stream::BoxStream};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_engine::{
@@ -7,7 +8,7 @@ use syp_engine::{
     step::{Owner, Stats},
 };
 use syp_proto::journal::Failure;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 /// What goes wrong, once, at a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,7 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct FakeCloud {
     state: Arc<Mutex<State>>,
+    killed: watch::Sender<()>,
     behaviour: Behaviour,
 }
 
@@ -81,7 +83,7 @@ pub struct FakeCloud {
 impl FakeCloud {
     /// An empty cloud.
     pub fn new(behaviour: Behaviour) -> Self {
-        Self { state: Arc::default(), behaviour }
+        Self { state: Arc::default(), killed: watch::Sender::default(), behaviour }
     }
 
     /// The next call of this name (`apply b`, `destroy b`, `observe b`, `list`, `push`) goes wrong.
@@ -143,6 +145,14 @@ impl FakeCloud {
         for o in &mut self.state.lock().objects {
             o.dead |= o.id.to_string() == id;
         }
+        self.killed.send_replace(());
+    }
+
+    /// Says when something was killed, not what.
+    pub(super) fn news(&self) -> BoxStream<'static, Option<InstanceId>> {
+        let told = self.killed.subscribe();
+        stream::unfold(told, |mut told| async move { told.changed().await.ok().map(|()| (None, told)) })
+            .boxed()
     }
 
     /// How many calls were under way at once, at most. Counts right where none was given up.

@@ -164,7 +164,7 @@ impl Target for FakeCloud {
     }
 
     async fn changes(&self, _: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
-        Ok(Box::pin(futures_util::stream::pending()))
+        Ok(self.news())
     }
 }
 

@@ -1,8 +1,12 @@
 //! A step in a cluster that may be gone with all that was in it, by hand or with its last instance: what is in it is gone then, not
 //! out of reach.
-use super::{Cluster, nodes::Look};
+use super::{
+    Cluster,
+    nodes::{Look, gone},
+};
 use async_trait::async_trait;
 use std::sync::Arc;
+use syp_engine::failure::Class;
 use syp_engine::step::{Done, Observed as Seen, Owner, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -27,7 +31,18 @@ impl Step for Observed {
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
-        self.step.apply(cx, key).await
+        match self.cluster.look().await? {
+            // made again from its beginning by the next run, not by going on in the middle
+            Look::Absent | Look::Half => {
+                Err(Failure { class: Class::Terminal.as_str().into(), ..gone(&self.cluster.name) })
+            }
+            // in the middle of a run: nobody else starts it
+            Look::Stopped => {
+                self.cluster.start().await?;
+                self.step.apply(cx, key).await
+            }
+            Look::Running => self.step.apply(cx, key).await,
+        }
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
