@@ -1,6 +1,7 @@
 //! Certificates of a test authority, by `openssl`.
 use crate::product::sh;
 use anyhow::Result;
+use std::net::IpAddr;
 
 /// A certificate for an address, with the authority that made it. PEM files.
 pub struct Certificate {
@@ -10,7 +11,7 @@ pub struct Certificate {
 // === impl Certificate ===
 
 impl Certificate {
-    /// For one address.
+    /// For one address or name.
     ///
     /// # Errors
     /// There is no `openssl`.
@@ -23,7 +24,8 @@ impl Certificate {
             vec!["req", "-x509", "-subj", "/CN=syp test authority", "-out", &ca, "-keyout", &ca_key];
         args.extend(key);
         sh("openssl", &args)?;
-        let san = format!("subjectAltName=IP:{address}");
+        let kind = if address.parse::<IpAddr>().is_ok() { "IP" } else { "DNS" };
+        let san = format!("subjectAltName={kind}:{address}");
         let mut args =
             vec!["req", "-x509", "-subj", "/CN=syp test engine", "-out", &cert, "-keyout", &own_key];
         args.extend(key);

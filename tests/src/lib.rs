@@ -7,6 +7,7 @@ pub mod disk;
 pub mod load;
 pub mod oidc;
 pub mod product;
+pub mod registry;
 pub mod sim;
 pub mod steps;
 pub mod trust;

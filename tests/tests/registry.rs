@@ -1,112 +1,13 @@
 //! Images that are pulled and the gate's that is pushed, with and without a login: a real registry on this host.
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{Read, Write},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant, SystemTime},
+use std::io::{Read, Write};
+use syp_tests::{
+    product::{Engine, binary, get, sh},
+    registry::Registry,
 };
-use syp_tests::product::{Engine, binary, get, pause, sh};
 
 const ALICE: &str = "user:alice@example.com";
-
-/// `htpasswd -nbB alice a-secret-of-alice`
-const USERS: &str = "alice:$2y$05$R2xtmRTlgk2XvXZLaR1C2e55ktaq9QvN.AR9KnKgyeRo8GWB7BzWO";
-
-struct Registry {
-    child: Child,
-    dir: tempfile::TempDir,
-    host: String,
-}
-
-impl Registry {
-    /// Debian's registry, with one user; `None`: this machine has none (not under CI).
-    fn start() -> Result<Option<Self>> {
-        Self::with(|dir| format!("auth: {{htpasswd: {{realm: test, path: {dir}/users}}}}\n"))
-    }
-
-    /// One that takes everything from everybody.
-    fn open() -> Result<Option<Self>> {
-        Self::with(|_| String::new())
-    }
-
-    fn with(auth: impl Fn(&str) -> String) -> Result<Option<Self>> {
-        let Some(program) = std::env::var_os("SYP_TEST_REGISTRY") else {
-            ensure!(std::env::var("CI").as_deref() != Ok("true"), "no docker-registry");
-            println!("SKIPPED: no docker-registry (SYP_TEST_REGISTRY does not say where one is)");
-            return Ok(None);
-        };
-        let dir = tempfile::tempdir()?;
-        fs::write(dir.path().join("users"), USERS)?;
-        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let path = dir.path().display().to_string();
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {path}/data}}}}\n\
-             http: {{addr: {address}}}\n{}",
-            auth(&path)
-        );
-        fs::write(dir.path().join("config.yml"), config)?;
-        let child = Command::new(program)
-            .arg("serve")
-            .arg(dir.path().join("config.yml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let r = Self { child, dir, host: address.to_string() };
-        let end = Instant::now() + Duration::from_secs(10);
-        while get(&format!("http://{}/v2/", r.host), None, &[]).is_err() {
-            ensure!(Instant::now() < end, "the registry does not answer");
-            pause(50);
-        }
-        Ok(Some(r))
-    }
-
-    /// A folder with a login, as `docker login` makes it.
-    fn login(&self, password: &str) -> Result<String> {
-        let dir = self.dir.path().join(password);
-        fs::create_dir_all(&dir)?;
-        let path = dir.to_str().context("path")?.to_owned();
-        // "alice:PASSWORD" in base64, by the system's own tool
-        let auth = sh("sh", &["-c", &format!("printf %s 'alice:{password}' | base64 -w0")])?;
-        let config = serde_json::json!({ "auths": { &self.host: { "auth": auth } } });
-        fs::write(dir.join("config.json"), config.to_string())?;
-        Ok(path)
-    }
-
-    /// Every file that it keeps, and when it was written.
-    fn kept(&self) -> Result<BTreeMap<PathBuf, SystemTime>> {
-        fn walk(dir: &Path, out: &mut BTreeMap<PathBuf, SystemTime>) -> Result<()> {
-            for entry in fs::read_dir(dir)? {
-                let entry = entry?;
-                out.insert(entry.path(), entry.metadata()?.modified()?);
-                if entry.file_type()?.is_dir() {
-                    walk(&entry.path(), out)?;
-                }
-            }
-            Ok(())
-        }
-        let mut out = BTreeMap::new();
-        let data = self.dir.path().join("data");
-        if data.is_dir() {
-            walk(&data, &mut out)?;
-        }
-        Ok(out)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        for name in ["shop", "gone"] {
-            let _ = sh("docker", &["rmi", "-f", &format!("{}/{name}:1", self.host)]);
-        }
-    }
-}
 
 #[test]
 fn an_image_is_pulled_with_the_users_login_and_refused_before_anything_is_made_without() -> Result<()> {
@@ -156,7 +57,7 @@ fn web_server() -> Result<String> {
 fn the_gates_image_is_pushed_once_with_a_login_and_docker_runs_it_by_its_digest() -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     let Some(r) = Registry::start()? else { return Ok(()) };
-    let (good, bad, none) = (r.login("a-secret-of-alice")?, r.login("guessed")?, r.dir.path().join("none"));
+    let (good, bad, none) = (r.login("a-secret-of-alice")?, r.login("guessed")?, r.dir().join("none"));
     let place = format!("{}/team/syp-gate:1", r.host);
 
     for (config, words) in [(bad.as_str(), "with this login"), (&none.to_string_lossy(), "without a login")] {
@@ -209,7 +110,7 @@ fn the_gates_image_is_pushed_once_with_a_login_and_docker_runs_it_by_its_digest(
 fn a_push_needs_no_login_where_none_is_asked_for_and_says_what_is_in_its_way() -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     let Some(r) = Registry::open()? else { return Ok(()) };
-    let nobody = r.dir.path().join("none");
+    let nobody = r.dir().join("none");
     let e = Engine::new(&sypctl)?.with("DOCKER_CONFIG", &nobody.to_string_lossy());
     let place = format!("{}/syp-gate", r.host);
     let name = e.ok(&["gate", "push", &place])?.trim().to_owned();

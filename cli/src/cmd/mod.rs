@@ -13,6 +13,7 @@ pub mod explain;
 pub mod fsck;
 pub mod gate;
 pub mod graph;
+pub mod kubernetes;
 pub mod login;
 pub mod logs;
 pub mod ls;

@@ -1,5 +1,5 @@
 //! `sypctl up`: an image becomes an instance.
-use super::{Ctx, get, request_id};
+use super::{Ctx, get, kubernetes::Kubernetes, request_id};
 use crate::{
     args::Work,
     client::Client,
@@ -46,36 +46,6 @@ pub enum Isolation {
     Rules,
     /// Not tried; stays visible as condition Isolated=False
     None,
-}
-
-/// Where on a cluster.
-#[derive(Debug, Default, clap::Args)]
-pub struct Kubernetes {
-    /// On a cluster: this namespace, which must be there [default: one of its own]
-    #[arg(long, value_name = "NAMESPACE")]
-    namespace: Option<String>,
-    /// On a cluster: through an ingress, under this name
-    #[arg(long, value_name = "NAME")]
-    domain: Vec<String>,
-    /// Class of the ingress [default: the cluster's]
-    #[arg(long, value_name = "CLASS", requires = "domain")]
-    ingress_class: Option<String>,
-    /// Secret of the namespace with the ingress' certificate
-    #[arg(long, value_name = "SECRET", requires = "domain")]
-    tls_secret: Option<String>,
-}
-
-// === impl Kubernetes ===
-
-impl Kubernetes {
-    fn asked(&self) -> Option<v1::Kubernetes> {
-        let any = [&self.namespace, &self.ingress_class, &self.tls_secret].into_iter().any(Option::is_some);
-        any.then(|| v1::Kubernetes {
-            namespace: self.namespace.clone().unwrap_or_default(),
-            ingress_class: self.ingress_class.clone().unwrap_or_default(),
-            tls_secret: self.tls_secret.clone().unwrap_or_default(),
-        })
-    }
 }
 
 /// Arguments.

@@ -132,9 +132,7 @@ async fn remote_image(d: &Docker, name: &str, host: &str) -> Result<Value, Failu
         return Err(wrong_arch(name, &arches.join(", "), host));
     }
     let digest = found.descriptor.digest.unwrap_or_default();
-    let repo = name.split('@').next().unwrap_or(name);
-    let repo = repo.rfind(':').filter(|p| !repo[*p..].contains('/')).map_or(repo, |p| &repo[..p]);
-    let pinned = format!("{repo}@{digest}");
+    let pinned = format!("{}@{digest}", registry::repository(name));
     Ok(json!({ "image": pinned, "pull": pinned, "digest": digest, "exposed": [], "volumes": [] }))
 }
 

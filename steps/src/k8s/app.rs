@@ -3,7 +3,7 @@ use super::{
     Shared,
     client::{DEPLOYMENT, code, failed},
     names::{ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, wanted},
-    object, own, pods,
+    object, own, pods, pull,
     secret::{entry, values},
 };
 use crate::kind;
@@ -190,6 +190,7 @@ fn deployment(s: &Shared, cx: &StepCx, name: &str) -> Value {
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": LEAVE_S + STOP_S,
         "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "imagePullSecrets": pull::secrets(cx),
         "initContainers": [gate(s, cx)],
         "containers": [app(cx, &secret)],
         "volumes": [

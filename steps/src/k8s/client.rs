@@ -50,6 +50,8 @@ kinds! {
     DEPLOYMENT = "Deployment" "apps" "v1" "deployments" true;
     NETWORK_POLICY = "NetworkPolicy" "networking.k8s.io" "v1" "networkpolicies" true;
     INGRESS = "Ingress" "networking.k8s.io" "v1" "ingresses" true;
+    HTTP_ROUTE = "HTTPRoute" "gateway.networking.k8s.io" "v1" "httproutes" true;
+    GATEWAY = "Gateway" "gateway.networking.k8s.io" "v1" "gateways" true;
     DISRUPTION_BUDGET = "PodDisruptionBudget" "policy" "v1" "poddisruptionbudgets" true;
     AUTOSCALER = "HorizontalPodAutoscaler" "autoscaling" "v2" "horizontalpodautoscalers" true;
 }

@@ -39,7 +39,7 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
     let asked = spec.kubernetes.clone().unwrap_or_default().namespace;
     let own = asked.is_empty();
     // independent of each other, and each may wait for its whole time-out
-    let needed = preflight::wanted(own);
+    let needed = preflight::wanted(own, false);
     let both = [&needed, rights::USAGE].concat();
     let (who, missing, groups, nodes) = tokio::join!(
         identity(&c),
@@ -89,7 +89,7 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
         classes(&c, "gateway.networking.k8s.io", "GatewayClass", "gatewayclasses", "gateway classes", out)
             .await?;
     } else {
-        out.note("gateway classes", "this cluster has no Gateway API; nothing of ours uses it yet");
+        out.note("gateway classes", "this cluster has no Gateway API: --domain goes through an ingress");
     }
     if !has("metrics.k8s.io") {
         out.warn(

@@ -2,7 +2,7 @@
 use super::{
     Shared,
     client::{code, failed, optional},
-    other,
+    other, route,
 };
 use crate::labels::{INSTANCE, STEP, STORE};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -31,6 +31,8 @@ struct Asked {
     how: ListParams,
     /// Of one instance.
     one: bool,
+    /// There may be routes of it.
+    routes: bool,
     /// Where to look when it is not allowed to look everywhere.
     namespaces: BTreeSet<String>,
 }
@@ -50,7 +52,8 @@ pub(crate) async fn list(s: &Shared, store: &StoreId, of: Option<Of<'_>>) -> Res
     if namespaces.is_empty() {
         namespaces.insert(s.namespace().await?);
     }
-    let asked = Asked { how: ListParams::default().labels(&labels), one: of.is_some(), namespaces };
+    let routes = of.iter().flat_map(|o| o.ledger).any(|r| r.kind == route::KIND);
+    let asked = Asked { routes, how: ListParams::default().labels(&labels), one: of.is_some(), namespaces };
     let found: Vec<Vec<Found>> = stream::iter(kinds(&c).await?)
         .map(|(r, namespaced)| {
             let (c, asked) = (c.clone(), asked.clone());
@@ -86,7 +89,12 @@ async fn of_kind(
     let to_found =
         |l: ObjectList<DynamicObject>| l.items.iter().map(|o| found(r, o, asked.one)).collect::<Vec<_>>();
     // what we may not list we may not have made, but for what we do make
-    let ours = kind_of(&r.kind) != other::KIND;
+    let ours = match kind_of(&r.kind) {
+        other::KIND => false,
+        // a role of an engine that made none yet has nothing of them
+        route::KIND => asked.routes,
+        _ => true,
+    };
     match Api::<DynamicObject>::all_with(c.clone(), r).list(&asked.how).await {
         Ok(l) => return Ok(to_found(l)),
         // kinds that this version no longer serves, and those that can't be listed after all
@@ -133,6 +141,7 @@ fn kind_of(kind: &str) -> &'static str {
         "Deployment" => "k8s.app@1",
         "Service" => "k8s.service@1",
         "Ingress" => "k8s.ingress@1",
+        "HTTPRoute" => route::KIND,
         _ => other::KIND,
     }
 }

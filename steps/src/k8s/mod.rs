@@ -26,7 +26,9 @@ mod policy;
 pub(crate) mod preflight;
 mod price;
 mod probe;
+pub(crate) mod pull;
 pub mod rights;
+mod route;
 mod scale;
 mod secret;
 mod service;
@@ -239,6 +241,8 @@ impl K8sTarget {
             Arc::new(other::Other(s())),
             Arc::new(policy::Policy(s())),
             Arc::new(probe::Probe(s())),
+            Arc::new(pull::Pull(s())),
+            Arc::new(route::Route(s())),
             Arc::new(scale::Scale(s())),
             Arc::new(secret::Secret(s())),
             Arc::new(service::Service(s())),

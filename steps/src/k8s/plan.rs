@@ -1,12 +1,15 @@
 //! What has to be done on a cluster, in which order. Pure. Each revision is a Deployment of its own; the Service says which serves.
 //!
 //! ```text
-//! up, repair:  (cluster) ─> namespace ─> account, config, policy, disruption, (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
-//!                       └─> service ─> (tls ─> ingress) ─────────────────────────────────────────────────────────┘
-//! update:      namespace, account, config, policy, disruption, (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M, retire-image-M
+//! up, repair:  (cluster) ─> namespace ─> account, config, policy, disruption, (pull), (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
+//!                       └─> service ─> (tls ─> ingress or route) ─────────────────────────────────────────────────────────┘
+//! update:      namespace, account, config, policy, disruption, (pull), (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M, retire-image-M
 //! scale:       scale ─> probe ─> switch
 //! ```
-use super::names::{revision_of, wanted};
+use super::{
+    names::{revision_of, wanted},
+    pull,
+};
 use crate::{kind, labels::key};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
@@ -32,7 +35,7 @@ const ATTEMPTS: u32 = 12;
 /// Nodes may have to be added, images pulled.
 const ROLLOUT_MS: i64 = 900_000;
 
-/// Before an app.
+/// Before every app.
 const BASE: [&str; 4] = ["account", "config", "policy", "disruption"];
 
 struct Builder<'a> {
@@ -133,6 +136,9 @@ impl Builder<'_> {
         let template = self.template.clone();
         let of = json!({ "template": template, "revision": n });
         let mut after: Vec<String> = after.iter().map(|s| (*s).to_owned()).collect();
+        if self.pulls() {
+            after.push(pull::NODE.into());
+        }
         if self.facts["load"] == true {
             let image = format!("image-{n}");
             self.effect(&image, "kind.image@1", &["namespace"], of.clone());
@@ -191,7 +197,15 @@ impl Builder<'_> {
         self.effect("config", "k8s.config@1", &base, json!({}));
         self.effect("policy", "k8s.policy@1", &base, json!({}));
         self.effect("disruption", "k8s.disruption@1", &base, json!({}));
+        if self.pulls() {
+            self.effect(pull::NODE, "k8s.pull@1", &base, json!({}));
+        }
         base
+    }
+
+    /// With the engine's own login?
+    fn pulls(&self) -> bool {
+        self.spec.kubernetes.as_ref().is_some_and(|k| k.pull_login)
     }
 
     fn everything(&mut self) {
@@ -206,8 +220,9 @@ impl Builder<'_> {
                 self.effect(kind::ingress::TLS, "kind.tls@1", &base, json!({}));
                 before.push(kind::ingress::TLS);
             }
-            self.effect("ingress", "k8s.ingress@1", &before, json!({}));
-            last = "ingress";
+            let gateway = self.spec.kubernetes.as_ref().is_some_and(|k| !k.gateway.is_empty());
+            last = if gateway { "route" } else { "ingress" };
+            self.effect(last, &format!("k8s.{last}@1"), &before, json!({}));
         }
         let app = self.app(n, &BASE);
         let proven = self.prove(n, &app);

@@ -3,13 +3,16 @@ use super::{
     Shared,
     census::Room,
     client::{code, failed},
-    own, price,
+    object, own, price, pull,
     rights::{self, Right},
-    service,
+    route, service,
 };
-use crate::labels::key;
+use crate::{
+    labels::key,
+    registry::{self, Pinned},
+};
 use k8s_openapi::{
-    api::core::v1::{LimitRange, ResourceQuota},
+    api::core::v1::{LimitRange, Node, ResourceQuota},
     apimachinery::pkg::version::Info,
 };
 use kube::{
@@ -20,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use syp_engine::{
     failure::{Class, failure},
+    revision,
     step::{Held, Owner, Preflight},
 };
 use syp_proto::{
@@ -46,6 +50,25 @@ pub(super) async fn check(
     fits(&spec)?;
     let c = s.client().await?;
     supported(&version(&c).await?)?;
+    // a registry may be slow to answer
+    let (place, pinned) = tokio::join!(place(s, &c, owner, &spec, held), pinned(&spec, held));
+    let mut facts = place?;
+    object::merge(&mut facts, image(&c, &spec.image, pinned).await?);
+    if let Some(until) = held.and_then(|h| h.facts["unpriced_until"].as_i64()) {
+        facts["unpriced_until"] = until.into();
+    }
+    let (hourly, lines, facts) = price::price(s, None, &spec, &facts);
+    Ok(Preflight { facts, spec, hourly, lines })
+}
+
+/// Where it is to be, and whether it may and can be there.
+async fn place(
+    s: &Shared,
+    c: &Client,
+    owner: &Owner,
+    spec: &v1::InstanceSpec,
+    held: Option<&Held<'_>>,
+) -> Result<Value, Failure> {
     let asked = spec.kubernetes.clone().unwrap_or_default();
     let own = asked.namespace.is_empty();
     let namespace = match held {
@@ -54,38 +77,85 @@ pub(super) async fn check(
         None if own => key(owner, "namespace"),
         None => asked.namespace.clone(),
     };
-    rights::check(&c, if own { "" } else { &namespace }, &wanted(own)).await?;
-    let level = if own { String::new() } else { level(&c, &namespace).await? };
-    allows(&level, &namespace, &spec)?;
-    let room = if own { None } else { room(&c, &namespace).await? };
+    let gateway = route::asked(spec, &namespace);
+    rights::check(c, if own { "" } else { &namespace }, &wanted(own, gateway.is_some())).await?;
+    if let Some(at) = &gateway {
+        rights::check(c, &at.namespace, &rights::ROUTES[..1]).await?;
+        route::check(c, at, &namespace, &spec.domains).await?;
+    }
+    let level = if own { String::new() } else { level(c, &namespace).await? };
+    allows(&level, &namespace, spec)?;
+    let room = if own { None } else { room(c, &namespace).await? };
     if let Some(room) = &room {
         // what an instance has by now is among what is used: how much it would need more is not known
-        let problems = if held.is_some() { room.unsaid(&spec) } else { room.problems(&spec) };
+        let problems = if held.is_some() { room.unsaid(spec) } else { room.problems(spec) };
         enough(&problems, &namespace)?;
     }
     let gate_image = gate_image(s)?;
+    pull::check(spec).await?;
     let mut facts = json!({
         "namespace": namespace,
         "own_namespace": own,
-        "image": spec.image,
         "gate_image": gate_image,
         "restricted": level == "restricted",
     });
     facts["node_address"] = match held {
         Some(h) => h.facts["node_address"].clone(),
         // tokens go over plain HTTP there: only where the node is this very host's
-        None if s.is_kind() => service::node_address(&c).await?.map_or(Value::Null, Value::String),
+        None if s.is_kind() => service::node_address(c).await?.map_or(Value::Null, Value::String),
         None => Value::Null,
     };
     if let Some(cores) = room.and_then(|r| r.cores()) {
         facts[own::CORES] = cores.into();
     }
-    facts["nodes"] = json!(price::nodes(&c).await?);
-    if let Some(until) = held.and_then(|h| h.facts["unpriced_until"].as_i64()) {
-        facts["unpriced_until"] = until.into();
+    facts["nodes"] = json!(price::nodes(c).await?);
+    Ok(facts)
+}
+
+/// What the registry says about the image. What only says how many there should be stays what it is; everything else asks what the
+/// tag is now.
+async fn pinned(spec: &v1::InstanceSpec, held: Option<&Held<'_>>) -> Pinned {
+    let kept = held.filter(|h| only_scales(h, spec)).and_then(|h| {
+        let fact = |name: &str| h.facts[name].as_str().map(str::to_owned);
+        Some((fact("image")?, fact("digest").unwrap_or_default()))
+    });
+    match kept {
+        Some((image, digest)) => Pinned::To(image, digest),
+        None => registry::pin(&spec.image).await,
     }
-    let (hourly, lines, facts) = price::price(s, None, &spec, &facts);
-    Ok(Preflight { facts, spec, hourly, lines })
+}
+
+/// Which image it is.
+async fn image(c: &Client, name: &str, pinned: Pinned) -> Result<Value, Failure> {
+    match pinned {
+        Pinned::To(image, digest) => Ok(json!({ "image": image, "digest": digest })),
+        // one that was loaded into the nodes is in no registry
+        Pinned::Missing(why) if !loaded(c, name).await => Err(refuse(
+            "IMAGE_NOT_FOUND",
+            format!("there is no image '{name}': {why}"),
+            "check its name and tag, or push it: the nodes pull it from there",
+        )),
+        Pinned::Missing(why) | Pinned::Unknown(why) => {
+            tracing::info!(image = name, "not pinned to a digest: {why}");
+            Ok(json!({ "image": name }))
+        }
+    }
+}
+
+/// Do the two differ in nothing but how many there should be? Pure.
+fn only_scales(held: &Held<'_>, spec: &v1::InstanceSpec) -> bool {
+    held.have.serving.is_some_and(|serving| {
+        serving.scaling != spec.scaling
+            && revision::template(serving, held.facts) == revision::template(spec, held.facts)
+    })
+}
+
+/// Does a node say that it has the image? Nodes name the largest fifty. Where they can't be looked at, it may be.
+async fn loaded(c: &Client, image: &str) -> bool {
+    let Ok(Some(nodes)) = all::<Node>(Api::all(c.clone())).await else { return true };
+    let has = |name: &String| name == image || name.ends_with(&format!("/{image}"));
+    let images = nodes.iter().filter_map(|n| n.status.as_ref()?.images.as_ref()).flatten();
+    images.filter_map(|i| i.names.as_ref()).flatten().any(has)
 }
 
 /// What no cluster can do for us. Pure.
@@ -103,6 +173,30 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
             "INVALID_ARGUMENT",
             format!("port {} is the gate's or above its", spec.port),
             format!("use a port of 1 to {last}"),
+        ));
+    }
+    let k = spec.kubernetes.clone().unwrap_or_default();
+    if !k.gateway.is_empty() {
+        if spec.domains.is_empty() || !k.ingress_class.is_empty() || !k.tls_secret.is_empty() {
+            return Err(refuse(
+                "INVALID_ARGUMENT",
+                "a Gateway lets names in, by listeners and certificates of its own",
+                "--gateway goes with --domain, and without --ingress-class and --tls-secret",
+            ));
+        }
+        if k.namespace.is_empty() && !k.gateway.contains('/') {
+            return Err(refuse(
+                "INVALID_ARGUMENT",
+                format!("a namespace of its own has no Gateway '{}'", k.gateway),
+                "write --gateway NAMESPACE/NAME",
+            ));
+        }
+    }
+    if k.namespace.is_empty() && !k.pull_secret.is_empty() {
+        return Err(refuse(
+            "INVALID_ARGUMENT",
+            format!("a namespace of its own has no Secret '{}'", k.pull_secret),
+            "name the --namespace that has it, or use --pull-login",
         ));
     }
     let publish = spec.publish.clone().unwrap_or_default();
@@ -213,12 +307,15 @@ pub(super) fn enough(problems: &[String], namespace: &str) -> Result<(), Failure
 }
 
 /// The rights that a plan uses.
-pub(super) fn wanted(own: bool) -> Vec<Right> {
+pub(super) fn wanted(own: bool, route: bool) -> Vec<Right> {
     let mut out = rights::IN_NAMESPACE.to_vec();
     if own {
         out.extend_from_slice(rights::NAMESPACES);
     }
     // also without a domain: a teardown lists whatever a step could have made
     out.extend_from_slice(rights::INGRESS);
+    if route {
+        out.extend_from_slice(rights::ROUTES);
+    }
     out
 }

@@ -266,7 +266,7 @@ fn cant_start(which: &str, pod: &str, reason: &str, message: &str) -> Option<Fai
         ),
         "ErrImagePull" | "ImagePullBackOff" if denied.iter().any(|w| text.contains(w)) => (
             "IMAGE_AUTH_FAILED",
-            "the nodes may not pull it: give the namespace's service account an image pull secret",
+            "the nodes may not pull it: with --pull-login they get what 'docker login' left with the engine, with --pull-secret what the namespace has",
         ),
         "InvalidImageName" | "ErrImageNeverPull" => {
             ("IMAGE_NOT_FOUND", "check its name and tag; the nodes of the cluster must be able to pull it")

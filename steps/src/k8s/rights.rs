@@ -94,6 +94,16 @@ pub const INGRESS: &[Right] = &[
     right("networking.k8s.io", "ingresses", "delete"),
 ];
 
+/// Made with `--gateway`.
+pub const ROUTES: &[Right] = &[
+    right("gateway.networking.k8s.io", "gateways", "get"),
+    right("gateway.networking.k8s.io", "httproutes", "get"),
+    right("gateway.networking.k8s.io", "httproutes", "list"),
+    right("gateway.networking.k8s.io", "httproutes", "create"),
+    right("gateway.networking.k8s.io", "httproutes", "patch"),
+    right("gateway.networking.k8s.io", "httproutes", "delete"),
+];
+
 /// Where nodes may be seen, an endpoint is a node's address; elsewhere it is a name of the cluster's own.
 pub const NODES: &[Right] = &[right("", "nodes", "list")];
 
@@ -105,14 +115,14 @@ pub const USAGE: &[Right] = &[right("metrics.k8s.io", "pods", "list")];
 
 /// All that an engine needs that gives its instances namespaces of their own.
 pub fn of_cluster() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, NODES, ROOM, USAGE].concat();
+    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, ROUTES, NODES, ROOM, USAGE].concat();
     all.sort();
     all
 }
 
 /// All that an engine needs in the one namespace that it is given.
 pub fn of_namespace() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, INGRESS, ROOM, USAGE].concat();
+    let mut all = [IN_NAMESPACE, INGRESS, ROUTES, ROOM, USAGE].concat();
     all.sort();
     all
 }

@@ -2,7 +2,7 @@
 use super::{Cluster, ingress::DOMAIN, program};
 use crate::{
     docker::{client::failed, preflight},
-    k8s::{Shared, namespace, preflight::fits},
+    k8s::{Shared, namespace, preflight::fits, pull},
     labels::key,
 };
 use serde_json::json;
@@ -25,10 +25,10 @@ fn named(ingress: bool, name: &str, spec: &mut v1::InstanceSpec) -> Result<(), F
         ));
     }
     let k = spec.kubernetes.clone().unwrap_or_default();
-    if !k.ingress_class.is_empty() || !k.tls_secret.is_empty() {
+    if !k.ingress_class.is_empty() || !k.tls_secret.is_empty() || !k.gateway.is_empty() {
         return Err(refuse(
             "the ingress and the certificates on kind are this engine's own",
-            "leave --ingress-class and --tls-secret away, or use your own cluster with --on k8s:CONTEXT",
+            "leave --ingress-class, --tls-secret and --gateway away, or use your own cluster with --on k8s:CONTEXT",
         ));
     }
     if !ingress {
@@ -80,6 +80,7 @@ pub(crate) async fn check(
         spec.port = preflight::only_port(&facts)?;
     }
     fits(&spec)?;
+    pull::check(&spec).await?;
     let (_, gate_image) = cluster.gate().await?;
     let more = json!({
         "cluster": cluster.name,

@@ -1,5 +1,7 @@
 //! What `docker login` left for a registry, itself or with a credential helper.
 use docker_credential::DockerCredential;
+use secrecy::SecretString;
+use serde_json::{Map, json};
 
 /// For the registry of an image; `None`: the registry will say whether it needs any.
 pub async fn credentials(image: &str) -> Option<DockerCredential> {
@@ -10,6 +12,28 @@ pub async fn credentials(image: &str) -> Option<DockerCredential> {
             .inspect_err(|e| tracing::debug!(registry = server, error = %e, "no credentials"))
     });
     found.await.ok()?.ok()
+}
+
+/// User and password, as a registry takes them.
+pub(super) fn pair(c: &DockerCredential) -> (&str, &str) {
+    // the user that a registry expects beside a token from 'docker login'
+    const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
+    match c {
+        DockerCredential::UsernamePassword(user, password) => (user, password),
+        DockerCredential::IdentityToken(token) => (TOKEN_USER, token),
+    }
+}
+
+/// The logins for the registries of these images, as the file of `docker login` holds them; those that have none are left out.
+pub async fn config_of(images: &[&str]) -> SecretString {
+    let mut auths = Map::new();
+    for image in images {
+        if let Some(c) = credentials(image).await {
+            let (user, password) = pair(&c);
+            auths.insert(server(image).to_owned(), json!({ "username": user, "password": password }));
+        }
+    }
+    json!({ "auths": auths }).to_string().into()
 }
 
 /// The name under which `docker login` keeps a registry.

@@ -1,15 +1,18 @@
-//! The gate's image in a registry, for nodes that pull it: made here, pushed without a Docker engine.
+//! Registries: which image a tag is now, what `docker login` left for them, and the gate's image, made here and pushed without a
+//! Docker engine for nodes that pull it.
 //!
 //! Guarantees: the same binary is the same image, digest and all; what a registry has is not sent again; nothing is asked of a
 //! registry before the image is made and its name is understood.
 mod elf;
 mod image;
 mod login;
+mod pin;
 mod place;
 mod push;
 
 pub use image::Image;
 pub use login::credentials;
-pub(crate) use login::server;
+pub(crate) use login::{config_of, server};
+pub(crate) use pin::{Pinned, pin, repository};
 pub use place::Place;
 pub use push::{Options, Pushed, push};

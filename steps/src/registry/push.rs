@@ -1,6 +1,7 @@
 //! Puts an image into a registry, and says what a registry has against it.
 use super::{
     image::{self, Image},
+    login,
     place::Place,
 };
 use bytes::Bytes;
@@ -52,7 +53,7 @@ pub async fn push(
     tell: impl Fn(String) + Send,
 ) -> Result<Pushed, Failure> {
     let refused = |e: &Error| refusal(place, options, e);
-    let client = greet(place, options).await.map_err(|e| refused(&e))?;
+    let client = greet(place, options, RegistryOperation::Push).await.map_err(|e| refused(&e))?;
     let digest = image.digest();
     if tag(&client, place, options).await.map_err(|e| refused(&e))?.as_ref() == Some(&digest) {
         return Ok(Pushed::default());
@@ -82,7 +83,11 @@ pub async fn push(
 }
 
 /// A client that the registry has answered.
-async fn greet(place: &Place, options: &Options) -> Result<Client, Error> {
+pub(super) async fn greet(
+    place: &Place,
+    options: &Options,
+    operation: RegistryOperation,
+) -> Result<Client, Error> {
     let protocols: &[ClientProtocol] = match (options.plain_http, place.is_here()) {
         (true, _) => &[ClientProtocol::Http],
         // as Docker does it; a TLS registry on this machine is one all the same
@@ -92,7 +97,7 @@ async fn greet(place: &Place, options: &Options) -> Result<Client, Error> {
     let mut last = Error::GenericError(None);
     for protocol in protocols {
         let client = Client::try_from(config(protocol.clone(), options))?;
-        match client.auth(&place.0, &auth(options.credentials.as_ref()), RegistryOperation::Push).await {
+        match client.auth(&place.0, &auth(options.credentials.as_ref()), operation.clone()).await {
             Ok(_) => return Ok(client),
             // only a line that could not be opened is tried in another way: a password goes where it belongs
             Err(Error::RequestError(e)) if e.is_connect() => last = Error::RequestError(e),
@@ -117,16 +122,11 @@ fn config(protocol: ClientProtocol, options: &Options) -> ClientConfig {
     }
 }
 
-fn auth(credentials: Option<&DockerCredential>) -> RegistryAuth {
-    // the user that a registry expects beside a token from 'docker login'
-    const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
-    match credentials {
-        None => RegistryAuth::Anonymous,
-        Some(DockerCredential::UsernamePassword(user, password)) => {
-            RegistryAuth::Basic(user.clone(), password.clone())
-        }
-        Some(DockerCredential::IdentityToken(token)) => RegistryAuth::Basic(TOKEN_USER.into(), token.clone()),
-    }
+pub(super) fn auth(credentials: Option<&DockerCredential>) -> RegistryAuth {
+    credentials.map_or(RegistryAuth::Anonymous, |c| {
+        let (user, password) = login::pair(c);
+        RegistryAuth::Basic(user.to_owned(), password.to_owned())
+    })
 }
 
 /// What the tag is now; `None`: nothing, or the registry does not say: the push itself will tell who may not.
@@ -197,7 +197,7 @@ fn refusal(place: &Place, options: &Options, e: &Error) -> Failure {
     }
 }
 
-fn status(e: &Error) -> Option<u16> {
+pub(super) fn status(e: &Error) -> Option<u16> {
     match e {
         Error::ServerError { code, .. } => Some(*code),
         Error::RequestError(r) => r.status().map(|s| s.as_u16()),
@@ -206,7 +206,7 @@ fn status(e: &Error) -> Option<u16> {
 }
 
 /// What was said, in a line of bearable length.
-fn words(e: &Error) -> String {
+pub(super) fn words(e: &Error) -> String {
     const MOST: usize = 300;
     let said = |envelope: &OciEnvelope| {
         let all: Vec<_> = envelope.errors.iter().map(|e| format!("{:?}: {}", e.code, e.message)).collect();

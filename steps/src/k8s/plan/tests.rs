@@ -104,3 +104,19 @@ fn values_come_before_the_app_that_has_them_and_go_after_it() {
     let p = go(RunKind::Repair, 1, &s, &both);
     assert!(ids(&p).contains(&"retire-app-2") && !ids(&p).contains(&"retire-app-1"));
 }
+
+#[test]
+fn a_login_is_with_the_nodes_before_any_app_and_a_gateway_stands_in_for_an_ingress() {
+    let mut s = spec(1, "a");
+    s.domains = vec!["shop.example.com".into()];
+    s.kubernetes =
+        Some(v1::Kubernetes { pull_login: true, gateway: "infra/web".into(), ..Default::default() });
+    let p = go(RunKind::Provision, 1, &s, &[]);
+    assert!(after(&p, "app-1").contains(&"pull".into()) && after(&p, "pull") == ["namespace"]);
+    assert_eq!((after(&p, "route"), ids(&p).contains(&"ingress")), (&["service".into()][..], false));
+    assert!(after(&p, "check").contains(&"route".into()));
+    let first = ledger(&p);
+    s.image = "b".into();
+    let p = go(RunKind::Update, 2, &s, &first);
+    assert!(after(&p, "app-2").contains(&"pull".into()), "the newest login for every revision");
+}

@@ -1,0 +1,101 @@
+//! Which image a tag is now, so that every replica of a revision runs the same one, whenever its node pulls it.
+use super::{
+    login::credentials,
+    place::Place,
+    push::{Options, auth, greet, status, words},
+};
+use oci_client::{
+    Reference, RegistryOperation,
+    errors::{OciDistributionError as Error, OciErrorCode},
+};
+use std::time::Duration;
+
+/// A registry that does not answer within this is none that can be asked from here.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What a registry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pinned {
+    /// The image by its digest, and the digest.
+    To(String, String),
+    /// It has no such image.
+    Missing(String),
+    /// It does not say: it can't be reached from here, or not with what we have. Nodes may have another way to it.
+    Unknown(String),
+}
+
+/// The name of an image without tag and digest, as it was written.
+pub(crate) fn repository(image: &str) -> &str {
+    let repo = image.split('@').next().unwrap_or(image);
+    repo.rfind(':').filter(|p| !repo[*p..].contains('/')).map_or(repo, |p| &repo[..p])
+}
+
+/// Asks its registry.
+pub(crate) async fn pin(image: &str) -> Pinned {
+    let reference = match Reference::try_from(image) {
+        Ok(r) => r,
+        Err(e) => return Pinned::Missing(e.to_string()),
+    };
+    if let Some(digest) = reference.digest() {
+        return Pinned::To(image.to_owned(), digest.to_owned());
+    }
+    let registry = reference.registry().to_owned();
+    match tokio::time::timeout(LIMIT, ask(image, reference)).await {
+        Err(_) => Pinned::Unknown(format!("{registry} does not answer")),
+        Ok(Ok(digest)) => Pinned::To(format!("{}@{digest}", repository(image)), digest),
+        Ok(Err(e)) if is_missing(&e) => Pinned::Missing(format!("{registry} has none: {}", words(&e))),
+        Ok(Err(e)) => Pinned::Unknown(format!("{registry}: {}", words(&e))),
+    }
+}
+
+async fn ask(image: &str, reference: Reference) -> Result<String, Error> {
+    let options = Options { credentials: credentials(image).await, limit: LIMIT, ..Default::default() };
+    let place = Place(reference);
+    let client = greet(&place, &options, RegistryOperation::Pull).await?;
+    client.fetch_manifest_digest(&place.0, &auth(options.credentials.as_ref())).await
+}
+
+/// Registries that hide what they have from strangers say "denied" instead. Pure.
+fn is_missing(e: &Error) -> bool {
+    let says =
+        |code: &OciErrorCode| matches!(code, OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown);
+    match e {
+        Error::ImageManifestNotFoundError(_) => true,
+        Error::RegistryError { envelope, .. } => envelope.errors.iter().any(|e| says(&e.code)),
+        e => status(e) == Some(404),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_the_name_as_it_was_written() {
+        for (image, want) in [
+            ("nginx", "nginx"),
+            ("nginx:1.27", "nginx"),
+            ("localhost:5000/a/b", "localhost:5000/a/b"),
+            ("localhost:5000/a/b:1@sha256:00", "localhost:5000/a/b"),
+        ] {
+            assert_eq!(repository(image), want, "{image}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_says_nothing_about_an_image() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(matches!(pin(&format!("{free}/shop:1")).await, Pinned::Unknown(_)));
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let image = format!("{free}/shop@{digest}");
+        assert_eq!(pin(&image).await, Pinned::To(image.clone(), digest));
+        assert!(matches!(pin("Not An Image").await, Pinned::Missing(_)));
+    }
+
+    #[test]
+    fn only_a_registry_that_says_so_has_no_such_image() {
+        let of = |code| Error::ServerError { code, url: String::new(), message: String::new() };
+        assert!(is_missing(&of(404)));
+        assert!(!is_missing(&of(401)) && !is_missing(&of(503)));
+    }
+}

@@ -1,0 +1,152 @@
+//! From outside by name, on a cluster that is somebody else's: through its ingress, and through a Gateway (Traefik is both).
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use syp_tests::{
+    certificate::Certificate,
+    conformance::{Bed, Cluster},
+    product::{Engine, binary, sh},
+};
+
+const ALICE: &str = "user:alice@example.com";
+const GATEWAYS: &str = "syp-test-gateways";
+/// The NodePorts of the testbed's Traefik.
+const DOORS: [(u16, u16); 2] = [(80, 30_080), (443, 30_443)];
+
+struct World {
+    cluster: Cluster,
+    engine: Engine,
+    node: String,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ =
+            self.cluster.kubectl(&["delete", "namespace", GATEWAYS, "--ignore-not-found", "--wait=false"]);
+    }
+}
+
+impl World {
+    fn start() -> Result<Option<Self>> {
+        let (Some(sypctl), Some(cluster)) = (binary(), Cluster::from_env()?) else { return Ok(None) };
+        let mut engine = Engine::new(&sypctl)?;
+        for (name, value) in cluster.env() {
+            engine = engine.with(name, &value);
+        }
+        let form = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
+        let node = cluster.kubectl(&["get", "nodes", "-o", form])?;
+        Ok(Some(Self { cluster, engine, node: node.trim().to_owned() }))
+    }
+
+    fn apply(&self, objects: &[Value]) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+        std::fs::write(file.path(), list.to_string())?;
+        self.cluster.kubectl(&["apply", "-f", &file.path().display().to_string()]).map(drop)
+    }
+
+    fn gateway(&self, name: &str, listeners: &Value) -> Value {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": { "name": name, "namespace": GATEWAYS },
+            "spec": { "gatewayClassName": "traefik", "listeners": listeners },
+        })
+    }
+
+    fn up(&self, name: &str, more: &[&str]) -> Vec<String> {
+        let mut all = vec!["up", name, "--image", "syp-test/hello:latest", "--port", "8080", "--on", "k8s"];
+        all.extend(["--isolation", "rules", "--allow", ALICE, "--yes"]);
+        all.extend(more);
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    fn run(&self, args: &[String]) -> Result<()> {
+        self.engine.ok(&args.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+    }
+
+    fn refused(&self, more: &[&str], reason: &str, words: &str) -> Result<()> {
+        let args = self.up("shop", more);
+        let said = self.engine.run(&args.iter().map(String::as_str).collect::<Vec<_>>())?;
+        ensure!(
+            said.code != 0 && said.err.contains(reason) && said.err.contains(words),
+            "{more:?}: {said:?}"
+        );
+        ensure!(self.cluster.left(&self.engine.store_id()?)?.is_empty(), "{more:?}: nothing was made");
+        Ok(())
+    }
+
+    /// Status codes by name, as a caller meets them whose DNS leads to the cluster: without a token, and with one.
+    fn asked(&self, name: &str, cacert: Option<&str>) -> Result<(String, String)> {
+        let (url, token) = (self.engine.endpoint(name)?, self.engine.token(name, Some(ALICE))?);
+        let code = |token: Option<&str>| {
+            let ways = DOORS.map(|(from, to)| format!(":{from}:{}:{to}", self.node));
+            let mut args = vec!["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10"];
+            for way in &ways {
+                args.extend(["--connect-to", way]);
+            }
+            if let Some(file) = cacert {
+                args.extend(["--cacert", file]);
+            }
+            let header = token.map(|t| format!("Authorization: Bearer {t}"));
+            if let Some(h) = &header {
+                args.extend(["-H", h]);
+            }
+            args.push(&url);
+            Ok::<_, anyhow::Error>(sh("curl", &args)?.trim().to_owned())
+        };
+        Ok((code(None)?, code(Some(&token))?))
+    }
+
+    /// A controller hears of a name a moment after the API server.
+    fn serves(&self, name: &str, cacert: Option<&str>) -> Result<()> {
+        let mut said = Err(anyhow::anyhow!("not asked"));
+        for _ in 0..50 {
+            said = self.asked(name, cacert);
+            if said.as_ref().is_ok_and(|(without, with)| without == "401" && with == "200") {
+                return Ok(());
+            }
+            syp_tests::product::pause(200);
+        }
+        anyhow::bail!("{name}: {said:?}")
+    }
+}
+
+#[test]
+fn names_come_in_through_a_gateway_or_an_ingress_of_the_cluster() -> Result<()> {
+    let Some(w) = World::start()? else { return Ok(()) };
+    let name = "shop.example.test";
+    let tls = Certificate::of(name)?;
+    w.cluster.kubectl(&["create", "namespace", GATEWAYS])?;
+    let (cert, key) = (format!("--cert={}", tls.file("cert.pem")), format!("--key={}", tls.file("key.pem")));
+    w.cluster.kubectl(&["create", "secret", "tls", "web", "-n", GATEWAYS, &cert, &key])?;
+    let all = json!({ "namespaces": { "from": "All" } });
+    let secret = json!({ "mode": "Terminate", "certificateRefs": [{ "name": "web" }] });
+    w.apply(&[
+        w.gateway("web", &json!([
+            { "name": "http", "protocol": "HTTP", "port": 80, "allowedRoutes": all },
+            { "name": "https", "protocol": "HTTPS", "port": 443, "hostname": "*.example.test", "tls": secret, "allowedRoutes": all },
+        ])),
+        w.gateway("own", &json!([{ "name": "http", "protocol": "HTTP", "port": 80, "hostname": "own.test" }])),
+    ])?;
+    let at = |gateway: &str| format!("{GATEWAYS}/{gateway}");
+    let (web, own, none) = (at("web"), at("own"), at("none"));
+    w.refused(&["--domain", name, "--gateway", &none], "GATEWAY_NOT_FOUND", "kubectl get gateways")?;
+    w.refused(&["--domain", name, "--gateway", &own], "ROUTE_REFUSED", "takes 'shop.example.test'")?;
+    w.refused(&["--domain", "own.test", "--gateway", &own], "ROUTE_REFUSED", "own namespace alone")?;
+    w.refused(&["--domain", name, "--gateway", "web"], "INVALID_ARGUMENT", "NAMESPACE/NAME")?;
+
+    w.run(&w.up("shop", &["--domain", name, "--gateway", &web]))?;
+    ensure!(w.engine.endpoint("shop")? == format!("https://{name}"), "{}", w.engine.endpoint("shop")?);
+    w.serves("shop", Some(&tls.file("ca.pem")))?;
+    // a listener without TLS, and an ingress of the cluster's own choice
+    w.run(&w.up("plain", &["--domain", "plain.test", "--gateway", &web]))?;
+    ensure!(w.engine.endpoint("plain")? == "http://plain.test", "{}", w.engine.endpoint("plain")?);
+    w.serves("plain", None)?;
+    w.run(&w.up("old", &["--domain", "old.test"]))?;
+    w.serves("old", None).context("an ingress")?;
+    for name in ["shop", "plain", "old"] {
+        w.engine.down(name)?;
+    }
+    let left = w.cluster.left(&w.engine.store_id()?)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
