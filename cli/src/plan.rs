@@ -60,7 +60,10 @@ pub fn text(p: &Plan, colours: bool) -> String {
         ("Access", list(&p.access_changes)),
         ("Locked out", lost.to_owned()),
     ]);
-    if p.resources.is_empty() { below } else { format!("{table}\n{below}") }
+    let diffs = p.resources.iter().filter(|r| !r.diff.is_empty());
+    // the whole is told after its parts: it is what is looked for
+    let diffs: String = diffs.map(|r| format!("{} {}\n{}\n", r.kind, r.id, r.diff)).collect();
+    if p.resources.is_empty() { below } else { format!("{diffs}{table}\n{below}") }
 }
 
 /// The ids of a plan, one a line.

@@ -10,7 +10,7 @@ use crate::{
     plan::InDoubt,
     revision,
     scheduler::{Call, settle_ms},
-    step::{Observed, Of, Owner, Step, StepCx},
+    step::{Observed, Of, Owner, Step, StepCx, Waiting},
     targets::Placed,
     vault::Secrets,
 };
@@ -304,6 +304,11 @@ pub(crate) fn context(
     params: Value,
     cancel: CancellationToken,
 ) -> StepCx {
+    StepCx { waiting: cell.waiting.clone(), cancel, ..planned(e, i, node, params) }
+}
+
+/// The same for a plan: nobody hears what it waits for.
+pub(crate) fn planned(e: &Inner, i: &Instance, node: &str, params: Value) -> StepCx {
     let grace = i.run.as_ref().and_then(|r| r.grace_ms).unwrap_or_else(|| grace_ms(i.spec.as_ref()));
     let mut spec = i.spec.clone().unwrap_or_default();
     let (mut facts, mut number) = (&i.facts, revision::number(i));
@@ -311,18 +316,19 @@ pub(crate) fn context(
         spec = revision::merged(&spec, &new.spec.clone().unwrap_or_default());
         (facts, number) = (&new.facts, new.no);
     }
+    let owner = owner(e, i, number);
     StepCx {
-        owner: owner(e, i, number),
+        secrets: Secrets::new(Arc::clone(&e.vault), Arc::clone(&e.store), owner.uid, &i.project),
+        owner,
         spec: Arc::new(spec),
         node: node.into(),
         params,
         facts: serde_json::from_str(facts).unwrap_or(Value::Null),
         outputs: Arc::new(outputs(i)),
         gate: gate_config(e, i, grace),
-        cancel,
-        waiting: cell.waiting.clone(),
+        cancel: CancellationToken::new(),
+        waiting: Waiting::default(),
         routes: serde_json::from_str(&i.routes).unwrap_or(Value::Null),
-        secrets: Secrets::new(Arc::clone(&e.vault), Arc::clone(&e.store), cell.id, &i.project),
         live: Arc::new(i.ledger.iter().filter(|r| !over(r)).map(|r| r.node.clone()).collect()),
         grace: Duration::from_millis(u64::try_from(grace).unwrap_or(0)),
     }

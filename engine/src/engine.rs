@@ -327,6 +327,18 @@ impl Engine {
         self.inner.targets.get(name).map(|p| Arc::clone(&p.target))
     }
 
+    /// What a node of a plan would change, where its step says so; `i` as it would be by then.
+    pub(crate) async fn rehearse(
+        &self,
+        i: &Instance,
+        n: &syp_proto::journal::PlanNode,
+    ) -> Result<Option<crate::step::Rehearsed>, Failure> {
+        let Some(effect) = &n.effect else { return Ok(None) };
+        let params = serde_json::from_str(&n.params).unwrap_or(serde_json::Value::Null);
+        let cx = calls::planned(&self.inner, i, &n.id, params);
+        self.inner.step(i, &n.kind)?.rehearse(&cx, &effect.key).await
+    }
+
     /// Context for figures and logs of an instance.
     pub fn context(&self, cell: &Cell) -> crate::step::StepCx {
         calls::context(&self.inner, cell, &cell.get(), "", serde_json::Value::Null, CancellationToken::new())

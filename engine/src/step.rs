@@ -157,6 +157,15 @@ pub struct Done {
     pub outputs: Value,
 }
 
+/// What applying would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsed {
+    /// Made, changed, or as it is.
+    pub change: v1::plan::Change,
+    /// Line by line, as `diff -u` writes it; never a secret.
+    pub diff: String,
+}
+
 /// A step: one effect that converges.
 ///
 /// # Expected Flow
@@ -174,6 +183,11 @@ pub trait Step: Send + Sync {
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure>;
     /// Makes it so.
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure>;
+    /// What [`Step::apply`] would change, in the provider's own words and judged by it where it can; `None`: this step does not say.
+    /// Nothing is made.
+    async fn rehearse(&self, _: &StepCx, _: &str) -> Result<Option<Rehearsed>, Failure> {
+        Ok(None)
+    }
     /// Removes it; `Ok(true)` when it was there.
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure>;
 }

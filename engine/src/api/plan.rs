@@ -16,6 +16,7 @@ use crate::{
     step::{Have, Owner},
     vault,
 };
+use futures_util::future::try_join_all;
 use rust_decimal::Decimal;
 use syp_auth::policy::Role;
 use syp_proto::{
@@ -43,12 +44,12 @@ impl Api {
                 let name = u.instance.as_ref().map(|i| i.name.clone()).unwrap_or_default();
                 let i = self.live(&a, &name, Role::Operator).await?.get();
                 let change = self.change(&a, &u, &i).await?;
-                self.plan_change(&i, &change)?
+                self.plan_change(&i, &change).await?
             }
             Some(Action::Rollback(b)) => {
                 let i = self.live(&a, &b.name, Role::Operator).await?.get();
                 let change = self.back(&i, &b.revision_id).await?;
-                self.plan_change(&i, &change)?
+                self.plan_change(&i, &change).await?
             }
             Some(Action::Transition(t)) => self.plan_transition(&a, &t).await?,
             Some(beside) => self.plan_beside(&a, beside).await?,
@@ -69,15 +70,23 @@ impl Api {
         let have = Have::nothing();
         let p = target.plan(RunKind::Provision, &owner, &n.spec, &n.facts, &have);
         let nobody = InstanceSpec::default();
+        let as_if = journal::Instance {
+            uid: n.uid.to_string(),
+            project: n.project.clone(),
+            name: n.name.clone(),
+            spec: Some(n.spec.clone()),
+            facts: n.facts.to_string(),
+            ..Default::default()
+        };
         let out = v1::Plan {
-            resources: p.nodes.iter().filter_map(made).collect(),
+            resources: self.rehearsed(&as_if, &p).await?,
             access_changes: access_changes(&nobody, &n.spec),
             ..self.priced(Decimal::ZERO, cost::decimal(&n.hourly))
         };
         Ok(known(out, &cost::Pricing::of_facts(&n.facts)))
     }
 
-    fn plan_change(&self, i: &journal::Instance, change: &Change) -> Result<v1::Plan, Status> {
+    async fn plan_change(&self, i: &journal::Instance, change: &Change) -> Result<v1::Plan, Status> {
         let held = i.spec.clone().unwrap_or_default();
         let before = cost::rate(i);
         let mut after_spec = change.spec.clone();
@@ -113,7 +122,14 @@ impl Api {
             let row = row_at(&i.ledger, n.retires?)?;
             Some(planned(&row.kind, &row.key, plan::Change::Delete, row.hourly.clone()))
         };
-        out.resources = p.nodes.iter().filter_map(|n| made(n).or_else(|| gone(n))).collect();
+        let as_if = journal::Instance {
+            spec: Some(change.spec.clone()),
+            facts: new.facts.clone(),
+            run: None,
+            ..i.clone()
+        };
+        out.resources = self.rehearsed(&as_if, &p).await?;
+        out.resources.extend(p.nodes.iter().filter_map(gone));
         let after = new.hourly_rate.as_ref().map_or(Decimal::ZERO, cost::decimal);
         let price = self.priced(before, after);
         (out.hourly_after, out.monthly_after) = (price.hourly_after, price.monthly_after);
@@ -139,6 +155,23 @@ impl Api {
             ..self.priced(before, if gone { Decimal::ZERO } else { before })
         };
         Ok(known(out, &cost::Pricing::of(&i)))
+    }
+
+    /// What a plan makes, each as its provider judges it where it can be asked.
+    async fn rehearsed(
+        &self,
+        as_if: &journal::Instance,
+        p: &journal::Plan,
+    ) -> Result<Vec<plan::PlannedResource>, Status> {
+        let all = p.nodes.iter().filter_map(|n| Some((n, made(n)?)));
+        let said = all.map(|(n, mut r)| async move {
+            if let Some(would) = self.engine.rehearse(as_if, n).await? {
+                r.set_change(would.change);
+                r.diff = would.diff;
+            }
+            Ok(r)
+        });
+        try_join_all(said).await.map_err(|f| of_failure(&f))
     }
 
     pub(super) fn priced(&self, before: Decimal, after: Decimal) -> v1::Plan {

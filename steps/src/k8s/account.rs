@@ -3,15 +3,20 @@ use super::{
     Shared,
     client::SERVICE_ACCOUNT,
     names::{namespace, namespace_of},
-    object,
+    object, rehearse,
 };
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Account(pub Arc<Shared>);
+
+fn manifest(cx: &StepCx, key: &str) -> Value {
+    let rest = json!({ "automountServiceAccountToken": false });
+    object::object(SERVICE_ACCOUNT, &cx.owner, &cx.node, key, namespace(cx), rest)
+}
 
 #[async_trait]
 impl Step for Account {
@@ -24,11 +29,14 @@ impl Step for Account {
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
-        let rest = json!({ "automountServiceAccountToken": false });
-        let o = object::object(SERVICE_ACCOUNT, &cx.owner, &cx.node, key, namespace(cx), rest);
+        let o = manifest(cx, key);
         let made =
             object::ensure(&self.0.client().await?, SERVICE_ACCOUNT, &cx.owner, namespace(cx), &o).await?;
         Ok(object::done(&made))
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        rehearse::rehearse(&self.0, SERVICE_ACCOUNT, cx, &manifest(cx, key)).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

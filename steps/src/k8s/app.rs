@@ -2,8 +2,10 @@
 use super::{
     Shared,
     client::{DEPLOYMENT, code, failed},
-    names::{ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, wanted},
-    object, own, pods, pull,
+    names::{
+        ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, revision_of, wanted,
+    },
+    object, own, pods, pull, rehearse,
     secret::{entry, values},
 };
 use crate::kind;
@@ -20,7 +22,7 @@ use syp_engine::{
     api::validate,
     door,
     failure::{Class, failure},
-    step::{Done, Observed, Owner, Step, StepCx},
+    step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -246,6 +248,12 @@ impl Step for App {
         let o = deployment(&self.0, cx, key);
         let made = object::ensure(&self.0.client().await?, DEPLOYMENT, &cx.owner, namespace(cx), &o).await?;
         Ok(object::done(&made))
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        let former = cx.live.iter().filter(|n| **n != cx.node && revision_of(n, "app").is_some());
+        let former = former.max_by_key(|n| revision_of(n, "app")).map(|n| crate::labels::key(&cx.owner, n));
+        rehearse::after(&self.0, DEPLOYMENT, cx, &deployment(&self.0, cx, key), former).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

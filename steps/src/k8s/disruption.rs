@@ -4,19 +4,31 @@ use super::{
     Shared,
     client::DISRUPTION_BUDGET,
     names::{namespace, namespace_of},
-    object,
+    object, rehearse,
 };
 use crate::labels::{INSTANCE, STEP, STORE};
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Disruption(pub Arc<Shared>);
 
 /// Node of the budget.
 pub(super) const NODE: &str = "disruption";
+
+fn manifest(cx: &StepCx, key: &str) -> Value {
+    let rest = json!({ "spec": {
+        "maxUnavailable": 1,
+        "selector": {
+            "matchLabels": { STORE: cx.owner.store.to_string(), INSTANCE: cx.owner.uid.to_string() },
+            // a pod that has no controller would make the budget good for nothing
+            "matchExpressions": [{ "key": STEP, "operator": "NotIn", "values": ["isolation"] }],
+        },
+    } });
+    object::object(DISRUPTION_BUDGET, &cx.owner, NODE, key, namespace(cx), rest)
+}
 
 #[async_trait]
 impl Step for Disruption {
@@ -29,18 +41,14 @@ impl Step for Disruption {
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
-        let rest = json!({ "spec": {
-            "maxUnavailable": 1,
-            "selector": {
-                "matchLabels": { STORE: cx.owner.store.to_string(), INSTANCE: cx.owner.uid.to_string() },
-                // a pod that has no controller would make the budget good for nothing
-                "matchExpressions": [{ "key": STEP, "operator": "NotIn", "values": ["isolation"] }],
-            },
-        } });
-        let o = object::object(DISRUPTION_BUDGET, &cx.owner, NODE, key, namespace(cx), rest);
+        let o = manifest(cx, key);
         let c = self.0.client().await?;
         let made = object::ensure(&c, DISRUPTION_BUDGET, &cx.owner, namespace(cx), &o).await?;
         Ok(object::done(&made))
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        rehearse::rehearse(&self.0, DISRUPTION_BUDGET, cx, &manifest(cx, key)).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

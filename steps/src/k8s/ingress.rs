@@ -3,13 +3,13 @@ use super::{
     Shared,
     client::INGRESS,
     names::{PORT, namespace, namespace_of},
-    object, service,
+    object, rehearse, service,
 };
 use crate::{kind, labels::key};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Ingress(pub Arc<Shared>);
@@ -59,6 +59,10 @@ impl Step for Ingress {
         let mut done = object::done(&made);
         done.outputs = json!({ "endpoint": format!("{scheme}://{domain}") });
         Ok(done)
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        rehearse::rehearse(&self.0, INGRESS, cx, &manifest(cx, key)).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

@@ -27,6 +27,7 @@ pub(crate) mod preflight;
 mod price;
 mod probe;
 pub(crate) mod pull;
+mod rehearse;
 pub mod rights;
 mod route;
 mod scale;

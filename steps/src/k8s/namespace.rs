@@ -1,10 +1,10 @@
 //! The instance's own namespace, where none was named. What we make keeps to the baseline of Pod Security; the rules of
 //! `--isolation rules` need more.
-use super::{Shared, client::NAMESPACE, object};
+use super::{Shared, client::NAMESPACE, object, rehearse};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
 use syp_proto::{
     journal::{Failure, LedgerRow},
     v1::instance_spec::Isolation,
@@ -40,6 +40,10 @@ impl Step for Namespace {
         let o = manifest(cx, key);
         let made = object::ensure(&self.0.client().await?, NAMESPACE, &cx.owner, "", &o).await?;
         Ok(object::done(&made))
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        rehearse::rehearse(&self.0, NAMESPACE, cx, &manifest(cx, key)).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

@@ -3,13 +3,13 @@ use super::{
     Shared,
     client::NETWORK_POLICY,
     names::{TRAFFIC, namespace, namespace_of},
-    object,
+    object, rehearse,
 };
 use crate::labels::{INSTANCE, STEP, STORE};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
 use syp_proto::{
     journal::{Failure, LedgerRow},
     v1::instance_spec::Egress,
@@ -17,13 +17,13 @@ use syp_proto::{
 
 pub(super) struct Policy(pub Arc<Shared>);
 
-fn spec(cx: &StepCx) -> Value {
+fn manifest(cx: &StepCx, key: &str) -> Value {
     let mut types = vec!["Ingress"];
     if cx.spec.egress() == Egress::Off {
         // no rule: nothing goes out but answers
         types.push("Egress");
     }
-    json!({ "spec": {
+    let rest = json!({ "spec": {
         "podSelector": {
             "matchLabels": { STORE: cx.owner.store.to_string(), INSTANCE: cx.owner.uid.to_string() },
             // what tries the app's port must not be kept from trying
@@ -31,7 +31,8 @@ fn spec(cx: &StepCx) -> Value {
         },
         "policyTypes": types,
         "ingress": [{ "ports": [{ "port": TRAFFIC, "protocol": "TCP" }] }],
-    } })
+    } });
+    object::object(NETWORK_POLICY, &cx.owner, &cx.node, key, namespace(cx), rest)
 }
 
 #[async_trait]
@@ -45,10 +46,14 @@ impl Step for Policy {
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
-        let o = object::object(NETWORK_POLICY, &cx.owner, &cx.node, key, namespace(cx), spec(cx));
+        let o = manifest(cx, key);
         let made =
             object::ensure(&self.0.client().await?, NETWORK_POLICY, &cx.owner, namespace(cx), &o).await?;
         Ok(object::done(&made))
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        rehearse::rehearse(&self.0, NETWORK_POLICY, cx, &manifest(cx, key)).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

@@ -4,7 +4,7 @@ use super::{
     Shared,
     client::{GATEWAY, HTTP_ROUTE, failed, optional},
     names::{PORT, namespace, namespace_of},
-    object, service,
+    object, rehearse, service,
 };
 use crate::labels::key;
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
-    step::{Done, Observed, Owner, Step, StepCx},
+    step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -200,6 +200,11 @@ impl Step for Route {
         let mut done = object::done(&made);
         done.outputs = json!({ "endpoint": endpoint(&gateway, &domain) });
         Ok(done)
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        let Some(at) = asked(&cx.spec, namespace(cx)) else { return Ok(None) };
+        rehearse::rehearse(&self.0, HTTP_ROUTE, cx, &manifest(cx, key, &at)).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

@@ -4,7 +4,7 @@ use super::{
     Shared,
     client::{SERVICE, failed, optional},
     names::{PORT, TRAFFIC, namespace, namespace_of},
-    object,
+    object, rehearse,
 };
 use crate::kind::Pairs;
 use async_trait::async_trait;
@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Service(pub Arc<Shared>);
@@ -136,6 +136,10 @@ impl Step for Service {
         let mut done = object::done(&made);
         done.outputs = if cx.spec.domains.is_empty() { json!({ "endpoint": endpoint }) } else { json!({}) };
         Ok(done)
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        rehearse::rehearse(&self.0, SERVICE, cx, &manifest(cx, key, None)).await
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

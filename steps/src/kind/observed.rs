@@ -7,7 +7,7 @@ use super::{
 use async_trait::async_trait;
 use std::sync::Arc;
 use syp_engine::failure::Class;
-use syp_engine::step::{Done, Observed as Seen, Owner, Step, StepCx};
+use syp_engine::step::{Done, Observed as Seen, Owner, Rehearsed, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(crate) struct Observed {
@@ -42,6 +42,13 @@ impl Step for Observed {
                 self.step.apply(cx, key).await
             }
             Look::Running => self.step.apply(cx, key).await,
+        }
+    }
+
+    async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
+        match self.cluster.look().await? {
+            Look::Running => self.step.rehearse(cx, key).await,
+            _ => Ok(None),
         }
     }
 
