@@ -36,6 +36,7 @@ mod service;
 mod settle;
 mod switch;
 mod total;
+mod troubles;
 
 use crate::{
     kind::{self, Cluster},

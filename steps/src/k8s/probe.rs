@@ -4,6 +4,7 @@ use super::{
     client::{DEPLOYMENT, failed},
     names::{ADMIN, TRAFFIC, namespace, wanted},
     pods::{self, container, ready, selector},
+    troubles::Troubles,
 };
 use crate::{
     admin,
@@ -41,6 +42,8 @@ const UNSCHEDULABLE: Duration = Duration::from_secs(120);
 const PENDING: Duration = Duration::from_secs(600);
 
 const NODES: &str = "ask for less with --cpu and --memory, or add nodes";
+const CLUSTER: &str =
+    "that is the cluster's own trouble: its words say what to mend, and the pod then goes on by itself";
 const LOGS: &str = "'sypctl logs' shows what the app says";
 
 /// The node of the revision that is proven.
@@ -62,6 +65,7 @@ impl Probe {
         let mut began: Option<Instant> = None;
         // restarts of before this look (a node that came back) say nothing of this revision
         let mut restarted: BTreeMap<String, i32> = BTreeMap::new();
+        let mut troubles = Troubles::none();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -88,12 +92,19 @@ impl Probe {
                 }
             }
             let late = live.iter().find(|p| !ready(p));
+            let trouble = match late {
+                Some(p) => troubles.of(&c, namespace(cx), p).await,
+                None => None,
+            };
             let (reason, message, hint) = match (&deaf, late, late.and_then(|p| unschedulable(p))) {
                 (Some(f), ..) => (f.reason.as_str(), f.message.clone(), f.hint.as_str()),
                 (None, Some(p), Some(why)) => {
                     ("UNSCHEDULABLE", format!("pod {}: {why}", p.name_any()), NODES)
                 }
-                (None, Some(p), None) => ("PROBING", words(p), LOGS),
+                (None, Some(p), None) => match &trouble {
+                    Some(said) => ("PROBING", format!("pod {}: {said}", p.name_any()), CLUSTER),
+                    None => ("PROBING", words(p), LOGS),
+                },
                 (None, None, _) => ("PROBING", format!("{there} of {need} pods are there"), LOGS),
             };
             cx.waiting.on(&cx.node, reason, message, hint, self.0.clock.now());
@@ -115,7 +126,10 @@ impl Probe {
                 return Err(failure(
                     Class::Terminal,
                     "PROBE_FAILED",
-                    "no pod of it runs after 10 minutes",
+                    match trouble {
+                        Some(said) => format!("no pod of it runs after 10 minutes: {said}"),
+                        None => "no pod of it runs after 10 minutes".to_owned(),
+                    },
                     "'kubectl describe pod' shows what it waits for",
                 ));
             }

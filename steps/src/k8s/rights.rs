@@ -110,19 +110,22 @@ pub const NODES: &[Right] = &[right("", "nodes", "list")];
 /// What quotas leave in a namespace that is given, and whether the gate must say its limits; without it an `up` finds out.
 pub const ROOM: &[Right] = &[right("", "limitranges", "list"), right("", "resourcequotas", "list")];
 
+/// Why a pod does not begin; without it only that it does not.
+pub const EVENTS: &[Right] = &[right("", "events", "list")];
+
 /// CPU and memory, where the cluster has a metrics server; without it they are not shown.
 pub const USAGE: &[Right] = &[right("metrics.k8s.io", "pods", "list")];
 
 /// All that an engine needs that gives its instances namespaces of their own.
 pub fn of_cluster() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, ROUTES, NODES, ROOM, USAGE].concat();
+    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, ROUTES, NODES, ROOM, EVENTS, USAGE].concat();
     all.sort();
     all
 }
 
 /// All that an engine needs in the one namespace that it is given.
 pub fn of_namespace() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, INGRESS, ROUTES, ROOM, USAGE].concat();
+    let mut all = [IN_NAMESPACE, INGRESS, ROUTES, ROOM, EVENTS, USAGE].concat();
     all.sort();
     all
 }
