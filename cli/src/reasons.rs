@@ -209,6 +209,8 @@ mod tests {
         "FILE",
         "GATEPORT",
         "GET",
+        "HTTP",
+        "HTTPS",
         "JWT",
         "KIND_EXPERIMENTAL_PROVIDER",
         "NET_ADMIN",
@@ -219,8 +221,8 @@ mod tests {
         "RSA",
         "STATE",
         "TCP",
-        "WAYLAND_DISPLAY",
         "TLS",
+        "WAYLAND_DISPLAY",
     ];
     /// What they begin with: settings, crash points, algorithms.
     const NO_REASONS: &[&str] = &[

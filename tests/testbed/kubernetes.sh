@@ -46,7 +46,7 @@ main() {
   export PATH=$SYP_K8S_BIN:$PATH SYP_KIND_NODE_IMAGE SYP_KIND_INGRESS_IMAGE SYP_TEST_KIND=1
   export KUBECONFIG SYP_K8S_KUBECTL SYP_TEST_K8S=1 SYP_TEST_DOCKER=1 SYP_GATE_IMAGE=docker.io/library/$GATE
   cargo test --locked --offline -p syp-tests --test conformance -- --exact --nocapture --test-threads 3 k8s kind kind_ingress
-  cargo test --locked --offline -p syp-tests --test k8s --test k8s_cost --test k8s_pull --test k8s_plan --test k8s_troubles --test k8s_ways_in --no-fail-fast -- --nocapture
+  cargo test --locked --offline -p syp-tests --test k8s --test k8s_cost --test k8s_pull --test k8s_namespace --test k8s_plan --test k8s_troubles --test k8s_ways_in --no-fail-fast -- --nocapture
   cargo test --locked --offline -p syp-tests --test kind -- --nocapture
   cargo test --locked --offline -p syp-tests --test crash_kind -- --nocapture
 }

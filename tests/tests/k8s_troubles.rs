@@ -7,7 +7,7 @@ use syp_tests::{
 };
 
 /// What makes the network of every pod of a kind node.
-const PLUGIN: &str = "/opt/cni/bin/ptp";
+const PLUGIN: &str = "/opt/cni/bin/bridge";
 
 struct Broken(String);
 
@@ -38,7 +38,7 @@ fn a_pod_that_has_no_network_says_so_and_serves_when_it_has_one() -> Result<()> 
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         let said = e.ok(&["show", "shop"])?;
-        if said.contains("FailedCreatePodSandBox") && said.contains("ptp") {
+        if said.contains("FailedCreatePodSandBox") && said.contains("bridge") {
             break;
         }
         ensure!(Instant::now() < end, "no word of it: {said}");

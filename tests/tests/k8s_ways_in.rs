@@ -132,7 +132,7 @@ fn names_come_in_through_a_gateway_or_an_ingress_of_the_cluster() -> Result<()> 
     w.refused(&["--domain", name, "--gateway", &none], "GATEWAY_NOT_FOUND", "kubectl get gateways")?;
     w.refused(&["--domain", name, "--gateway", &own], "ROUTE_REFUSED", "takes 'shop.example.test'")?;
     w.refused(&["--domain", "own.test", "--gateway", &own], "ROUTE_REFUSED", "own namespace alone")?;
-    w.refused(&["--domain", name, "--gateway", "web"], "INVALID_ARGUMENT", "NAMESPACE/NAME")?;
+    w.refused(&["--domain", name, "--gateway", "web"], "INVALID_ARGUMENT", "NAMESPACE/web")?;
 
     w.run(&w.up("shop", &["--domain", name, "--gateway", &web]))?;
     ensure!(w.engine.endpoint("shop")? == format!("https://{name}"), "{}", w.engine.endpoint("shop")?);

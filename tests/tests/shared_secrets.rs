@@ -87,7 +87,7 @@ impl Who {
     async fn serve(&mut self, name: &str, secrets: Vec<SecretRef>) -> Result<()> {
         let mut r = create(name);
         r.instance.get_or_insert_default().spec.get_or_insert_default().secrets = secrets;
-        self.instances.create_instance(r).await?;
+        Box::pin(self.instances.create_instance(r)).await?;
         self.settled(name).await.map(drop)
     }
 

@@ -9,6 +9,7 @@ use super::{
     object, own,
     pods::{ready, selector},
     probe::node,
+    pull,
 };
 use crate::labels::key;
 use async_trait::async_trait;
@@ -103,7 +104,7 @@ impl Isolation {
             ));
         };
         let name = format!("{}-try", key(&cx.owner, &of));
-        self.removed(&api, &name).await?;
+        removed(&api, &name).await?;
         let host = if address.contains(':') { format!("[{address}]") } else { address };
         let owner = json!([{ "apiVersion": "apps/v1", "kind": "Deployment", "name": key(&cx.owner, &of), "uid": uid }]);
         let rest = json!({
@@ -115,6 +116,7 @@ impl Isolation {
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
                 "terminationGracePeriodSeconds": 0,
+                "imagePullSecrets": pull::secrets(cx),
                 "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
                 "containers": [
                     self.container(cx, CONTROL, &host, i32::from(TRAFFIC)),
@@ -126,7 +128,8 @@ impl Isolation {
         apply(c, POD, namespace(cx), &o).await?;
         let waited = tokio::time::timeout(DONE, await_condition(api.clone(), &name, ended())).await;
         let pod = optional(api.get(&name).await)?;
-        self.removed(&api, &name).await?;
+        // whoever makes the next one waits until it is gone, this revision need not
+        leave(&api, &name).await?;
         let said = |name| pod.as_ref().and_then(|p| message(p, name));
         let (Some(control), Some(tried)) = (said(CONTROL), said(TRY)) else {
             let how = if waited.is_err() { "it did not end in time" } else { "it ended without a word" };
@@ -155,18 +158,24 @@ impl Isolation {
             },
         })
     }
+}
 
-    async fn removed(&self, api: &Api<Pod>, name: &str) -> Result<(), Failure> {
-        match api.delete(name, &DeleteParams::default().grace_period(0)).await {
-            Ok(_) => {}
-            Err(e) if code(&e) == Some(404) => return Ok(()),
-            Err(e) => return Err(failed(&e)),
-        }
+/// Tells it to go; false if it was not there.
+async fn leave(api: &Api<Pod>, name: &str) -> Result<bool, Failure> {
+    match api.delete(name, &DeleteParams::default().grace_period(0)).await {
+        Ok(_) => Ok(true),
+        Err(e) if code(&e) == Some(404) => Ok(false),
+        Err(e) => Err(failed(&e)),
+    }
+}
+
+async fn removed(api: &Api<Pod>, name: &str) -> Result<(), Failure> {
+    if leave(api, name).await? {
         let gone = await_condition(api.clone(), name, |p: Option<&Pod>| p.is_none());
         // one that stays is met, with words, when the next is made
         let _ = tokio::time::timeout(Duration::from_secs(10), gone).await;
-        Ok(())
     }
+    Ok(())
 }
 
 #[async_trait]

@@ -180,23 +180,29 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
         if spec.domains.is_empty() || !k.ingress_class.is_empty() || !k.tls_secret.is_empty() {
             return Err(refuse(
                 "INVALID_ARGUMENT",
-                "a Gateway lets names in, by listeners and certificates of its own",
-                "--gateway goes with --domain, and without --ingress-class and --tls-secret",
+                "a Gateway lets names in, by listeners and certificates of its own: --gateway goes with --domain, and without --ingress-class and --tls-secret",
+                "",
             ));
         }
         if k.namespace.is_empty() && !k.gateway.contains('/') {
             return Err(refuse(
                 "INVALID_ARGUMENT",
-                format!("a namespace of its own has no Gateway '{}'", k.gateway),
-                "write --gateway NAMESPACE/NAME",
+                format!(
+                    "a namespace of its own has no Gateway '{0}': --gateway NAMESPACE/{0} says where it is",
+                    k.gateway
+                ),
+                "",
             ));
         }
     }
     if k.namespace.is_empty() && !k.pull_secret.is_empty() {
         return Err(refuse(
             "INVALID_ARGUMENT",
-            format!("a namespace of its own has no Secret '{}'", k.pull_secret),
-            "name the --namespace that has it, or use --pull-login",
+            format!(
+                "a namespace of its own has no Secret '{}': name the --namespace that has it, or use --pull-login",
+                k.pull_secret
+            ),
+            "",
         ));
     }
     let publish = spec.publish.clone().unwrap_or_default();

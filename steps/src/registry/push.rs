@@ -97,7 +97,7 @@ pub(super) async fn greet(
     let mut last = Error::GenericError(None);
     for protocol in protocols {
         let client = Client::try_from(config(protocol.clone(), options))?;
-        match client.auth(&place.0, &auth(options.credentials.as_ref()), operation.clone()).await {
+        match client.auth(&place.0, &auth(options.credentials.as_ref()), operation).await {
             Ok(_) => return Ok(client),
             // only a line that could not be opened is tried in another way: a password goes where it belongs
             Err(Error::RequestError(e)) if e.is_connect() => last = Error::RequestError(e),

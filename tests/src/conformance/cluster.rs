@@ -41,6 +41,23 @@ impl Cluster {
         identity(&self.kubectl, name, role)
     }
 
+    /// The kubeconfig of an identity that may do in one namespace what `deploy/kubernetes/namespace-role.yaml` says, and nothing
+    /// anywhere else.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn confined(&self, namespace: &str) -> Result<tempfile::NamedTempFile> {
+        let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/namespace-role.yaml");
+        sh(&self.kubectl, &["apply", "-n", namespace, "-f", role])?;
+        account(&self.kubectl, IDENTITY, namespace)?;
+        let who = format!("--serviceaccount={namespace}:{IDENTITY}");
+        let _ = sh(
+            &self.kubectl,
+            &["create", "rolebinding", IDENTITY, "-n", namespace, "--role=syp-engine", &who],
+        );
+        kubeconfig(&self.kubectl, IDENTITY, namespace)
+    }
+
     /// What `kubectl` prints.
     ///
     /// # Errors
@@ -51,16 +68,30 @@ impl Cluster {
 }
 
 fn identity(kubectl: &str, name: &str, role: &str) -> Result<tempfile::NamedTempFile> {
+    // it may be there
+    let _ = sh(kubectl, &["create", "namespace", NAMESPACE]);
+    account(kubectl, name, NAMESPACE)?;
+    let who = format!("--serviceaccount={NAMESPACE}:{name}");
+    let _ = sh(kubectl, &["create", "clusterrolebinding", name, &format!("--clusterrole={role}"), &who]);
+    kubeconfig(kubectl, name, NAMESPACE)
+}
+
+fn account(kubectl: &str, name: &str, namespace: &str) -> Result<()> {
+    let manifest =
+        sh(kubectl, &["create", "serviceaccount", name, "-n", namespace, "--dry-run=client", "-o", "yaml"])?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), manifest)?;
+    sh(kubectl, &["apply", "-f", &file.path().display().to_string()]).map(drop)
+}
+
+/// The current context with the token of a service account, its namespace in it.
+fn kubeconfig(kubectl: &str, name: &str, namespace: &str) -> Result<tempfile::NamedTempFile> {
     let k = |args: &[&str]| sh(kubectl, args);
-    // they may be there
-    let _ = k(&["create", "namespace", NAMESPACE]);
-    let _ = k(&["create", "serviceaccount", name, "-n", NAMESPACE]);
-    let account = format!("--serviceaccount={NAMESPACE}:{name}");
-    let _ = k(&["create", "clusterrolebinding", name, &format!("--clusterrole={role}"), &account]);
-    let token = k(&["create", "token", name, "-n", NAMESPACE, "--duration=8h"])?;
+    let token = k(&["create", "token", name, "-n", namespace, "--duration=8h"])?;
     let mut config: Value =
         serde_json::from_str(&k(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"])?)?;
     config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
+    config["contexts"][0]["context"]["namespace"] = namespace.into();
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), config.to_string())?;
     Ok(file)

@@ -1,0 +1,103 @@
+//! An engine that is given one namespace and no right anywhere else: a whole life in it, and nothing outside is asked for in vain.
+use anyhow::{Context, Result, ensure};
+use syp_tests::{
+    conformance::{Bed, Cluster},
+    product::{Engine, binary},
+};
+
+const NAMESPACE: &str = "syp-test-given";
+const ALICE: &str = "user:alice@example.com";
+
+struct World {
+    cluster: Cluster,
+    engine: Engine,
+    _config: tempfile::NamedTempFile,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ =
+            self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false"]);
+    }
+}
+
+impl World {
+    fn start() -> Result<Option<Self>> {
+        let (Some(sypctl), Some(cluster)) = (binary(), Cluster::from_env()?) else { return Ok(None) };
+        cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+        let config = cluster.confined(NAMESPACE)?;
+        let engine = Engine::new(&sypctl)?.with("KUBECONFIG", &config.path().display().to_string());
+        Ok(Some(Self { cluster, engine, _config: config }))
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        self.cluster.left(&self.engine.store_id()?)
+    }
+}
+
+#[test]
+fn a_whole_life_in_the_one_namespace_that_was_given() -> Result<()> {
+    let Some(w) = World::start()? else { return Ok(()) };
+    let e = &w.engine;
+    let up = [
+        "up",
+        "shop",
+        "--image",
+        "syp-test/hello:latest",
+        "--port",
+        "8080",
+        "--on",
+        "k8s",
+        "--isolation",
+        "rules",
+    ];
+    let up = [&up[..], &["--allow", ALICE, "--yes"]].concat();
+    // a namespace of its own is beyond it, and it is told so
+    let said = e.run(&up)?;
+    ensure!(said.code == 6 && said.err.contains("RIGHTS_MISSING") && said.err.contains("create"), "{said:?}");
+    ensure!(w.left()?.is_empty(), "nothing was made");
+    let checked = e.run(&["provider", "check", "k8s", "--namespace", NAMESPACE])?;
+    ensure!(checked.code == 0, "{checked:?}");
+
+    e.ok(&[&up[..], &["--namespace", NAMESPACE]].concat())?;
+    let all = w.left()?;
+    ensure!(all.iter().any(|o| o.starts_with("deployment")), "{all:?}");
+    ensure!(!all.iter().any(|o| o.starts_with("namespace/")), "it is not ours: {all:?}");
+    ensure!(e.endpoint("shop")?.contains(&format!(".{NAMESPACE}.svc")), "{}", e.endpoint("shop")?);
+    e.ok(&["set", "shop", "--env", "A=1", "--yes"])?;
+    e.ok(&["scale", "shop", "--replicas", "2", "--yes"])?;
+    e.ok(&["rollback", "shop", "--yes"])?;
+    e.ok(&["logs", "shop"])?;
+    let shown = e.json(&["metrics", "shop"])?;
+    ensure!(shown.is_object() || shown.is_array(), "{shown}");
+    // drift is seen by a watch in that namespace alone
+    let uid = e.json(&["show", "shop"])?["uid"].as_str().context("uid")?.to_owned();
+    let label = format!("syp.dev/instance={uid}");
+    w.cluster.kubectl(&["delete", "deployments", "-n", NAMESPACE, "-l", &label])?;
+    let there = || -> Result<bool> {
+        let form = [
+            "get",
+            "deployments",
+            "-n",
+            NAMESPACE,
+            "-l",
+            &label,
+            "-o",
+            "jsonpath={.items[*].status.readyReplicas}",
+        ];
+        Ok(!w.cluster.kubectl(&form)?.trim().is_empty())
+    };
+    for _ in 0..300 {
+        if there()? {
+            break;
+        }
+        syp_tests::product::pause(200);
+    }
+    ensure!(there()?, "the Deployment is made again");
+    e.ok(&["sweep"])?;
+    e.down("shop")?;
+    e.ok(&["receipt", "shop", "--verify"])?;
+    ensure!(w.left()?.is_empty(), "{:?}", w.left()?);
+    w.cluster.kubectl(&["get", "namespace", NAMESPACE]).context("the namespace is its owner's")?;
+    Ok(())
+}
