@@ -64,7 +64,8 @@ impl Kind {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
     }
 
-    fn resource(self) -> ApiResource {
+    /// As kube names it.
+    pub fn resource(self) -> ApiResource {
         ApiResource {
             group: self.group.into(),
             version: self.version.into(),

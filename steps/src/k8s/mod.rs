@@ -3,6 +3,7 @@
 mod account;
 mod app;
 mod census;
+pub(crate) mod changes;
 mod check;
 pub mod client;
 mod config;
@@ -377,7 +378,7 @@ impl Target for K8sTarget {
     async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
         match &self.shared.kind {
             Some(cluster) => kind::listing::changes(&self.shared, cluster, store).await,
-            None => observe::changes(&self.shared, store).await,
+            None => changes::changes(&self.shared, store).await,
         }
     }
 }

@@ -1,29 +1,22 @@
-//! Figures and news of instances.
+//! Figures of instances.
 use super::{
-    Shared,
-    client::failed,
-    config,
+    Shared, config,
     logs::short,
     names::namespace,
     pods::{self, container, selector},
     total::Totals,
 };
-use crate::{
-    admin, kind,
-    labels::{INSTANCE, STORE},
-};
-use futures_util::{StreamExt, future::join_all, stream::BoxStream};
+use crate::{admin, kind};
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, ListParams},
-    runtime::watcher,
 };
 use std::collections::BTreeMap;
 use syp_auth::door::{GateMetrics, GateStatus};
 use syp_engine::{
     api::validate,
-    id::{InstanceId, StoreId},
     step::{ReplicaStats, Stats, StepCx},
 };
 use syp_proto::journal::Failure;
@@ -134,39 +127,6 @@ fn micros(quantity: &str) -> Option<u64> {
         }
     }
     validate::cpu_millis(quantity).map(|m| m.saturating_mul(1_000))
-}
-
-/// News of this store's pods and Deployments: what ended, what was changed or removed by hand.
-pub(crate) async fn changes(
-    s: &Shared,
-    store: &StoreId,
-) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
-    let c = s.client().await?;
-    // a cluster that can't be asked has no news
-    c.apiserver_version().await.map_err(|e| failed(&e))?;
-    let how = watcher::Config::default().labels(&format!("{STORE}={store}"));
-    let api: Api<Pod> =
-        if s.everywhere(&c).await? { Api::all(c) } else { Api::namespaced(c, &s.namespace().await?) };
-    // one that breaks off ends: the engine asks again, with its own pauses, and looks at everything
-    let news = watcher(api, how).take_while(|e| std::future::ready(e.is_ok())).filter_map(|e| async move {
-        match e {
-            Ok(watcher::Event::Delete(p)) => Some(of(&p)),
-            Ok(watcher::Event::Apply(p)) if ended(&p) => Some(of(&p)),
-            // after a break anything may have happened
-            Ok(watcher::Event::InitDone) => Some(None),
-            _ => None,
-        }
-    });
-    Ok(news.boxed())
-}
-
-fn of(p: &Pod) -> Option<InstanceId> {
-    InstanceId::parse(p.labels().get(INSTANCE)?)
-}
-
-fn ended(p: &Pod) -> bool {
-    let gone = |which, sidecar| container(p, which, sidecar).is_some_and(|c| !c.running && c.ended.is_some());
-    gone("app", false) || gone("gate", true)
 }
 
 #[cfg(test)]

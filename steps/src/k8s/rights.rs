@@ -110,6 +110,18 @@ pub const NODES: &[Right] = &[right("", "nodes", "list")];
 /// What quotas leave in a namespace that is given, and whether the gate must say its limits; without it an `up` finds out.
 pub const ROOM: &[Right] = &[right("", "limitranges", "list"), right("", "resourcequotas", "list")];
 
+/// What of ours is removed by hand is news; without them it is found at the next full look.
+pub const WATCHES: &[Right] = &[
+    right("", "serviceaccounts", "watch"),
+    right("", "secrets", "watch"),
+    right("", "services", "watch"),
+    right("apps", "deployments", "watch"),
+    right("networking.k8s.io", "networkpolicies", "watch"),
+    right("networking.k8s.io", "ingresses", "watch"),
+    right("policy", "poddisruptionbudgets", "watch"),
+    right("gateway.networking.k8s.io", "httproutes", "watch"),
+];
+
 /// Why a pod does not begin; without it only that it does not.
 pub const EVENTS: &[Right] = &[right("", "events", "list")];
 
@@ -118,14 +130,14 @@ pub const USAGE: &[Right] = &[right("metrics.k8s.io", "pods", "list")];
 
 /// All that an engine needs that gives its instances namespaces of their own.
 pub fn of_cluster() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, ROUTES, NODES, ROOM, EVENTS, USAGE].concat();
+    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, ROUTES, NODES, ROOM, WATCHES, EVENTS, USAGE].concat();
     all.sort();
     all
 }
 
 /// All that an engine needs in the one namespace that it is given.
 pub fn of_namespace() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, INGRESS, ROUTES, ROOM, EVENTS, USAGE].concat();
+    let mut all = [IN_NAMESPACE, INGRESS, ROUTES, ROOM, WATCHES, EVENTS, USAGE].concat();
     all.sort();
     all
 }

@@ -1,7 +1,7 @@
 //! What is there of this store in its cluster, the cluster itself when nobody is in it, and news of both.
 use super::{Cluster, load::REGISTRY, nodes::Look, program};
 use crate::{
-    k8s::{Shared, client::NAMESPACE, client::failed, listing, observe},
+    k8s::{Shared, changes as watched, client::NAMESPACE, client::failed, listing},
     labels::{INSTANCE, STORE},
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
@@ -110,7 +110,7 @@ pub(crate) async fn changes(
     store: &StoreId,
 ) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
     if cluster.look().await? == Look::Running {
-        return observe::changes(s, store).await;
+        return watched::changes(s, store).await;
     }
     // what was in it is looked at more than once, since what is being removed can't be judged before it is gone; the stream ends when
     // there is a cluster again
