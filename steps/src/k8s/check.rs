@@ -12,12 +12,13 @@ use tokio::{net::TcpStream, time::Instant};
 
 pub(super) struct Check(pub Arc<Shared>);
 
-/// A node that is told of a Service listens within this.
-const TOLD: Duration = Duration::from_secs(10);
+/// A node that is told of a Service listens within this, also when the API server was away: kube-proxy comes back to it with pauses of
+/// its own.
+const TOLD: Duration = Duration::from_secs(45);
 
 /// Nodes are told of a Service one after another. Where this host has a way to its port, whoever is told that it serves finds it so;
 /// where it has none (a private cluster), nobody waits.
-async fn told(cx: &StepCx) {
+async fn told(s: &Shared, cx: &StepCx) {
     let Some(to) = cx.output("service", "endpoint").and_then(|e| e.strip_prefix("http://")) else { return };
     let Ok(to) = to.parse::<SocketAddr>() else { return };
     let end = Instant::now() + TOLD;
@@ -32,6 +33,8 @@ async fn told(cx: &StepCx) {
             }
             Ok(Err(_)) => {}
         }
+        let what = format!("the nodes to open port {} of the Service", to.port());
+        cx.waiting.on(&cx.node, "PROBING", what, "kube-proxy does that; it may be busy", s.clock.now());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -58,7 +61,7 @@ impl Step for Check {
             ));
         };
         let status = admin::anonymous(pods::traffic(&c, cx, p).await?).await?;
-        told(cx).await;
+        told(&self.0, cx).await;
         crate::admin::enforced(status)
     }
 
