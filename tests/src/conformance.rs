@@ -1,4 +1,5 @@
 //! What every target must do, as a function of the target: a later target gets in by one line.
+mod case;
 mod cluster;
 mod day_two;
 mod docker;
@@ -75,60 +76,79 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
         let ca = e.json(&["show", name])?["endpointCa"].as_str().map(str::to_owned);
         ca.map_or(Ok(()), |pem| trust::add(&pem))
     };
-    up(&a, "shop")?;
-    ensure!(a.state("shop")? == "SERVING", "shop serves after up");
-    // the same again attaches
-    up(&a, "shop")?;
-    admission(&a, "shop")?;
-    policy_takes_effect(&a, "shop")?;
-    let other = up_says(&a, "shop")?;
-    ensure!(
-        other.code == 7 && other.err.contains("access"),
-        "who may use it has changed since: {}",
-        other.err
-    );
-    let open = bed.ways_past_the_gate(&a, "shop")?;
-    ensure!(open.is_empty(), "reached past the gate: {open:?}");
-    ensure!(bed.way_out(&a, "shop")?, "the app's own way out is closed");
-    let tried = a.json(&["show", "shop"])?["conditions"].to_string();
-    ensure!(tried.contains("Isolated") && tried.contains("AuthEnforced"), "what was tried is shown: {tried}");
-    figures(&a, "shop")?;
-    changes(&a, "shop", bed)?;
-    day_two::over_time(&a, "shop")?;
-    day_two::audited(&a, "shop")?;
-    day_two::another_engine(&a, "shop")?;
-    // another spec is a conflict
-    let other =
-        a.run(&["up", "shop", "--image", bed.image(), "--on", bed.on(), "--port", "8081", "--yes"])?;
-    ensure!(
-        other.code == 7,
-        "another spec on a name that exists is exit 7, not {}: {}",
-        other.code,
-        other.err
-    );
-    // two instances and two engines beside each other
-    up(&a, "second")?;
-    up(&b, "shop")?;
-    ensure!(a.endpoint("shop")? != b.endpoint("shop")?, "two engines, two endpoints");
-    drain_and_resume(&a, "shop")?;
-    a.down("shop")?;
-    for (e, name) in [(&a, "second"), (&b, "shop")] {
-        let token = e.token(name, Some("user:alice@example.com"))?;
-        let (code, _) = get(&e.endpoint(name)?, Some(&token), &[])?;
-        ensure!(code == 200, "{name} of the other still serves, not {code}");
-    }
-    // the name is free at once
-    up(&a, "shop")?;
-    day_two::spent(&a, "shop")?;
-    a.down("shop")?;
-    a.down("second")?;
-    b.down("shop")?;
-    for e in [&a, &b] {
-        let left = bed.left(&e.store_id()?)?;
-        ensure!(left.is_empty(), "left behind: {left:?}");
-        ensure!(e.ok(&["fsck"])?.contains("0 problems"), "fsck");
-    }
-    Ok(())
+    let case = |name: &str, run: &dyn Fn() -> Result<()>| case::case(bed.on(), name, run);
+    case("up, and the same again", &|| {
+        up(&a, "shop")?;
+        ensure!(a.state("shop")? == "SERVING", "shop serves after up");
+        up(&a, "shop")
+    })?;
+    case("401, 403, 200", &|| admission(&a, "shop"))?;
+    case("access changes within 2 s", &|| {
+        policy_takes_effect(&a, "shop")?;
+        let other = up_says(&a, "shop")?;
+        ensure!(
+            other.code == 7 && other.err.contains("access"),
+            "who may use it has changed since: {}",
+            other.err
+        );
+        Ok(())
+    })?;
+    case("no way past the gate", &|| {
+        let open = bed.ways_past_the_gate(&a, "shop")?;
+        ensure!(open.is_empty(), "reached past the gate: {open:?}");
+        ensure!(bed.way_out(&a, "shop")?, "the app's own way out is closed");
+        let tried = a.json(&["show", "shop"])?["conditions"].to_string();
+        ensure!(
+            tried.contains("Isolated") && tried.contains("AuthEnforced"),
+            "what was tried is shown: {tried}"
+        );
+        Ok(())
+    })?;
+    case("cost, metrics, events, logs", &|| figures(&a, "shop"))?;
+    case("set, failed set, rollback, secrets, scale", &|| changes(&a, "shop", bed))?;
+    case("metrics over time", &|| day_two::over_time(&a, "shop"))?;
+    case("audit", &|| day_two::audited(&a, "shop"))?;
+    case("another engine in an update", &|| day_two::another_engine(&a, "shop"))?;
+    case("another spec is a conflict", &|| {
+        let other =
+            a.run(&["up", "shop", "--image", bed.image(), "--on", bed.on(), "--port", "8081", "--yes"])?;
+        ensure!(
+            other.code == 7,
+            "another spec on a name that exists is exit 7, not {}: {}",
+            other.code,
+            other.err
+        );
+        Ok(())
+    })?;
+    case("two instances, two engines", &|| {
+        up(&a, "second")?;
+        up(&b, "shop")?;
+        ensure!(a.endpoint("shop")? != b.endpoint("shop")?, "two engines, two endpoints");
+        Ok(())
+    })?;
+    case("drain, and back", &|| drain_and_resume(&a, "shop"))?;
+    case("down beside others", &|| {
+        a.down("shop")?;
+        for (e, name) in [(&a, "second"), (&b, "shop")] {
+            let token = e.token(name, Some("user:alice@example.com"))?;
+            let (code, _) = get(&e.endpoint(name)?, Some(&token), &[])?;
+            ensure!(code == 200, "{name} of the other still serves, not {code}");
+        }
+        // the name is free at once
+        up(&a, "shop")
+    })?;
+    case("a budget that is spent", &|| day_two::spent(&a, "shop"))?;
+    case("down leaves nothing", &|| {
+        a.down("shop")?;
+        a.down("second")?;
+        b.down("shop")?;
+        for e in [&a, &b] {
+            let left = bed.left(&e.store_id()?)?;
+            ensure!(left.is_empty(), "left behind: {left:?}");
+            ensure!(e.ok(&["fsck"])?.contains("0 problems"), "fsck");
+        }
+        Ok(())
+    })
 }
 
 fn admission(e: &Engine, name: &str) -> Result<()> {
