@@ -10,7 +10,7 @@ use syp_tests::{
 
 const ALICE: &str = "user:alice@example.com";
 /// What `up` walks.
-const UP: [&str; 17] = [
+const UP: [&str; 18] = [
     "cluster",
     "namespace",
     "account",
@@ -28,9 +28,10 @@ const UP: [&str; 17] = [
     "check",
     "entrance",
     "disruption",
+    "pull",
 ];
 /// What an update walks (and whatever of `up` comes again).
-const UPDATE: [&str; 17] = [
+const UPDATE: [&str; 18] = [
     "cluster",
     "namespace",
     "account",
@@ -48,9 +49,10 @@ const UPDATE: [&str; 17] = [
     "undo secret-1",
     "undo image-1",
     "scale",
+    "pull",
 ];
 /// What `down` walks.
-const DOWN: [&str; 14] = [
+const DOWN: [&str; 15] = [
     "drain",
     "undo ingress",
     "undo tls",
@@ -62,6 +64,7 @@ const DOWN: [&str; 14] = [
     "undo config",
     "undo account",
     "undo disruption",
+    "undo pull",
     "undo namespace",
     "undo cluster",
     "list",
@@ -119,14 +122,21 @@ fn life(point: &str) -> Result<()> {
     let secret = tempfile::NamedTempFile::new()?;
     std::fs::write(secret.path(), "a value")?;
     let at = format!("{point}:@{}", points.0.path().display());
-    let e = Engine::new(&sypctl)?.with("SYP_CRASH_AT", &at);
+    // a login that nothing needs, so that its Secret has its turn too
+    let docker = tempfile::tempdir()?;
+    let login = serde_json::json!({ "auths": { "https://index.docker.io/v1/": { "auth": "YWxpY2U6cHc=" } } });
+    std::fs::write(docker.path().join("config.json"), login.to_string())?;
+    let e = Engine::new(&sypctl)?
+        .with("SYP_CRASH_AT", &at)
+        .with("DOCKER_CONFIG", &docker.path().display().to_string());
     let mut missed = Vec::new();
 
     points.are(&UP)?;
     let value = format!("VALUE=@{}", secret.path().display());
     let mut up =
         vec!["up", "phoenix", "--image", "syp-test/hello:latest", "--port", "8080", "--on", "kind-ingress"];
-    up.extend(["--isolation", "rules", "--allow", ALICE, "--secret", &value, "--no-wait", "--yes"]);
+    up.extend(["--isolation", "rules", "--allow", ALICE, "--secret", &value, "--pull-login"]);
+    up.extend(["--no-wait", "--yes"]);
     ask(&e, &up, |_| true)?;
     until(&e, "up", |i| rests(i, "SERVING"))?;
     missed.extend(points.left()?.into_iter().map(|p| format!("up {p}")));
