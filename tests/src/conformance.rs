@@ -33,6 +33,13 @@ pub trait Bed {
     fn env(&self) -> Vec<(&'static str, String)> {
         vec![]
     }
+    /// An engine of its own.
+    ///
+    /// # Errors
+    /// It can't be made.
+    fn engine(&self, sypctl: &Path) -> Result<Engine> {
+        Ok(self.env().iter().fold(Engine::new(sypctl)?, |e, (name, value)| e.with(name, value)))
+    }
     /// Arguments of `up` besides the image.
     fn args(&self) -> Vec<&'static str> {
         vec!["--port", "8080"]
@@ -59,11 +66,7 @@ pub trait Bed {
 /// # Errors
 /// What the target does not do.
 pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
-    let engine = || {
-        let env = bed.env();
-        Ok::<_, anyhow::Error>(env.iter().fold(Engine::new(sypctl)?, |e, (name, value)| e.with(name, value)))
-    };
-    let (a, b) = (engine()?, engine()?);
+    let (a, b) = (bed.engine(sypctl)?, bed.engine(sypctl)?);
     let up_says = |e: &Engine, name: &str| {
         let mut args = vec!["up", name, "--image", bed.image(), "--on", bed.on(), "--yes"];
         args.extend(bed.args());

@@ -58,10 +58,7 @@ fn resource<'a>(plan: &'a Value, kind: &str) -> Result<&'a Value> {
 #[test]
 fn a_plan_shows_each_object_as_the_api_server_would_make_it() -> Result<()> {
     let (Some(sypctl), Some(cluster)) = (binary(), Cluster::from_env()?) else { return Ok(()) };
-    let mut engine = Engine::new(&sypctl)?;
-    for (name, value) in cluster.env() {
-        engine = engine.with(name, &value);
-    }
+    let engine = cluster.engine(&sypctl)?;
     let w = World { cluster, engine };
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), judge().to_string())?;

@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use std::{path::Path, process::Command};
 use syp_tests::{
     conformance::{Bed, Cluster},
-    product::{Engine, binary, get, sh},
+    product::{binary, get, sh},
     registry::Registry,
 };
 
@@ -42,13 +42,7 @@ fn a_private_image_is_pinned_and_pulled_with_the_engines_login() -> Result<()> {
     let login = r.login(PASSWORD)?;
     let image = format!("{}/shop:1", r.host);
     push(&login, &image, "1")?;
-    let engine = |config: &str| -> Result<Engine> {
-        let mut e = Engine::new(&sypctl)?.with("DOCKER_CONFIG", config);
-        for (name, value) in c.env() {
-            e = e.with(name, &value);
-        }
-        Ok(e)
-    };
+    let engine = |config: &str| Ok::<_, anyhow::Error>(c.engine(&sypctl)?.with("DOCKER_CONFIG", config));
     let up =
         ["up", "shop", "--image", &image, "--on", "k8s", "--port", "8080", "--isolation", "none", "--yes"];
     let allow = [&up[..], &["--allow", ALICE]].concat();

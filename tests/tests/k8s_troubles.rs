@@ -3,7 +3,7 @@ use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 use syp_tests::{
     conformance::{Bed, Cluster},
-    product::{Engine, binary, pause, sh},
+    product::{binary, pause, sh},
 };
 
 /// What makes the network of every pod of a kind node.
@@ -28,10 +28,7 @@ impl Drop for Broken {
 fn a_pod_that_has_no_network_says_so_and_serves_when_it_has_one() -> Result<()> {
     let (Some(sypctl), Some(c)) = (binary(), Cluster::from_env()?) else { return Ok(()) };
     let node = c.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
-    let mut e = Engine::new(&sypctl)?;
-    for (name, value) in c.env() {
-        e = e.with(name, &value);
-    }
+    let e = c.engine(&sypctl)?;
     let broken = Broken::new(node.trim())?;
     let up = ["up", "shop", "--image", "syp-test/hello:latest", "--port", "8080", "--on", "k8s"];
     e.ok(&[&up[..], &["--isolation", "rules", "--yes", "--no-wait"]].concat())?;

@@ -28,10 +28,7 @@ impl Drop for World {
 impl World {
     fn start() -> Result<Option<Self>> {
         let (Some(sypctl), Some(cluster)) = (binary(), Cluster::from_env()?) else { return Ok(None) };
-        let mut engine = Engine::new(&sypctl)?;
-        for (name, value) in cluster.env() {
-            engine = engine.with(name, &value);
-        }
+        let engine = cluster.engine(&sypctl)?;
         let form = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
         let node = cluster.kubectl(&["get", "nodes", "-o", form])?;
         Ok(Some(Self { cluster, engine, node: node.trim().to_owned() }))

@@ -80,7 +80,7 @@ async fn place(
     let gateway = route::asked(spec, &namespace);
     rights::check(c, if own { "" } else { &namespace }, &wanted(own, gateway.is_some())).await?;
     if let Some(at) = &gateway {
-        rights::check(c, &at.namespace, &rights::ROUTES[..1]).await?;
+        rights::check(c, &at.namespace, rights::GATEWAYS).await?;
         route::check(c, at, &namespace, &spec.domains).await?;
     }
     let level = if own { String::new() } else { level(c, &namespace).await? };

@@ -94,9 +94,11 @@ pub const INGRESS: &[Right] = &[
     right("networking.k8s.io", "ingresses", "delete"),
 ];
 
+/// Where the Gateway of `--gateway` is.
+pub const GATEWAYS: &[Right] = &[right("gateway.networking.k8s.io", "gateways", "get")];
+
 /// Made with `--gateway`.
 pub const ROUTES: &[Right] = &[
-    right("gateway.networking.k8s.io", "gateways", "get"),
     right("gateway.networking.k8s.io", "httproutes", "get"),
     right("gateway.networking.k8s.io", "httproutes", "list"),
     right("gateway.networking.k8s.io", "httproutes", "create"),
@@ -130,14 +132,15 @@ pub const USAGE: &[Right] = &[right("metrics.k8s.io", "pods", "list")];
 
 /// All that an engine needs that gives its instances namespaces of their own.
 pub fn of_cluster() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, NAMESPACES, INGRESS, ROUTES, NODES, ROOM, WATCHES, EVENTS, USAGE].concat();
+    let mut all =
+        [IN_NAMESPACE, NAMESPACES, INGRESS, GATEWAYS, ROUTES, NODES, ROOM, WATCHES, EVENTS, USAGE].concat();
     all.sort();
     all
 }
 
 /// All that an engine needs in the one namespace that it is given.
 pub fn of_namespace() -> Vec<Right> {
-    let mut all = [IN_NAMESPACE, INGRESS, ROUTES, ROOM, WATCHES, EVENTS, USAGE].concat();
+    let mut all = [IN_NAMESPACE, INGRESS, GATEWAYS, ROUTES, ROOM, WATCHES, EVENTS, USAGE].concat();
     all.sort();
     all
 }
