@@ -250,7 +250,7 @@ mod tests {
             "check",
         ];
         // a session of one's own; work that was planned when it began; 'sweep' plans unless it is told to delete
-        const OWN: &[&str] = &["login", "logout", "server", "cancel", "retry", "sweep"];
+        const OWN: &[&str] = &["login", "logout", "server", "cancel", "pause", "resume", "retry", "sweep"];
         fn walk(c: &clap::Command, path: &str) {
             for s in c.get_subcommands().filter(|s| s.get_name() != "help") {
                 let path = format!("{path} {}", s.get_name());
@@ -300,6 +300,8 @@ mod tests {
             "sypctl op ls",
             "sypctl op watch x",
             "sypctl op cancel x",
+            "sypctl op pause x",
+            "sypctl op resume x --no-wait",
             "sypctl op retry x",
             "sypctl transition shop --to draining --if-state serving",
             "sypctl drain shop",

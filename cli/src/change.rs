@@ -69,9 +69,20 @@ pub async fn run(ctx: &Ctx<'_>, change: Change, name: &str, only_plan: bool, wor
             return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
         }
     }
-    let op = change.send(&client).await?;
+    let hold = matches!(&change, Change::Update(r) if r.rollout.is_some_and(|r| r.hold));
+    let mut op = change.send(&client).await?;
     if work.no_wait {
         return up::accepted(ctx, &op, name);
+    }
+    if hold && !op.done {
+        op = follow::to_pause(&client, ctx.out, &op.name, ctx.limit()).await?;
+        if !op.done {
+            let words = format!(
+                "{name}: the new revision is ready and waits; the old one serves\nLet it serve with: sypctl op resume {name}\nTake it back with:  sypctl op cancel {name}"
+            );
+            ctx.out.document(&op, || words, || follow::short(&op.name).to_owned())?;
+            return Ok(exit::OK);
+        }
     }
     let i = finish(ctx, &client, op, name).await?;
     ctx.out.document(&i, || in_words(&i), || name.to_owned())?;

@@ -10,10 +10,10 @@ use futures_util::StreamExt;
 use prost::Message;
 use std::time::Duration;
 use syp_proto::{
-    google::longrunning::{Operation, operation},
+    google::longrunning::{GetOperationRequest, Operation, operation, operations_client::OperationsClient},
     v1::{
         Instance, WatchOperationRequest, operation_event::Event,
-        operation_events_client::OperationEventsClient,
+        operation_events_client::OperationEventsClient, operation_metadata::Step,
     },
 };
 use tonic::Code;
@@ -31,9 +31,27 @@ pub async fn operation(
     name: &str,
     limit: Duration,
 ) -> Result<Operation, Failure> {
+    follow(client, out, name, limit, false).await
+}
+
+/// The same, or until it is paused: then it is not done.
+///
+/// # Errors
+/// As [`operation`].
+pub async fn to_pause(client: &Client, out: &Out, name: &str, limit: Duration) -> Result<Operation, Failure> {
+    follow(client, out, name, limit, true).await
+}
+
+async fn follow(
+    client: &Client,
+    out: &Out,
+    name: &str,
+    limit: Duration,
+    to_pause: bool,
+) -> Result<Operation, Failure> {
     let mut progress = Progress::new(out);
     let done = tokio::select! {
-        r = to_the_end(client, name, &mut progress) => r,
+        r = to_the_end(client, name, &mut progress, to_pause) => r,
         _ = tokio::signal::ctrl_c() => Err(Failure::new(
             exit::INTERRUPTED,
             "INTERRUPTED",
@@ -49,7 +67,21 @@ pub async fn operation(
     done
 }
 
-async fn to_the_end(client: &Client, name: &str, progress: &mut Progress) -> Result<Operation, Failure> {
+fn is_paused(e: &Event) -> bool {
+    let at = |s: &Step| s.waiting_on.as_ref().is_some_and(|w| w.reason == "PAUSED");
+    match e {
+        Event::Snapshot(m) => m.steps.iter().any(at),
+        Event::Step(s) => at(s),
+        _ => false,
+    }
+}
+
+async fn to_the_end(
+    client: &Client,
+    name: &str,
+    progress: &mut Progress,
+    to_pause: bool,
+) -> Result<Operation, Failure> {
     let mut resume = String::new();
     let mut tries = 0;
     loop {
@@ -70,6 +102,15 @@ async fn to_the_end(client: &Client, name: &str, progress: &mut Progress) -> Res
                     tries = 0;
                     resume.clone_from(&e.resume_token);
                     progress.event(&e);
+                    if to_pause && e.event.as_ref().is_some_and(is_paused) {
+                        let ask = GetOperationRequest { name: name.into() };
+                        return client
+                            .call(
+                                ask,
+                                |ch, r| async move { OperationsClient::new(ch).get_operation(r).await },
+                            )
+                            .await;
+                    }
                     if let Some(Event::Done(o)) = e.event {
                         return Ok(o);
                     }

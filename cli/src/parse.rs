@@ -21,6 +21,22 @@ pub fn replicas(text: &str) -> Result<i32, String> {
     number(text, 1, 64).ok_or_else(|| "1 to 64 replicas".into())
 }
 
+/// How many replicas, or between which numbers: `2`, `1-5`.
+pub fn range(text: &str) -> Result<(i32, i32), String> {
+    let Some((min, max)) = text.split_once('-').filter(|(min, _)| !min.is_empty()) else {
+        return replicas(text).map(|n| (n, n)).map_err(|e| format!("{e}, or a range such as 1-5"));
+    };
+    match (replicas(min), replicas(max)) {
+        (Ok(min), Ok(max)) if min <= max => Ok((min, max)),
+        _ => Err("a range of 1 to 64 replicas, such as 1-5".into()),
+    }
+}
+
+/// Percent.
+pub fn percent(text: &str) -> Result<i32, String> {
+    number(text, 1, 100).ok_or_else(|| "1 to 100 percent".into())
+}
+
 /// How many lines.
 pub fn lines(text: &str) -> Result<i32, String> {
     number(text, 1, i32::MAX).ok_or_else(|| "a number of lines, 1 or more".into())

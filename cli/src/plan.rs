@@ -54,6 +54,12 @@ pub fn text(p: &Plan, colours: bool) -> String {
     let below = render::fields([
         ("Changes", list(&p.changes)),
         ("Cost", cost),
+        (
+            "At most",
+            p.hourly_most
+                .as_ref()
+                .map_or_else(String::new, |m| format!("{} an hour, with all replicas", render::money(m))),
+        ),
         ("Month", month.map_or_else(String::new, |m| format!("{} if always on", render::money(m)))),
         ("Missing rights", list(&p.missing_permissions)),
         ("Quota", list(&p.quota_problems)),

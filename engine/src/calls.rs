@@ -158,7 +158,7 @@ async fn resolve_doubt(
             "the engine looks again",
         )),
         Observed::Present { ours: false, .. } => Err(name_conflict(key)),
-        Observed::Present { handle, .. } => {
+        Observed::Present { handle, .. } | Observed::Changed { handle, .. } => {
             if let Some(row) = i.ledger.iter().rfind(|r| r.node == cx.node && !over(r)) {
                 out.push(Body::Adopted(journal::Adopted { entry: row.ordinal, handle, found: None }));
             }

@@ -13,7 +13,7 @@ use crate::{
 };
 use syp_proto::{
     journal::{self, Failure, Instance, LedgerRow, Node, Record, Run, RunKind, ledger_row, record::Body},
-    v1::{Condition, condition},
+    v1::{Condition, condition, condition::Status},
 };
 
 pub(crate) use update::is_done;
@@ -83,6 +83,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         }
         Body::Transition(t) => transition(i, r, t)?,
         Body::CancelRequested(c) => open_run(i, c.run)?.cancel_requested = true,
+        Body::Paused(p) => paused(open_run(i, p.run)?, p.on, r.at_ms),
         Body::RunEnded(e) => {
             let run = open_run(i, e.run)?;
             if run.kind() == RunKind::Teardown && !e.preempted_by.is_empty() {
@@ -181,6 +182,7 @@ fn run_created(i: &mut Instance, r: &Record, c: &journal::RunCreated) -> Result<
         nodes,
         created_ms: r.at_ms,
         deadline_ms: c.deadline_ms,
+        hold: c.hold,
         actor: r.actor.clone(),
         request_id: c.request_id.clone(),
         cause: c.cause.clone(),
@@ -254,6 +256,13 @@ fn set_condition(i: &mut Instance, mut c: Condition, at_ms: Millis) {
     }
 }
 
+pub(crate) const DRIFTED: &str = "Drifted";
+
+/// The condition that something differs at the provider and is left so, when it holds.
+pub fn drifted(i: &Instance) -> Option<&Condition> {
+    i.conditions.iter().find(|c| c.r#type == DRIFTED && c.status() == Status::True)
+}
+
 fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
     if e.access.is_some() || e.set_cors {
         next_generation(i, r.seq);
@@ -282,6 +291,26 @@ fn edited(i: &mut Instance, r: &Record, e: &journal::Edited) {
     if e.set_protect {
         spec.protect = e.protect;
     }
+    if e.set_report_drift {
+        spec.report_drift = e.report_drift;
+        if !e.report_drift && drifted(i).is_some() {
+            // what was only told so far is put back now
+            i.revert_ms = r.at_ms;
+        }
+    }
+}
+
+/// The time that a run has stands still with it.
+fn paused(run: &mut Run, on: bool, at_ms: Millis) {
+    run.hold = false;
+    if on {
+        run.paused_ms = at_ms;
+        return;
+    }
+    if run.paused_ms != 0 && run.deadline_ms != 0 {
+        run.deadline_ms += (at_ms - run.paused_ms).max(0);
+    }
+    run.paused_ms = 0;
 }
 
 /// Other prices from now on; what was spent before stays as it was.

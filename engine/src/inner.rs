@@ -65,6 +65,8 @@ pub(crate) struct Beginning<'a> {
     pub revision: Option<&'a Revision>,
     /// What led to it.
     pub cause: Option<&'a Failure>,
+    /// Pause before what it makes serves.
+    pub hold: bool,
 }
 
 // === impl Inner ===
@@ -224,6 +226,7 @@ impl Inner {
                 cause: b.cause.cloned(),
                 verb: b.verb.into(),
                 grace_ms: b.grace_ms,
+                hold: b.hold,
             }));
         }
         out

@@ -3,11 +3,11 @@ use crate::{
     cell::Cell,
     engine::{Caller, Engine},
     error::Error,
-    fold::{over, row_at},
+    fold::{drifted, over, row_at},
     graph::{self, Graph, RunKind, State, Trigger},
     id::OperationId,
     inner::Beginning,
-    plan, revision,
+    plan, revision, scheduler,
     shared::Bound,
 };
 use std::sync::Arc;
@@ -42,6 +42,17 @@ pub enum Accepted {
 /// The etag of a projection.
 pub fn etag(i: &Instance) -> String {
     format!("\"{}-{}\"", &i.uid[..i.uid.len().min(8)], i.head_seq)
+}
+
+/// How an update is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Updating<'a> {
+    /// Word for the journal: `set`, `rollback`.
+    pub verb: &'a str,
+    /// Only if nothing changed since this etag.
+    pub expect: &'a str,
+    /// Pause when the revision is proven, before it serves.
+    pub hold: bool,
 }
 
 // === impl Engine ===
@@ -124,6 +135,34 @@ impl Engine {
         Ok(())
     }
 
+    /// An update begins nothing more, or goes on. What served before serves meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::NotAllowed`]: of anything else nothing would serve.
+    pub async fn pause(&self, op: OperationId, on: bool, who: &Caller) -> Result<(), Error> {
+        let cell = self.cell(op.instance).ok_or_else(|| Error::NotFound(op.to_string()))?;
+        let _guard = cell.writer.lock().await;
+        let i = cell.get();
+        let state = i.state();
+        let Some(run) = i.run.as_ref().filter(|r| r.no == op.run) else {
+            return Err(not_allowed(&i, state, "it is over already"));
+        };
+        if run.kind() != RunKind::Update {
+            return Err(not_allowed(
+                &i,
+                state,
+                "only an update can be paused: what served before serves meanwhile",
+            ));
+        }
+        if on == (run.paused_ms != 0) && !run.hold {
+            return Ok(());
+        }
+        let body = Body::Paused(journal::Paused { run: op.run, on });
+        self.append_locked(&cell, vec![body], who, None).await?;
+        self.kick(&cell);
+        Ok(())
+    }
+
     /// Runs what a failed repair or drain left open once more; wakes a teardown that backs off.
     ///
     /// # Errors
@@ -153,23 +192,20 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InProgress`] beside another operation, [`Error::NotAllowed`] where nothing serves.
-    // each is a different thing, and only the API calls it
-    #[allow(clippy::too_many_arguments)]
     pub async fn update(
         &self,
         cell: &Arc<Cell>,
         new: &Revision,
         edited: Option<Edited>,
         bound: Bound,
-        verb: &str,
-        expect: &str,
+        how: &Updating<'_>,
         who: &Caller,
     ) -> Result<OperationId, Error> {
         let _binding = self.inner.shared.binding.read().await;
         let _guard = cell.writer.lock().await;
         let i = cell.get();
         readable(cell)?;
-        check_etag(&i, expect)?;
+        check_etag(&i, how.expect)?;
         updatable(&i)?;
         let mut new = new.clone();
         let refs = new.spec.as_mut().map_or(&mut [][..], |s| &mut s.secrets);
@@ -179,7 +215,13 @@ impl Engine {
             return Err(Error::InProgress(current(&i, i.runs)));
         }
         let op = OperationId { instance: cell.id, run: i.runs + 1 };
-        let b = Beginning { request_id: &who.request_id, verb, revision: Some(&new), ..Default::default() };
+        let b = Beginning {
+            request_id: &who.request_id,
+            verb: how.verb,
+            revision: Some(&new),
+            hold: how.hold,
+            ..Default::default()
+        };
         let mut bodies: Vec<_> = edited.map(Body::Edited).into_iter().collect();
         bodies.extend(self.inner.begin(&i, Trigger::Update, &b));
         for body in &bodies {
@@ -214,6 +256,31 @@ impl Engine {
         self.append_locked(cell, bodies, &who, None).await?;
         self.kick(cell);
         Ok(())
+    }
+
+    /// Writes down what differs, or that nothing does any more, where that is all that is done about it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn tell_drift(&self, cell: &Arc<Cell>, findings: &[String]) -> Result<(), Error> {
+        let told = |i: &Instance| {
+            let held = drifted(i).map_or("", |c| c.message.as_str());
+            held == findings.join("; ") || i.state() != State::Serving || i.run.is_some()
+        };
+        if told(&cell.get()) {
+            return Ok(());
+        }
+        let _guard = cell.writer.lock().await;
+        if told(&cell.get()) {
+            return Ok(());
+        }
+        let who = Caller { actor: "engine".into(), ..Default::default() };
+        let mut bodies = Vec::new();
+        if !findings.is_empty() {
+            bodies.push(Body::Drift(journal::Drift { findings: findings.to_vec() }));
+        }
+        bodies.push(scheduler::drift(findings));
+        self.append_locked(cell, bodies, &who, None).await
     }
 
     /// Changes what lives beside revisions: access, operators, labels, time to live, protection.
@@ -340,7 +407,7 @@ pub fn allowed(i: &Instance) -> Vec<State> {
     out
 }
 
-fn current(i: &Instance, run: u32) -> String {
+pub(crate) fn current(i: &Instance, run: u32) -> String {
     format!("operations/{}-{run}", i.uid)
 }
 

@@ -2,11 +2,11 @@
 use crate::{
     calls,
     cell::Cell,
-    engine::Engine,
+    engine::{Caller, Engine},
     failure::{Class, backoff_ms},
     fold::over,
     graph::State,
-    id::InstanceId,
+    id::{InstanceId, OperationId},
     step::{Observed, Target},
     targets::key,
 };
@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use rand::Rng;
 use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
-use syp_proto::journal::{Failure, ledger_row};
+use syp_proto::journal::{Failure, Instance, ledger_row};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,26 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(300);
 /// The next look at what was in the middle of something.
 const AGAIN: Duration = Duration::from_secs(15);
+/// One thing that is not at the provider as it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What and how.
+    pub words: String,
+    /// In which way.
+    pub how: How,
+}
+
+/// In which way something differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It is not there, or somebody else's.
+    Gone,
+    /// It is there and does not run.
+    Stopped,
+    /// It is there and somebody changed it.
+    Changed,
+}
+
 /// News of one moment (a daemon that stops kills everything at once) are looked at together.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -101,17 +121,25 @@ impl Engine {
             if !mine || i.state() != State::Serving {
                 continue;
             }
-            if i.run.is_some() {
+            if let Some(run) = &i.run {
                 again.insert(cell.id);
+                if run.paused_ms != 0 {
+                    self.look_at_paused(&cell, run.no).await;
+                }
                 continue;
             }
             match self.findings(&cell).await {
-                Ok(findings) if findings.is_empty() => {}
                 Ok(findings) => {
-                    again.insert(cell.id);
-                    tracing::info!(instance = %cell.id, ?findings, "drift: repairing");
-                    if let Err(e) = self.drift(&cell, findings).await {
-                        tracing::warn!(instance = %cell.id, error = %e, "repair not started");
+                    let begun = match policy(&i, &findings) {
+                        Policy::Repair => {
+                            again.insert(cell.id);
+                            tracing::info!(instance = %cell.id, ?findings, "drift: repairing");
+                            self.drift(&cell, words(findings)).await
+                        }
+                        Policy::Tell => self.tell_drift(&cell, &words(findings)).await,
+                    };
+                    if let Err(e) = begun {
+                        tracing::warn!(instance = %cell.id, error = %e, "drift could not be written down");
                     }
                 }
                 // can't be seen is not the same as gone
@@ -121,11 +149,27 @@ impl Engine {
         again
     }
 
+    /// What serves comes before what shall: an update that somebody paused is taken back when something of it is gone or has stopped,
+    /// and the repair after that brings back what serves.
+    async fn look_at_paused(&self, cell: &Arc<Cell>, run: u32) {
+        let Ok(found) = self.findings(cell).await else { return };
+        let broken: Vec<_> = found.into_iter().filter(|d| d.how != How::Changed).collect();
+        if broken.is_empty() {
+            return;
+        }
+        let op = OperationId { instance: cell.id, run };
+        let who = Caller { actor: "engine".into(), ..Default::default() };
+        tracing::info!(instance = %cell.id, ?broken, "what serves has to be repaired: the paused update is taken back");
+        if let Err(e) = self.cancel(op, &who).await {
+            tracing::warn!(instance = %cell.id, error = %e, "the paused update is not taken back");
+        }
+    }
+
     /// What differs from the ledger.
     ///
     /// # Errors
     /// When the provider can't be asked.
-    pub async fn findings(&self, cell: &Cell) -> Result<Vec<String>, Failure> {
+    pub async fn findings(&self, cell: &Cell) -> Result<Vec<Difference>, Failure> {
         let i = cell.get();
         let mut out = Vec::new();
         for row in i.ledger.iter().filter(|r| !over(r) && r.state() == ledger_row::State::Exists) {
@@ -134,11 +178,65 @@ impl Engine {
             let cx = calls::context(&self.inner, cell, &i, &row.node, params, CancellationToken::new());
             match step.observe(&cx, &row.key).await? {
                 Observed::Present { ours: true, healthy: true, .. } | Observed::Busy => {}
-                Observed::Present { ours: false, .. } => out.push(format!("{} is no longer ours", row.key)),
-                Observed::Present { .. } => out.push(format!("{} does not run", row.key)),
-                Observed::Absent => out.push(format!("{} is gone", row.key)),
+                Observed::Present { ours: false, .. } => {
+                    out.push(differs(How::Gone, format!("{} is no longer ours", row.key)));
+                }
+                Observed::Present { .. } => {
+                    out.push(differs(How::Stopped, format!("{} does not run", row.key)));
+                }
+                Observed::Changed { by, .. } => {
+                    out.push(differs(How::Changed, format!("{} was changed: {by}", row.key)));
+                }
+                Observed::Absent => out.push(differs(How::Gone, format!("{} is gone", row.key))),
             }
         }
         Ok(out)
+    }
+}
+
+/// What is done about differences.
+#[derive(Debug, PartialEq, Eq)]
+enum Policy {
+    Repair,
+    /// Also that there are none any more.
+    Tell,
+}
+
+/// What does not run is nobody's choice of how it should be. Pure.
+fn policy(i: &Instance, found: &[Difference]) -> Policy {
+    let tell = i.spec.as_ref().is_some_and(|s| s.report_drift);
+    if found.is_empty() || (tell && !found.iter().any(|d| d.how == How::Stopped)) {
+        Policy::Tell
+    } else {
+        Policy::Repair
+    }
+}
+
+fn differs(how: How, words: String) -> Difference {
+    Difference { words, how }
+}
+
+/// As people read it.
+pub fn words(all: Vec<Difference>) -> Vec<String> {
+    all.into_iter().map(|d| d.words).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syp_proto::v1::InstanceSpec;
+
+    #[test]
+    fn what_was_changed_is_told_where_that_is_asked_for_and_what_does_not_run_is_started_all_the_same() {
+        let with = |report_drift| Instance {
+            spec: Some(InstanceSpec { report_drift, ..Default::default() }),
+            ..Default::default()
+        };
+        let (gone, stopped) = (differs(How::Gone, "a is gone".into()), differs(How::Stopped, String::new()));
+        let both = [gone, stopped];
+        assert_eq!(policy(&with(false), &[]), Policy::Tell);
+        assert_eq!(policy(&with(false), &both[..1]), Policy::Repair);
+        assert_eq!(policy(&with(true), &both[..1]), Policy::Tell);
+        assert_eq!(policy(&with(true), &both), Policy::Repair);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     budget,
     clock::Millis,
     failure::{Class, failure},
-    fold::{is_done, over, row_at},
+    fold::{DRIFTED, drifted, is_done, over, row_at},
     graph::{self, State, Trigger},
 };
 use std::collections::BTreeMap;
@@ -198,7 +198,8 @@ fn forward(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
     }
     let failed = run.nodes.iter().find(|n| n.state() == node::State::Terminal);
     // once the new revision serves, an update only cleans up: that takes as long as it takes
-    let limited = run.deadline_ms != 0 && !(run.kind() == RunKind::Update && i.wanted.is_none());
+    let limited =
+        run.deadline_ms != 0 && run.paused_ms == 0 && !(run.kind() == RunKind::Update && i.wanted.is_none());
     let late = limited && run.deadline_ms <= now;
     if failed.is_some() || late {
         let why = failed.map_or_else(|| deadline(run), of_node);
@@ -224,6 +225,9 @@ fn forward(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
         if run.kind() == RunKind::Provision {
             d.records.extend(transition(i, Trigger::RunSucceeded).map(|b| with_endpoint(b, run)));
         }
+        if run.kind() == RunKind::Repair && drifted(i).is_some() {
+            d.records.push(drift(&[]));
+        }
         if run.kind() != RunKind::Drain {
             d.records.extend(found_out(i, run));
             d.records.push(ready());
@@ -247,7 +251,7 @@ fn steps(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
             def.is_some_and(|x| x.after.iter().all(|a| is_done(&i.ledger, run, a)))
         };
         if let Some(row) = retires(&n.id).and_then(|e| row_at(&i.ledger, e)) {
-            if !over(row) && ready() {
+            if !over(row) && ready() && (run.paused_ms == 0 || row.undo_open) {
                 teardown::undo(row, now, &mut open, d);
             }
             continue;
@@ -256,7 +260,11 @@ fn steps(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
             node::State::Intent => {
                 d.calls.push(Call::Apply { run: run.no, node: n.id.clone(), attempt: n.attempt })
             }
+            _ if run.paused_ms != 0 => {}
             node::State::Retry if n.retry_at_ms > now => d.wake(n.retry_at_ms),
+            node::State::Waiting if run.hold && activates(plan, &n.id) && ready() => {
+                d.records.push(Body::Paused(journal::Paused { run: run.no, on: true }));
+            }
             node::State::Waiting | node::State::Retry if open < PARALLEL && ready() => {
                 open += 1;
                 d.records.push(Body::StepIntent(journal::StepIntent {
@@ -268,6 +276,10 @@ fn steps(i: &Instance, run: &Run, now: Millis, d: &mut Decision) {
             _ => {}
         }
     }
+}
+
+fn activates(plan: &Plan, id: &str) -> bool {
+    plan.nodes.iter().any(|n| n.id == id && n.activates)
 }
 
 fn end_provision(i: &Instance, run: &Run, on: Trigger, why: Option<Failure>, d: &mut Decision) {
@@ -328,6 +340,15 @@ pub fn condition(kind: &str, status: Status, why: &Failure) -> Body {
             last_transition_time: None,
         }),
     })
+}
+
+/// The condition that says what differs and is left so; cleared when nothing does.
+pub fn drift(findings: &[String]) -> Body {
+    if findings.is_empty() {
+        return cleared(DRIFTED);
+    }
+    let why = Failure { reason: "DRIFT".into(), message: findings.join("; "), ..Default::default() };
+    condition(DRIFTED, Status::True, &why)
 }
 
 fn cleared(kind: &str) -> Body {

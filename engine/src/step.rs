@@ -144,6 +144,13 @@ pub enum Observed {
         /// It works as it should (a stopped container is present and not healthy).
         healthy: bool,
     },
+    /// There, ours, and somebody else changed what a step had made of it.
+    Changed {
+        /// The provider's id of it.
+        handle: String,
+        /// Who changed what, as far as the provider tells.
+        by: String,
+    },
     /// Being made or removed right now: look again.
     Busy,
 }
@@ -227,6 +234,8 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Each replica that answered.
     pub replicas: Vec<ReplicaStats>,
+    /// How many run, where the target chooses how many and says so.
+    pub running: Option<u32>,
     /// The gate's counters, if it answered.
     pub gate: Option<GateMetrics>,
     /// The gate's view of the replicas.

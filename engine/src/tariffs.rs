@@ -14,6 +14,7 @@ use crate::{
     store::Commit,
 };
 use prost::Message;
+use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use syp_proto::{
     journal::{self, Tariffs, record::Body},
@@ -131,10 +132,14 @@ impl Engine {
 impl Inner {
     /// The record that brings an instance to today's prices: of another tariff, or of more or fewer replicas in what stays.
     pub fn repriced(&self, i: &journal::Instance) -> Option<Body> {
+        self.repriced_as(i, &serde_json::from_str(&i.facts).unwrap_or_default())
+    }
+
+    /// The same with other facts than the instance has.
+    pub fn repriced_as(&self, i: &journal::Instance, facts: &Value) -> Option<Body> {
         let target = self.target(i).ok()?;
         let spec = i.spec.clone().unwrap_or_default();
-        let facts = serde_json::from_str(&i.facts).unwrap_or_default();
-        let (hourly, new) = target.reprice(None, &spec, &facts)?;
+        let (hourly, new) = target.reprice(None, &spec, facts)?;
         let number = revision::number(i);
         let owner = calls::owner(self, i, number);
         let plan = target.plan(RunKind::Repair, &owner, &spec, &new, &Have::of(i, number));
@@ -146,7 +151,8 @@ impl Inner {
             (*held != hourly).then_some(journal::Price { entry: r.ordinal, hourly: Some(hourly) })
         };
         let prices: Vec<_> = i.ledger.iter().filter(|r| r.billed && !over(r)).filter_map(price).collect();
-        if prices.is_empty() && new == facts {
+        let same = || serde_json::from_str::<Value>(&i.facts).is_ok_and(|held| held == new);
+        if prices.is_empty() && same() {
             return None;
         }
         let currency = i.hourly_rate.as_ref().map_or("", |m| m.currency_code.as_str());

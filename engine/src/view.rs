@@ -5,7 +5,7 @@ use crate::{
     cost,
     fold::over,
     id::OperationId,
-    ops,
+    ops, scaling,
     store::Store,
 };
 use prost::Name;
@@ -86,8 +86,9 @@ pub fn of_projection(i: &Instance, now: Millis) -> v1::Instance {
 /// From what is recorded: lists must not ask every gate. `GetMetrics` asks the gate itself.
 fn replicas_ready(i: &Instance) -> i32 {
     let ready = i.conditions.iter().any(|c| c.r#type == "Ready" && c.status() == v1::condition::Status::True);
-    let wanted = i.spec.as_ref().and_then(|s| s.scaling.as_ref()).map_or(1, |s| s.min.max(1));
-    if ready { wanted } else { 0 }
+    let facts = serde_json::from_str(&i.facts).unwrap_or_default();
+    let there = i.spec.as_ref().map_or(1, |s| scaling::now(s, &facts));
+    if ready { i32::try_from(there).unwrap_or(0) } else { 0 }
 }
 
 fn desired(i: &Instance) -> DesiredState {
@@ -124,6 +125,7 @@ pub fn waiting_on(i: &Instance, live: &crate::step::Waiting) -> Vec<WaitingOn> {
             _ => {}
         }
     }
+    out.extend(i.run.as_ref().filter(|r| r.paused_ms != 0).map(|r| paused(i, r)));
     let Some(run) = i.run.as_ref().filter(|r| r.kind() == RunKind::Teardown) else { return out };
     for r in i.ledger.iter().filter(|r| !over(r) && (r.undo_open || r.retry_at_ms != 0)) {
         let why = r.failure.clone().unwrap_or_else(|| Failure {
@@ -151,6 +153,22 @@ pub fn waiting_on(i: &Instance, live: &crate::step::Waiting) -> Vec<WaitingOn> {
         out.push(of_failure("list", "provider", &why, run.created_ms, run.next_listing_ms, 0));
     }
     out
+}
+
+/// At the first step that would be next.
+fn paused(i: &Instance, run: &Run) -> WaitingOn {
+    let next = run.nodes.iter().find(|n| n.state() == node::State::Waiting);
+    let why = Failure {
+        reason: "PAUSED".into(),
+        message: format!("paused; revision {} serves", i.revision),
+        hint: format!(
+            "'sypctl op resume {0}' goes on, 'sypctl op cancel {0}' takes back what was made",
+            i.name
+        ),
+        ..Default::default()
+    };
+    let step = next.map_or("", |n| n.id.as_str());
+    of_failure(step, step, &why, run.paused_ms, 0, 0)
 }
 
 fn of_failure(

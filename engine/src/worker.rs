@@ -212,6 +212,7 @@ impl Work {
 fn verb(i: &Instance, on: Trigger) -> &'static str {
     match on {
         Trigger::Drift if i.past.last().is_some_and(|r| r.failure.is_some()) => "roll back",
+        Trigger::Drift if crate::fold::drifted(i).is_some() => "repair",
         Trigger::Drift => "clean up",
         Trigger::Drain | Trigger::Delete | Trigger::BudgetExceeded => "budget",
         _ => "expired",

@@ -74,6 +74,7 @@ impl Engine {
                 cause: None,
                 verb: "up".into(),
                 grace_ms: None,
+                hold: false,
             }),
         ];
         let op = OperationId { instance: n.uid, run: 1 };

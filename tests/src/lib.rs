@@ -2,6 +2,7 @@
 pub mod api;
 pub mod certificate;
 pub mod conformance;
+pub mod crash;
 pub mod dice;
 pub mod disk;
 pub mod load;
@@ -11,3 +12,4 @@ pub mod registry;
 pub mod sim;
 pub mod steps;
 pub mod trust;
+pub mod watched;

@@ -304,7 +304,8 @@ impl Life<'_> {
             ..Default::default()
         };
         let who = Caller { actor: "t".into(), ..Default::default() };
-        e.update(cell, &new, None, Default::default(), "set", "", &who).await.map(drop)
+        let how = syp_engine::ops::Updating { verb: "set", ..Default::default() };
+        e.update(cell, &new, None, Default::default(), &how, &who).await.map(drop)
     }
 
     async fn down(&self, e: &Engine) -> Result<()> {

@@ -5,6 +5,7 @@
 #   k8s.sh up NAME [--ingress]    a kind cluster of one node; on stdout KUBECONFIG= and more, a line each (a shell can eval it)
 #   k8s.sh own                    what an engine needs to make clusters of its own: on stdout SYP_K8S_BIN= (for the PATH) and more
 #   k8s.sh load NAME IMAGE...     images of this machine's engine into the cluster
+#   k8s.sh audit NAME             what engines asked its API server for: a JSON line each
 #   k8s.sh down NAME              removes it
 #   k8s.sh helm                   builds helm if it is not there, and prints where it is
 #   k8s.sh prove [NAME]           a cluster comes, everything is tried, it goes: one line a fact
@@ -189,6 +190,15 @@ up() {
   remove "$NAME"
   mkdir -p "$CLUSTER"
   # a host port of 0 is a free one
+  # whoever has just the engine's role: what it asks for is written down
+  cat >"$CLUSTER/audit.yaml" <<T
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- {level: Metadata, users: ["system:serviceaccount:syp-system:syp-engine", "system:serviceaccount:syp-test-given:syp-engine"]}
+- {level: None}
+T
   [ -z "$ingress" ] || ports='
   extraPortMappings:
   - {containerPort: 30080, hostPort: 0, listenAddress: 127.0.0.1}
@@ -201,13 +211,26 @@ networking: {apiServerAddress: 127.0.0.1}
 nodes:
 - role: control-plane
   image: $IMAGE$ports
+  extraMounts:
+  - {hostPath: $CLUSTER/audit.yaml, containerPath: /etc/syp-audit/policy.yaml, readOnly: true}
 kubeadmConfigPatches:
 - |
   kind: ClusterConfiguration
+  apiServer:
+    extraArgs:
+      audit-policy-file: /etc/syp-audit/policy.yaml
+      audit-log-path: /var/log/syp-audit/log
+    extraVolumes:
+    - {name: audit-policy, hostPath: /etc/syp-audit, mountPath: /etc/syp-audit, readOnly: true}
+    - {name: audit-log, hostPath: /var/log/syp-audit, mountPath: /var/log/syp-audit, pathType: DirectoryOrCreate}
   controllerManager:
     extraArgs:
       # 15 s are long for tests
       horizontal-pod-autoscaler-sync-period: 5s
+- |
+  kind: KubeletConfiguration
+  # a hundred instances at once, and whatever tries them
+  maxPods: 250
 T
   if ! env -u KUBECONFIG "$BIN/kind" create cluster --config "$CLUSTER/kind.yaml" --kubeconfig "$CLUSTER/kubeconfig" --wait 120s >"$CLUSTER/log" 2>&1; then
     tail -n 25 "$CLUSTER/log" >&2
@@ -277,6 +300,12 @@ load() {
   "$BIN/kind" load docker-image -q "$@" --name "$NAME" >&2
 }
 
+audit() {
+  local id
+  name "${1:-}"
+  for id in $(nodes_of "$NAME"); do docker exec "$id" sh -c 'cat /var/log/syp-audit/log*'; done
+}
+
 # remove NAME: its containers with their volumes, and its folder
 remove() {
   local ids
@@ -324,7 +353,7 @@ main() {
     build) check; lock; programs; node_image ;;
     programs) lock; programs ;;
     helm) helm ;;
-    up | own | load | down) "$@" ;;
+    up | own | load | audit | down) "$@" ;;
     prove)
       shift
       "$HERE/prove.sh" "$@"
@@ -334,7 +363,7 @@ main() {
       . "$HERE/bare.sh"
       "$@"
       ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 }
 main "$@"

@@ -19,12 +19,19 @@ finish() {
   tests/testbed/k8s.sh down "$NAME" >&2 || true
   [ -z "$INOTIFY" ] || sysctl_inotify "$INOTIFY" || true
   docker rmi "$GATE" >/dev/null 2>&1 || true
+  [ -z "$AUDIT" ] || rm -f "$AUDIT"
   exit "$rc"
 }
 
+AUDIT=
 # Five clusters at once need more than most kernels give; it is put back at the end.
 INOTIFY=
 sysctl_inotify() { need_root_or_sudo "to let several clusters run at once" && echo "$1" | "${SUDO[@]}" tee /proc/sys/fs/inotify/max_user_instances >/dev/null; }
+
+# suites NAME...: each of them, whatever another one does
+suites() {
+  cargo test --locked --offline -p syp-tests "${@/#/--test=}" --no-fail-fast -- --nocapture
+}
 
 main() {
   local said limit
@@ -46,7 +53,19 @@ main() {
   export PATH=$SYP_K8S_BIN:$PATH SYP_KIND_NODE_IMAGE SYP_KIND_INGRESS_IMAGE SYP_TEST_KIND=1
   export KUBECONFIG SYP_K8S_KUBECTL SYP_TEST_K8S=1 SYP_TEST_DOCKER=1 SYP_GATE_IMAGE=docker.io/library/$GATE
   cargo test --locked --offline -p syp-tests --test conformance -- --exact --nocapture --test-threads 3 k8s kind kind_ingress
-  cargo test --locked --offline -p syp-tests --test k8s --test k8s_cost --test k8s_pull --test k8s_namespace --test k8s_plan --test k8s_troubles --test k8s_ways_in --no-fail-fast -- --nocapture
+  suites k8s k8s_cost k8s_pull k8s_namespace k8s_plan k8s_troubles k8s_ways_in
+  # these wait, most of the time: for an autoscaler, for what must not happen
+  suites k8s_scale >"$SYP_CACHE/k8s-scale-$$" 2>&1 &
+  local scale=$! failed=0
+  suites crash_k8s k8s_drift || failed=1
+  wait "$scale" || failed=1
+  cat "$SYP_CACHE/k8s-scale-$$"
+  rm -f "$SYP_CACHE/k8s-scale-$$"
+  [ "$failed" = 0 ]
+  # of all that came before
+  AUDIT=$SYP_CACHE/k8s-audit-$$
+  tests/testbed/k8s.sh audit "$NAME" >"$AUDIT"
+  SYP_K8S_AUDIT=$AUDIT suites k8s_rights
   cargo test --locked --offline -p syp-tests --test kind -- --nocapture
   cargo test --locked --offline -p syp-tests --test crash_kind -- --nocapture
 }

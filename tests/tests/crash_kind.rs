@@ -1,16 +1,18 @@
 //! `kill -9` of the real engine at every point of every step on a real Kubernetes, in both directions: one life for each point of the
 //! write protocol, in which every step's turn ends an engine, and the next one goes on. On kind-ingress, whose plan has every step.
 use anyhow::{Context, Result, ensure};
-use std::time::{Duration, Instant};
 use syp_tests::{
     conformance::Kind,
-    product::{Engine, binary, get, pause},
+    crash::{self, Points, rests},
+    product::{Engine, binary, get},
     trust,
 };
 
+const NAME: &str = "phoenix";
 const ALICE: &str = "user:alice@example.com";
 /// What `up` walks.
-const UP: [&str; 18] = [
+const UP: [&str; 19] = [
+    "scale",
     "cluster",
     "namespace",
     "account",
@@ -69,59 +71,12 @@ const DOWN: [&str; 15] = [
     "undo cluster",
     "list",
 ];
-/// Longest time between two things that happen, engines that die included.
-const PATIENCE: Duration = Duration::from_secs(300);
-
-/// Lines of a file: the points that are still to come.
-struct Points(tempfile::NamedTempFile);
-
-impl Points {
-    fn are(&self, all: &[&str]) -> Result<()> {
-        Ok(std::fs::write(self.0.path(), all.iter().map(|p| format!("{p}\n")).collect::<String>())?)
-    }
-
-    fn left(&self) -> Result<Vec<String>> {
-        Ok(std::fs::read_to_string(self.0.path())?.lines().map(str::to_owned).collect())
-    }
-}
-
-/// Asks until it is so; an engine that dies while it is asked is started anew by the next question.
-fn until(e: &Engine, what: &str, so: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
-    let (end, mut last) = (Instant::now() + PATIENCE, String::new());
-    while Instant::now() < end {
-        match e.json(&["show", "phoenix"]) {
-            Ok(i) if so(&i) => return Ok(()),
-            Ok(i) => last = format!("{} {} {}", i["state"], i["conditions"], i["waitingOn"]),
-            Err(f) => last = format!("{f:#}"),
-        }
-        pause(150);
-    }
-    anyhow::bail!("{what}: not within {} s; the last word was {last}", PATIENCE.as_secs())
-}
-
-/// A change whose engine may die under it: asked for until it is under way or done.
-fn ask(e: &Engine, args: &[&str], under_way: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let said = e.run(args)?;
-        if said.code == 0 || e.json(&["show", "phoenix"]).is_ok_and(|i| under_way(&i)) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < end, "{}: {}", args.join(" "), said.err);
-        pause(150);
-    }
-}
-
-fn rests(i: &serde_json::Value, state: &str) -> bool {
-    i["state"] == state && i["reconciling"] != true
-}
-
 fn life(point: &str) -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
-    let points = Points(tempfile::NamedTempFile::new()?);
+    let points = Points::none()?;
     let secret = tempfile::NamedTempFile::new()?;
     std::fs::write(secret.path(), "a value")?;
-    let at = format!("{point}:@{}", points.0.path().display());
+    let at = points.at(point);
     // a login that nothing needs, so that its Secret has its turn too
     let docker = tempfile::tempdir()?;
     let login = serde_json::json!({ "auths": { "https://index.docker.io/v1/": { "auth": "YWxpY2U6cHc=" } } });
@@ -137,26 +92,28 @@ fn life(point: &str) -> Result<()> {
         vec!["up", "phoenix", "--image", "syp-test/hello:latest", "--port", "8080", "--on", "kind-ingress"];
     up.extend(["--isolation", "rules", "--allow", ALICE, "--secret", &value, "--pull-login"]);
     up.extend(["--no-wait", "--yes"]);
-    ask(&e, &up, |_| true)?;
-    until(&e, "up", |i| rests(i, "SERVING"))?;
+    crash::ask(&e, NAME, &up, |_| true)?;
+    crash::until(&e, NAME, "up", |i| rests(i, "SERVING"))?;
     missed.extend(points.left()?.into_iter().map(|p| format!("up {p}")));
     trust::add(e.json(&["show", "phoenix"])?["endpointCa"].as_str().context("its authority")?)?;
     serves(&e)?;
 
     points.are(&UPDATE)?;
-    ask(&e, &["set", "phoenix", "--env", "A=1", "--no-wait", "--yes"], |i| i["spec"]["env"]["A"] == "1")?;
-    until(&e, "set", |i| rests(i, "SERVING") && i["activeRevision"] == "phoenix-2")?;
-    ask(&e, &["scale", "phoenix", "--replicas", "2", "--no-wait", "--yes"], |i| {
+    crash::ask(&e, NAME, &["set", "phoenix", "--env", "A=1", "--no-wait", "--yes"], |i| {
+        i["spec"]["env"]["A"] == "1"
+    })?;
+    crash::until(&e, NAME, "set", |i| rests(i, "SERVING") && i["activeRevision"] == "phoenix-2")?;
+    crash::ask(&e, NAME, &["scale", "phoenix", "--replicas", "2", "--no-wait", "--yes"], |i| {
         i["spec"]["scaling"]["min"] == 2
     })?;
-    until(&e, "scale", |i| rests(i, "SERVING") && i["replicasReady"] == 2)?;
+    crash::until(&e, NAME, "scale", |i| rests(i, "SERVING") && i["replicasReady"] == 2)?;
     missed.extend(points.left()?.into_iter().map(|p| format!("update {p}")));
     serves(&e)?;
 
     // a listing is no effect: it is only begun
     points.are(&DOWN.iter().copied().filter(|p| *p != "list" || point == "CP3").collect::<Vec<_>>())?;
-    ask(&e, &["down", "phoenix", "--no-wait", "--yes"], |i| i["state"] != "SERVING")?;
-    until(&e, "down", |i| rests(i, "DESTROYED"))?;
+    crash::ask(&e, NAME, &["down", "phoenix", "--no-wait", "--yes"], |i| i["state"] != "SERVING")?;
+    crash::until(&e, NAME, "down", |i| rests(i, "DESTROYED"))?;
     missed.extend(points.left()?.into_iter().map(|p| format!("down {p}")));
     e.ok(&["receipt", "phoenix", "--verify"])?;
     let nodes = Kind::nodes(&e.store_id()?)?;

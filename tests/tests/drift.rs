@@ -1,105 +1,67 @@
-//! What breaks in the middle of something is found when that has ended, and a repair that failed is begun again: not only at the next
-//! full look.
-use anyhow::{Context, Result, ensure};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use syp_engine::{
-    cell::Cell,
-    clock::Clock,
-    door::Door,
-    engine::{Caller, Engine, NewInstance, Options},
-    fault::NoFaults,
-    graph::State,
-    id::InstanceId,
-    store::{MemKv, open_inline},
-    vault::Vault,
-};
-use syp_proto::v1;
-use syp_steps::fake::{FakeCloud, Fault};
-use syp_tests::sim::behaviour;
-use tokio::time::{Instant, sleep};
-
-fn who() -> Caller {
-    Caller { actor: "t".into(), ..Default::default() }
-}
-
-/// An instance that serves, and an engine that listens to its cloud.
-async fn serving() -> Result<(Engine, FakeCloud, Arc<Cell>)> {
-    let cloud = FakeCloud::new(behaviour(0, 0));
-    let engine = Engine::start(Options {
-        store: open_inline(Arc::new(MemKv::default()))?,
-        targets: vec![Arc::new(cloud.clone())],
-        resolve: None,
-        clock: Clock::virtual_now(),
-        faults: Arc::new(NoFaults),
-        door: Arc::new(Door::new(None)),
-        vault: Vault::new(&vec![7; 32].into()),
-    })
-    .await?;
-    let uid = InstanceId::random();
-    let new = NewInstance {
-        project: "p".into(),
-        name: "i".into(),
-        uid,
-        labels: BTreeMap::new(),
-        spec: v1::InstanceSpec { target: "fake".into(), image: "x".into(), port: 1, ..Default::default() },
-        facts: serde_json::json!({}),
-        hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
-        expire_ms: 0,
-        deadline_ms: 0,
-        bound: Default::default(),
-    };
-    engine.create(&who(), new).await?;
-    let cell = engine.cell(uid).context("no instance")?;
-    until(|| cell.get().state() == State::Serving && cell.get().run.is_none()).await?;
-    engine.watch_targets();
-    // it has looked once
-    sleep(Duration::from_secs(1)).await;
-    Ok((engine, cloud, cell))
-}
-
-/// Within a minute: a full look takes five.
-async fn until(seen: impl Fn() -> bool) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !seen() {
-        ensure!(Instant::now() < end, "not within a minute");
-        sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
-}
-
-fn victim(cloud: &FakeCloud) -> Result<syp_steps::fake::Object> {
-    cloud.live().into_iter().find(|o| o.node == "d").context("no d")
-}
-
-fn there(cloud: &FakeCloud) -> bool {
-    victim(cloud).is_ok()
-}
+//! What is found to differ is repaired, or told where that is asked for. What breaks in the middle of something is found when that
+//! has ended, and a repair that failed is begun again: not only at the next full look.
+use anyhow::{Result, ensure};
+use std::time::Duration;
+use syp_engine::fold::drifted;
+use syp_proto::journal::Edited;
+use syp_steps::fake::Fault;
+use syp_tests::watched::{Watched, who};
+use tokio::time::sleep;
 
 #[tokio::test(start_paused = true)]
 async fn a_repair_that_failed_is_begun_again() -> Result<()> {
-    let (engine, cloud, cell) = serving().await?;
-    cloud.inject("apply d", Fault::Terminal);
-    cloud.kill(&victim(&cloud)?.id.to_string());
-    until(|| there(&cloud)).await.context("the second repair")?;
-    let failed = cell.get().past.iter().filter(|r| r.failure.is_some()).count();
-    ensure!(failed == 1, "the first one failed: {:?}", cell.get().past);
-    engine.kill();
+    let w = Watched::start().await?;
+    w.cloud.inject("apply d", Fault::Terminal);
+    w.kill("d");
+    w.until("the second repair", || w.there("d")).await?;
+    let failed = w.cell.get().past.iter().filter(|r| r.failure.is_some()).count();
+    ensure!(failed == 1, "the first one failed: {:?}", w.cell.get().past);
+    w.engine.kill();
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_breaks_in_the_middle_of_a_repair_is_found_at_its_end() -> Result<()> {
-    let (engine, cloud, cell) = serving().await?;
+    let w = Watched::start().await?;
     // the repair is at d for as long as its attempt may take
-    cloud.inject("apply d", Fault::Hang);
-    let applied = || cloud.calls().iter().filter(|c| *c == "apply d").count();
+    w.cloud.inject("apply d", Fault::Hang);
+    let applied = || w.cloud.calls().iter().filter(|c| *c == "apply d").count();
     let before = applied();
-    engine.drift(&cell, vec!["on purpose".into()]).await?;
-    until(|| applied() > before).await?;
-    let a = cloud.live().into_iter().find(|o| o.node == "a").context("no a")?;
-    cloud.kill(&a.id.to_string());
-    ensure!(cell.get().run.is_some(), "in the middle");
-    until(|| cloud.live().iter().any(|o| o.node == "a")).await.context("a is made again")?;
-    engine.kill();
+    w.engine.drift(&w.cell, vec!["on purpose".into()]).await?;
+    w.until("it has begun", || applied() > before).await?;
+    w.kill("a");
+    ensure!(w.cell.get().run.is_some() && !w.there("a"), "in the middle");
+    w.until("a is made again", || w.there("a")).await?;
+    w.engine.kill();
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_differs_is_told_and_left_where_that_is_asked_for() -> Result<()> {
+    let w = Watched::start().await?;
+    let report = |on| Edited { report_drift: on, set_report_drift: true, ..Default::default() };
+    w.engine.edit(&w.cell, report(true), "", &who()).await?;
+    let runs = w.cell.get().runs;
+    w.kill("d");
+    w.until("it is told", || drifted(&w.cell.get()).is_some()).await?;
+    let said = drifted(&w.cell.get()).map(|c| (c.reason.clone(), c.message.clone()));
+    ensure!(
+        said.is_some_and(|(r, m)| r == "DRIFT" && m.contains("is gone")),
+        "{:?}",
+        w.cell.get().conditions
+    );
+    let records = w.cell.get().head_seq;
+    // two full looks later
+    sleep(Duration::from_secs(700)).await;
+    ensure!(!w.there("d") && w.cell.get().runs == runs, "left as it is");
+    ensure!(w.cell.get().head_seq == records, "and told once");
+    w.engine.edit(&w.cell, report(false), "", &who()).await?;
+    w.until("put back", || w.there("d") && w.cell.get().run.is_none()).await?;
+    ensure!(drifted(&w.cell.get()).is_none(), "{:?}", w.cell.get().conditions);
+    ensure!(w.cell.get().past.last().is_some_and(|r| r.verb == "repair"), "{:?}", w.cell.get().past.last());
+    // and from now on as before
+    w.kill("d");
+    w.until("repaired by itself", || w.there("d")).await?;
+    w.engine.kill();
     Ok(())
 }

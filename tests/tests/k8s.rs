@@ -174,7 +174,7 @@ fn provider_check_passes_where_up_does_and_names_what_is_in_its_way() -> Result<
     // somebody who may look at quotas too
     let rules = "get,list,create,patch,delete,watch";
     let role = "syp-test-more";
-    let all = "serviceaccounts,secrets,services,pods,pods/log,pods/portforward,namespaces,resourcequotas,limitranges,deployments.apps,networkpolicies.networking.k8s.io,ingresses.networking.k8s.io,poddisruptionbudgets.policy";
+    let all = "serviceaccounts,secrets,services,pods,pods/log,pods/portforward,namespaces,resourcequotas,limitranges,deployments.apps,networkpolicies.networking.k8s.io,ingresses.networking.k8s.io,poddisruptionbudgets.policy,horizontalpodautoscalers.autoscaling";
     let _ = cluster.kubectl(&["delete", "clusterrole", role]);
     cluster.kubectl(&[
         "create",

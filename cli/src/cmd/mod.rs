@@ -2,7 +2,8 @@
 pub mod access;
 pub mod apply;
 pub mod audit;
-pub mod completion;
+pub mod choices;
+mod completion;
 pub mod cost;
 pub mod curl;
 pub mod doctor;

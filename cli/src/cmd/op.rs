@@ -13,7 +13,10 @@ use syp_proto::{
         CancelOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse,
         Operation, operation, operations_client::OperationsClient,
     },
-    v1::{OperationMetadata, RetryOperationRequest, operation_events_client::OperationEventsClient},
+    v1::{
+        OperationMetadata, PauseOperationRequest, RetryOperationRequest,
+        operation_events_client::OperationEventsClient,
+    },
 };
 
 /// Which operation.
@@ -61,6 +64,20 @@ pub enum Command {
         #[arg(long, overrides_with = "wait")]
         no_wait: bool,
     },
+    /// Begin nothing more of an update; what served before serves on
+    #[command(
+        after_help = "Example:\n  sypctl op pause shop      (what is under way ends; 'sypctl op resume shop' goes on, 'sypctl op cancel shop' takes it back)\n\n'sypctl set --hold' pauses by itself when the new revision is ready, before it serves."
+    )]
+    Pause(Which),
+    /// Go on with one that was paused
+    #[command(after_help = "Example:\n  sypctl op resume shop")]
+    Resume {
+        /// Which
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        work: Work,
+    },
     /// Try a failed one again
     #[command(after_help = "Example:\n  sypctl op retry shop")]
     Retry {
@@ -93,6 +110,23 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             Ok(exit::OK)
         }
         Command::Cancel { which, wait, .. } => cancel(ctx, &client, &which.op, wait).await,
+        Command::Pause(w) => {
+            let o = pause(ctx, &client, &w.op, false).await?;
+            let text = || format!("{}: paused; what is under way ends", follow::short(&o.name));
+            ctx.out.document(&o, text, || follow::short(&o.name).to_owned())?;
+            Ok(exit::OK)
+        }
+        Command::Resume { which, work } => {
+            let o = pause(ctx, &client, &which.op, true).await?;
+            let o = if work.no_wait || o.done {
+                o
+            } else {
+                follow::operation(&client, ctx.out, &o.name, ctx.limit()).await?
+            };
+            show(ctx, &o)?;
+            follow::outcome(&o)?;
+            Ok(exit::OK)
+        }
         Command::Retry { which, work } => {
             let name = resolve(ctx, &client, &which.op).await?;
             let ask = RetryOperationRequest { name, request_id: request_id() };
@@ -109,6 +143,11 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             Ok(exit::OK)
         }
     }
+}
+
+async fn pause(ctx: &Ctx<'_>, c: &Client, which: &str, resume: bool) -> Result<Operation, Failure> {
+    let ask = PauseOperationRequest { name: resolve(ctx, c, which).await?, resume };
+    c.call(ask, |ch, r| async move { OperationEventsClient::new(ch).pause_operation(r).await }).await
 }
 
 /// Asks for the end of an operation. One that is over can't be stopped: that must not sound like a success.

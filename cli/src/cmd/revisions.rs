@@ -6,6 +6,7 @@ use crate::{
     failure::{Done, Failure},
     parse, render,
 };
+use syp_engine::scaling;
 use syp_proto::v1::{
     InstanceRevision, ListInstanceRevisionsRequest, ListInstanceRevisionsResponse,
     instances_client::InstancesClient,
@@ -78,7 +79,7 @@ fn text(all: &ListInstanceRevisionsResponse, colours: bool) -> String {
             short(r).to_owned(),
             state(r),
             spec.image.clone(),
-            spec.scaling.map_or(1, |s| s.min.max(1)).to_string(),
+            scaling::words(&spec),
             render::money_or(r.hourly_rate.as_ref()),
             render::time(r.create_time.as_ref()),
             r.creator.clone(),

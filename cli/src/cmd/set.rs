@@ -1,5 +1,5 @@
 //! `sypctl set`: another image, other settings, without a lost request.
-use super::{Ctx, get, request_id, up};
+use super::{Ctx, choices, get, request_id};
 use crate::{
     args::Work,
     change::{self, Change},
@@ -8,7 +8,7 @@ use crate::{
 };
 use prost_types::FieldMask;
 use std::{path::PathBuf, time::Duration};
-use syp_proto::v1::{Instance, InstanceSpec, Probe, Resources, Scaling, UpdateInstanceRequest};
+use syp_proto::v1::{Instance, InstanceSpec, Probe, Resources, Rollout, UpdateInstanceRequest};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,7 @@ Examples:
   sypctl set shop --secret PASSWORD=@./new          (a new value restarts only this instance)
   sypctl set shop --ttl 8h -l team=ml
   sypctl set shop --cors https://app.example.com
+  sypctl set shop --on-drift report                 (changes by others are told, not put back)
 
 A new image, port, size, environment, probe or command makes a revision: its replicas are started beside the old ones and
 proven before they get requests. One that does not become ready is taken back by itself; the old one serves all the time.
@@ -40,9 +41,12 @@ pub struct Args {
     /// Memory of a replica: 256Mi
     #[arg(long, value_parser = parse::memory, allow_negative_numbers = true)]
     memory: Option<String>,
-    /// How many of it
-    #[arg(long, value_parser = parse::replicas, allow_negative_numbers = true)]
-    replicas: Option<i32>,
+    /// How many of it; on a cluster also a range in which the cluster chooses, such as 1-5
+    #[arg(long, value_parser = parse::range, value_name = "N|MIN-MAX", allow_negative_numbers = true)]
+    replicas: Option<(i32, i32)>,
+    /// With a range: how busy the app shall be, in percent of its --cpu [default: 70]
+    #[arg(long, value_parser = parse::percent, value_name = "PERCENT", requires = "replicas", allow_negative_numbers = true)]
+    target_cpu: Option<i32>,
     /// A variable for the image
     #[arg(long, value_parser = parse::variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
@@ -59,13 +63,13 @@ pub struct Args {
     unset_secret: Vec<String>,
     /// How the gate talks to the image
     #[arg(long, value_enum)]
-    protocol: Option<up::Protocol>,
+    protocol: Option<choices::Protocol>,
     /// The image's own way out
     #[arg(long, value_enum)]
-    egress: Option<up::Egress>,
+    egress: Option<choices::Egress>,
     /// Whether only the gate may reach the image
     #[arg(long, value_enum)]
-    isolation: Option<up::Isolation>,
+    isolation: Option<choices::Isolation>,
     /// Ready when this path answers; an empty one: when the port accepts
     #[arg(long, value_parser = probe, value_name = "/PATH")]
     probe: Option<String>,
@@ -90,6 +94,9 @@ pub struct Args {
     /// Take the protection away
     #[arg(long)]
     no_protect: bool,
+    /// When somebody else changes or removes what was made for it
+    #[arg(long, value_enum)]
+    on_drift: Option<choices::OnDrift>,
     /// Let browser apps of these origins call it, and of no others (they still need a token)
     #[arg(long, value_parser = parse::origin, value_name = "ORIGIN", conflicts_with = "no_cors")]
     cors: Vec<String>,
@@ -102,6 +109,9 @@ pub struct Args {
     /// Only when nothing has changed since this etag ('sypctl show -o json' has it)
     #[arg(long, default_value = "")]
     etag: String,
+    /// Make the new revision and prove it, and wait before it serves: 'sypctl op resume' lets it
+    #[arg(long)]
+    hold: bool,
     /// Only show what would change and what it would cost
     #[arg(long)]
     plan: bool,
@@ -166,8 +176,8 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
     memory.iter().for_each(|_| set("resources.memory"));
     let (cpu, memory) = (cpu.unwrap_or_default(), memory.unwrap_or_default());
     spec.resources = Some(Resources { cpu, memory, ..Default::default() });
-    if let Some(n) = a.replicas {
-        spec.scaling = Some(Scaling { min: n, max: n, ..Default::default() });
+    if let Some(r) = a.replicas {
+        spec.scaling = Some(choices::scaling(r, a.target_cpu));
         set("scaling");
     }
     let from_file = a.env_file.as_ref().map(|f| parse::env_file(f)).transpose();
@@ -178,15 +188,15 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
     }
     spec.env.keys().chain(&a.unset_env).for_each(|k| set(&format!("env.{k}")));
     if let Some(p) = a.protocol {
-        spec.protocol = up::protocol(p) as i32;
+        spec.protocol = p.asked() as i32;
         set("protocol");
     }
     if let Some(e) = a.egress {
-        spec.egress = up::egress(e) as i32;
+        spec.egress = e.asked() as i32;
         set("egress");
     }
     if let Some(i) = a.isolation {
-        spec.isolation = up::isolation(i) as i32;
+        spec.isolation = i.asked() as i32;
         set("isolation");
     }
     if let Some(path) = &a.probe {
@@ -213,6 +223,10 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
         spec.protect = a.protect;
         set("protect");
     }
+    if let Some(d) = a.on_drift {
+        spec.report_drift = d.reports();
+        set("report_drift");
+    }
     if !a.cors.is_empty() || a.no_cors {
         spec.cors_origins.clone_from(&a.cors);
         set("cors_origins");
@@ -223,7 +237,8 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
     }
     let labels = a.labels.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?))).collect();
     let instance = Instance { spec: Some(spec), labels, etag: a.etag.clone(), ..Default::default() };
-    Ok(update(ctx.full(&a.name), instance, paths))
+    let rollout = a.hold.then(|| Rollout { hold: true, ..Default::default() });
+    Ok(UpdateInstanceRequest { rollout, ..update(ctx.full(&a.name), instance, paths) })
 }
 
 #[cfg(test)]

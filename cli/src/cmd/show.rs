@@ -2,7 +2,8 @@
 use super::{Ctx, get, metrics};
 use crate::{client::Client, exit, failure::Done, follow, output::Format, parse, render};
 use std::time::Duration;
-use syp_proto::v1::{Instance, condition::Status, instance::State};
+use syp_engine::scaling;
+use syp_proto::v1::{Instance, InstanceSpec, condition::Status, instance::State};
 
 /// How long `show` waits for figures.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,8 +57,13 @@ async fn figures(c: &Client, i: &Instance) -> Vec<(&'static str, String)> {
     }
 }
 
-fn replicas(i: &Instance) -> i32 {
-    i.spec.as_ref().and_then(|s| s.scaling.as_ref()).map_or(1, |s| s.min.max(1))
+fn how_many(spec: &InstanceSpec, now: i32) -> String {
+    let words = scaling::words(spec);
+    if scaling::is_elastic(spec) && now > 0 { format!("{words} (now {now})") } else { words }
+}
+
+fn replicas(i: &Instance) -> String {
+    scaling::words(&i.spec.clone().unwrap_or_default())
 }
 
 fn text(i: &Instance, figures: &[(&'static str, String)], now: i64) -> String {
@@ -101,7 +107,7 @@ fn text(i: &Instance, figures: &[(&'static str, String)], now: i64) -> String {
         ("Digest", i.image_digest.clone()),
         ("Port", if spec.port == 0 { String::new() } else { spec.port.to_string() }),
         ("Target", spec.target.clone()),
-        ("Replicas", spec.scaling.as_ref().map_or_else(String::new, |s| s.min.to_string())),
+        ("Replicas", how_many(&spec, i.replicas_ready)),
         ("Labels", labels.join(", ")),
         ("Callers", render::callers(spec.access.as_ref())),
         ("Operators", render::callers(spec.operators.as_ref())),

@@ -1,5 +1,5 @@
 //! `sypctl up`: an image becomes an instance.
-use super::{Ctx, get, kubernetes::Kubernetes, request_id};
+use super::{Ctx, choices, get, kubernetes::Kubernetes, request_id};
 use crate::{
     args::Work,
     client::Client,
@@ -12,41 +12,10 @@ use syp_proto::{
     google::longrunning::Operation,
     v1::{
         self, AccessPolicy, CreateInstanceRequest, Instance, InstanceSpec, Probe, Publish, Resources,
-        Scaling, access_policy::Effect, instance::State, instance_spec, instances_client::InstancesClient,
+        access_policy::Effect, instance::State, instances_client::InstancesClient,
         plan_instance_request::Action,
     },
 };
-
-/// How the gate talks to the app.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Protocol {
-    /// Try h2c once a replica, else HTTP/1.1
-    Auto,
-    /// HTTP/1.1
-    Http1,
-    /// HTTP/2 without TLS (gRPC)
-    H2c,
-}
-
-/// The app's way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Egress {
-    /// Open
-    On,
-    /// Closed
-    None,
-}
-
-/// The seal of the app's network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Isolation {
-    /// Only the gate reaches the app; tried before serving
-    Enforced,
-    /// The same by routing rules in the app's own network namespace, where a cluster enforces no NetworkPolicy
-    Rules,
-    /// Not tried; stays visible as condition Isolated=False
-    None,
-}
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -87,9 +56,12 @@ pub struct Args {
     /// Memory of a replica: 256Mi
     #[arg(long, value_parser = parse::memory, allow_negative_numbers = true)]
     memory: Option<String>,
-    /// How many of it
-    #[arg(long, value_parser = parse::replicas, allow_negative_numbers = true)]
-    replicas: Option<i32>,
+    /// How many of it; on a cluster also a range in which the cluster chooses, such as 1-5
+    #[arg(long, value_parser = parse::range, value_name = "N|MIN-MAX", allow_negative_numbers = true)]
+    replicas: Option<(i32, i32)>,
+    /// With a range: how busy the app shall be, in percent of its --cpu [default: 70]
+    #[arg(long, value_parser = parse::percent, value_name = "PERCENT", requires = "replicas", allow_negative_numbers = true)]
+    target_cpu: Option<i32>,
     /// A variable for the image
     #[arg(long, value_parser = parse::variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
@@ -100,13 +72,13 @@ pub struct Args {
     secrets: secrets::Flags,
     /// How the gate talks to the image
     #[arg(long, value_enum, default_value = "auto")]
-    protocol: Protocol,
+    protocol: choices::Protocol,
     /// The image's own way out
     #[arg(long, value_enum, default_value = "on")]
-    egress: Egress,
+    egress: choices::Egress,
     /// Whether only the gate may reach the image
     #[arg(long, value_enum, default_value = "enforced")]
-    isolation: Isolation,
+    isolation: choices::Isolation,
     /// Ready when this path answers [default: when the port accepts]
     #[arg(long, value_parser = parse::path, value_name = "/PATH")]
     probe: Option<String>,
@@ -143,6 +115,9 @@ pub struct Args {
     /// Refuse to take it down without --force
     #[arg(long)]
     protect: bool,
+    /// When somebody else changes or removes what was made for it
+    #[arg(long, value_enum, default_value = "repair")]
+    on_drift: choices::OnDrift,
     /// Only show what would be made and what it would cost
     #[arg(long)]
     plan: bool,
@@ -247,7 +222,7 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
             memory: a.memory.clone().unwrap_or_default(),
             ..Default::default()
         }),
-        scaling: a.replicas.map(|n| Scaling { min: n, max: n, ..Default::default() }),
+        scaling: a.replicas.map(|r| choices::scaling(r, a.target_cpu)),
         probe: a.probe.clone().map(|path| Probe { path, ..Default::default() }),
         env,
         secrets: a.secrets.read()?,
@@ -257,11 +232,12 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         budget: a.budget.clone(),
         drain_grace: a.grace.map(parse::proto_duration),
         protect: a.protect,
+        report_drift: a.on_drift.reports(),
         entrypoint: a.entrypoint.clone(),
         args: a.args.clone(),
-        protocol: protocol(a.protocol) as i32,
-        egress: egress(a.egress) as i32,
-        isolation: isolation(a.isolation) as i32,
+        protocol: a.protocol.asked() as i32,
+        egress: a.egress.asked() as i32,
+        isolation: a.isolation.asked() as i32,
         publish: published(a)?,
         forward_token: a.forward_token,
         cors_origins: a.cors.clone(),
@@ -270,32 +246,6 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         ..Default::default()
     };
     Ok(Instance { labels: a.labels.iter().cloned().collect(), spec: Some(spec), ..Default::default() })
-}
-
-/// As the API has it.
-pub fn protocol(p: Protocol) -> instance_spec::Protocol {
-    match p {
-        Protocol::Auto => instance_spec::Protocol::Auto,
-        Protocol::Http1 => instance_spec::Protocol::Http1,
-        Protocol::H2c => instance_spec::Protocol::H2c,
-    }
-}
-
-/// As the API has it.
-pub fn egress(e: Egress) -> instance_spec::Egress {
-    match e {
-        Egress::On => instance_spec::Egress::On,
-        Egress::None => instance_spec::Egress::Off,
-    }
-}
-
-/// As the API has it.
-pub fn isolation(i: Isolation) -> instance_spec::Isolation {
-    match i {
-        Isolation::Enforced => instance_spec::Isolation::Enforced,
-        Isolation::Rules => instance_spec::Isolation::Rules,
-        Isolation::None => instance_spec::Isolation::NotEnforced,
-    }
 }
 
 fn published(a: &Args) -> Result<Option<Publish>, Failure> {
@@ -352,7 +302,7 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
     use clap::Parser;
-    use syp_proto::google::r#type::Money;
+    use syp_proto::{google::r#type::Money, v1::instance_spec};
 
     fn parsed(words: &str) -> Instance {
         match Cli::try_parse_from(words.split_whitespace()).unwrap().command {

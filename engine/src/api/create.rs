@@ -71,7 +71,7 @@ pub(super) fn normalised(s: &mut v1::InstanceSpec) {
 /// What makes a revision: access, operators, time to live and the like live beside revisions and are changed by their own commands.
 fn revision_part(mut s: v1::InstanceSpec) -> v1::InstanceSpec {
     (s.access, s.operators, s.budget, s.ttl) = (None, None, None, None);
-    (s.protect, s.desired_state) = (false, 0);
+    (s.protect, s.report_drift, s.desired_state) = (false, false, 0);
     s.cors_origins.clear();
     s
 }
@@ -319,6 +319,7 @@ fn differences(a: &Authz, r: &v1::CreateInstanceRequest, i: &journal::Instance) 
         ("ttl", given.ttl.is_some() && given.ttl != have.ttl),
         ("budget", given.budget.is_some() && given.budget != have.budget),
         ("protect", given.protect && !have.protect),
+        ("report_drift", given.report_drift && !have.report_drift),
         ("cors_origins", !given.cors_origins.is_empty() && given.cors_origins != have.cors_origins),
         ("labels", !asked.labels.is_empty() && asked.labels != i.labels),
     ];

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     cost,
+    error::Error,
     id::InstanceId,
+    ops,
+    reconcile::words,
     step::{LogQuery, Of},
     view,
 };
@@ -106,7 +109,11 @@ impl Instances for Api {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let cell = self.live(&a, &r.name, Role::Operator).await?;
-        let findings = self.engine.findings(&cell).await.map_err(|f| of_failure(&f))?;
+        if let Some(run) = &cell.get().run {
+            // what is being made differs from what shall be
+            return Err(Error::InProgress(ops::current(&cell.get(), run.no)).into());
+        }
+        let findings = words(self.engine.findings(&cell).await.map_err(|f| of_failure(&f))?);
         let report = v1::DriftReport {
             drifted: !findings.is_empty(),
             differences: findings

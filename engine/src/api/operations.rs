@@ -133,6 +133,17 @@ impl OperationEvents for Api {
         Ok(Response::new(watch::operation(self.clone(), op)))
     }
 
+    async fn pause_operation(
+        &self,
+        request: Request<v1::PauseOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let a = Authz::of(&request)?;
+        let r = request.into_inner();
+        let (op, _) = self.of_operation(&a, &r.name, Role::Operator).await?;
+        self.engine.pause(op, !r.resume, &caller(&a, "", &r)?).await?;
+        self.operation(&r.name).await.map(Response::new)
+    }
+
     async fn retry_operation(
         &self,
         request: Request<v1::RetryOperationRequest>,

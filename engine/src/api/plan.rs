@@ -12,12 +12,13 @@ use crate::{
     fold::{over, row_at},
     graph::{RunKind, State},
     ops::TransitionOptions,
-    revision,
-    step::{Have, Owner},
+    revision, scaling,
+    step::{Have, Owner, Target},
     vault,
 };
 use futures_util::future::try_join_all;
 use rust_decimal::Decimal;
+use serde_json::Value;
 use syp_auth::policy::Role;
 use syp_proto::{
     google::r#type::Money,
@@ -81,6 +82,7 @@ impl Api {
         let out = v1::Plan {
             resources: self.rehearsed(&as_if, &p).await?,
             access_changes: access_changes(&nobody, &n.spec),
+            hourly_most: self.most(&*target, &n.spec, &n.facts),
             ..self.priced(Decimal::ZERO, cost::decimal(&n.hourly))
         };
         Ok(known(out, &cost::Pricing::of_facts(&n.facts)))
@@ -132,6 +134,7 @@ impl Api {
         out.resources.extend(p.nodes.iter().filter_map(gone));
         let after = new.hourly_rate.as_ref().map_or(Decimal::ZERO, cost::decimal);
         let price = self.priced(before, after);
+        out.hourly_most = self.most(&*target, &change.spec, &facts);
         (out.hourly_after, out.monthly_after) = (price.hourly_after, price.monthly_after);
         out.hourly_before = out.hourly_before.filter(|_| pricing.is_priced());
         Ok(known(out, &cost::Pricing::of_facts(&facts)))
@@ -174,6 +177,17 @@ impl Api {
         try_join_all(said).await.map_err(|f| of_failure(&f))
     }
 
+    /// What it may come to where the target chooses how many.
+    fn most(&self, target: &dyn Target, spec: &InstanceSpec, facts: &Value) -> Option<Money> {
+        if !scaling::is_elastic(spec) {
+            return None;
+        }
+        let mut all = facts.clone();
+        all[scaling::REPLICAS] = scaling::range(spec).1.into();
+        let (hourly, _) = target.reprice(None, spec, &all)?;
+        Some(cost::money(hourly, &self.currency))
+    }
+
     pub(super) fn priced(&self, before: Decimal, after: Decimal) -> v1::Plan {
         v1::Plan {
             hourly_before: Some(cost::money(before, &self.currency)),
@@ -188,7 +202,7 @@ impl Api {
 fn known(mut p: v1::Plan, pricing: &cost::Pricing) -> v1::Plan {
     if !pricing.is_priced() {
         p.unpriced = pricing.words();
-        (p.hourly_before, p.hourly_after, p.monthly_after) = (None, None, None);
+        (p.hourly_before, p.hourly_after, p.monthly_after, p.hourly_most) = (None, None, None, None);
         p.resources.iter_mut().for_each(|r| r.hourly_rate = None);
     }
     p
@@ -217,8 +231,7 @@ fn words(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
             "image" => out.push(format!("image: {} -> {}", before.image, after.image)),
             "port" => out.push(format!("port: {} -> {}", before.port, after.port)),
             "scaling" => {
-                let n = |s: &InstanceSpec| s.scaling.map_or(1, |s| s.min.max(1));
-                out.push(format!("replicas: {} -> {}", n(before), n(after)));
+                out.push(format!("replicas: {} -> {}", scaling::words(before), scaling::words(after)));
             }
             "env" => {
                 let keys =

@@ -51,6 +51,7 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Instances/ListInstanceEvents", Need::Instance(Role::Viewer)),
     ("syp.v1.Instances/WatchInstanceEvents", Need::Instance(Role::Viewer)),
     ("syp.v1.OperationEvents/WatchOperation", Need::Instance(Role::Viewer)),
+    ("syp.v1.OperationEvents/PauseOperation", Need::Instance(Role::Operator)),
     ("syp.v1.OperationEvents/RetryOperation", Need::Instance(Role::Operator)),
     ("syp.v1.Costs/EstimateCost", Need::Global(Role::Viewer)),
     ("syp.v1.Costs/GetCost", Need::Instance(Role::Viewer)),
@@ -103,7 +104,7 @@ pub fn need(path: &str) -> Option<Need> {
 
 /// Whether a method may change something: its audit row is on disk before its answer goes out.
 pub fn changes(path: &str) -> bool {
-    const VERBS: [&str; 13] = [
+    const VERBS: [&str; 14] = [
         "Create",
         "Update",
         "Delete",
@@ -113,6 +114,7 @@ pub fn changes(path: &str) -> bool {
         "Adopt",
         "Retry",
         "Cancel",
+        "Pause",
         "Sweep",
         "Add",
         "Revoke",

@@ -15,7 +15,7 @@ use crate::{
     cost, door,
     engine::Caller,
     id::InstanceId,
-    ops,
+    ops::{self, Updating},
     revision::{self, merged},
     shared::Bound,
     step::{Have, Held, Owner},
@@ -58,6 +58,8 @@ pub(super) struct Change {
     pub revision: Option<Revision>,
     /// Its new secrets.
     pub bound: Bound,
+    /// Pause before the revision serves.
+    pub hold: bool,
 }
 
 impl Api {
@@ -96,6 +98,7 @@ impl Api {
                     (e.budget, e.set_budget) = (asked.budget.clone(), true);
                 }
                 "spec.protect" => (e.protect, e.set_protect) = (asked.protect, true),
+                "spec.report_drift" => (e.report_drift, e.set_report_drift) = (asked.report_drift, true),
                 "spec.cors_origins" => {
                     validate::cors(p, &asked.cors_origins)?;
                     (e.cors_origins, e.set_cors) = (asked.cors_origins.clone(), true);
@@ -117,7 +120,8 @@ impl Api {
         let bound = self.sealed(uid, revision::next_number(i), &mut spec, newest)?;
         let beside = Edited { request_id: String::new(), ..e.clone() } != Edited::default();
         let revision = if fields.is_empty() { None } else { self.revision(i, &spec, None).await? };
-        Ok(Change { edited: beside.then_some(e), spec, revision, bound })
+        let hold = r.rollout.is_some_and(|r| r.hold);
+        Ok(Change { edited: beside.then_some(e), spec, revision, bound, hold })
     }
 
     /// Are these the values that an instance has? Those without a value are not asked about.
@@ -259,7 +263,7 @@ impl Api {
         if let Some(new) = &mut revision {
             new.note = format!("back to {}", revision::name(&i.name, to.no));
         }
-        Ok(Change { edited: None, spec, revision, bound: Bound::default() })
+        Ok(Change { edited: None, spec, revision, bound: Bound::default(), hold: false })
     }
 
     async fn make(
@@ -271,11 +275,12 @@ impl Api {
         who: &Caller,
     ) -> Result<Operation, Status> {
         match change {
-            Change { edited, revision: Some(mut new), bound, .. } => {
+            Change { edited, revision: Some(mut new), bound, hold, .. } => {
                 if new.note.is_empty() {
                     verb.clone_into(&mut new.note);
                 }
-                let op = Box::pin(self.engine.update(cell, &new, edited, bound, verb, etag, who)).await?;
+                let how = Updating { verb, expect: etag, hold };
+                let op = Box::pin(self.engine.update(cell, &new, edited, bound, &how, who)).await?;
                 self.operation(&op.to_string()).await
             }
             Change { edited: Some(e), .. } => {
@@ -350,6 +355,7 @@ fn paths(mask: &[String], new: &v1::Instance, i: &Instance) -> Result<Vec<String
         ("labels", new.labels != i.labels),
         ("spec.ttl", asked.ttl.is_some() && asked.ttl != held.ttl),
         ("spec.protect", asked.protect != held.protect),
+        ("spec.report_drift", asked.report_drift != held.report_drift),
         ("spec.budget", asked.budget.is_some() && asked.budget != held.budget),
         ("spec.cors_origins", !asked.cors_origins.is_empty() && asked.cors_origins != held.cors_origins),
         ("spec.access", other_rules(&asked.access, &held.access)),
@@ -372,7 +378,7 @@ fn revision_field(path: &str) -> Result<&str, Status> {
     Err(invalid(
         "update_mask",
         &format!(
-            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.budget, spec.protect, spec.cors_origins, spec.{}",
+            "'{path}' can't be changed; what can: labels, spec.access, spec.operators, spec.ttl, spec.budget, spec.protect, spec.report_drift, spec.cors_origins, spec.{}",
             REVISION.join(", spec.")
         ),
     ))

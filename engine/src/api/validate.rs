@@ -148,6 +148,21 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
     if !(0..=MAX_REPLICAS).contains(&scaling.min) {
         return Err(invalid("spec.scaling.min", &format!("1 to {MAX_REPLICAS} replicas")));
     }
+    if !(0..=MAX_REPLICAS).contains(&scaling.max) {
+        return Err(invalid("spec.scaling.max", &format!("up to {MAX_REPLICAS} replicas")));
+    }
+    if !(0..=100).contains(&scaling.target_cpu) {
+        return Err(invalid(
+            "spec.scaling.target_cpu",
+            "1 to 100: percent of the processor that a replica is given",
+        ));
+    }
+    if scaling.target_rps != 0.0 || scaling.target_concurrency != 0 || scaling.scale_down_delay.is_some() {
+        return Err(invalid(
+            "spec.scaling",
+            "replicas are scaled by how busy their processor is: min, max and target_cpu; nothing else yet",
+        ));
+    }
     if let Some(r) = &s.resources {
         resources(r)?;
     }

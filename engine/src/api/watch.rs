@@ -298,6 +298,10 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
         Some(Body::CancelRequested(c)) => {
             ("cancel_requested", String::new(), String::new(), "cancel was asked for".into(), c.run)
         }
+        Some(Body::Paused(p)) => {
+            let word = if p.on { "nothing more is begun" } else { "goes on" };
+            ("paused", String::new(), "PAUSED".into(), word.into(), p.run)
+        }
         Some(Body::RunEnded(e)) => {
             let f = fail(&e.failure);
             let word = match (&e.failure, e.cancelled, e.preempted_by.as_str()) {
@@ -348,7 +352,12 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
         Some(Body::Restored(_)) => {
             ("restored", String::new(), String::new(), "the store came back from a backup".into(), 0)
         }
-        Some(Body::Repriced(_)) => ("repriced", String::new(), String::new(), "other prices".into(), 0),
+        Some(Body::Repriced(p)) => {
+            let facts: serde_json::Value = serde_json::from_str(&p.facts).unwrap_or_default();
+            let n = facts[crate::scaling::REPLICAS].as_u64();
+            let word = n.map_or_else(|| "other prices".into(), |n| format!("priced for {n} replicas"));
+            ("repriced", String::new(), String::new(), word, 0)
+        }
         Some(Body::Drift(d)) => ("drift", String::new(), "DRIFT".into(), d.findings.join("; "), 0),
         Some(Body::GatePushed(p)) => {
             let f = fail(&p.failure);

@@ -22,7 +22,7 @@ pub(super) fn jumped(i: &mut Instance, j: &ClockJumped) {
         [&mut row.retry_at_ms, &mut row.attempt_ms].into_iter().for_each(shift);
     }
     if let Some(run) = &mut i.run {
-        [&mut run.deadline_ms, &mut run.next_listing_ms].into_iter().for_each(shift);
+        [&mut run.deadline_ms, &mut run.next_listing_ms, &mut run.paused_ms].into_iter().for_each(shift);
         for node in &mut run.nodes {
             [&mut node.retry_at_ms, &mut node.first_ms].into_iter().for_each(shift);
         }

@@ -291,6 +291,12 @@ async fn sample(e: &Engine, id: InstanceId) {
     let cx = calls::context(&e.inner, &cell, &i, "", serde_json::Value::Null, CancellationToken::new());
     match tokio::time::timeout(PATIENCE, target.stats(&cx)).await {
         Ok(Ok(s)) => {
+            if let Some(running) = s.running
+                && let Err(error) = e.counted(&cell, running).await
+            {
+                tracing::warn!(instance = %id, %error, "how many replicas there are is not written down");
+            }
+            let i = cell.get();
             let mut l = live.lock();
             let rate = i.hourly_rate.as_ref().filter(|_| cost::Pricing::of(&i).is_priced());
             l.hourly = rate.map(|m| cost::money(cost::rate(&i), &m.currency_code));

@@ -16,7 +16,8 @@ use crate::{
     fault::Point,
     graph::State,
     id::InstanceId,
-    ops, revision, store, vault, view,
+    ops::{self, Updating},
+    revision, store, vault, view,
 };
 use sha2::{Digest, Sha256};
 use std::{sync::Arc, time::Duration};
@@ -131,7 +132,8 @@ impl Engine {
             return Ok(Rolled::Not);
         }
         let new = next(&i, name, s.latest);
-        match Box::pin(self.update(cell, &new, None, super::Bound::default(), "rotate", "", &who)).await {
+        let how = Updating { verb: "rotate", ..Default::default() };
+        match Box::pin(self.update(cell, &new, None, super::Bound::default(), &how, &who)).await {
             Ok(op) => Ok(Rolled::By(op.to_string())),
             Err(e @ (Error::InProgress(_) | Error::NotAllowed { .. } | Error::EtagMismatch)) => {
                 Ok(waits(&i, &e))

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use syp_engine::{
     api::validate,
     failure::{Class, failure},
+    scaling,
     step::{Held, Preflight},
 };
 use syp_proto::{journal::Failure, v1};
@@ -25,6 +26,11 @@ pub(super) async fn check(
     held: Option<&Held<'_>>,
 ) -> Result<Preflight, Failure> {
     let mut spec = spec.clone();
+    if scaling::is_elastic(&spec) {
+        let what = format!("Docker has nobody who would choose between {} replicas", scaling::words(&spec));
+        let next = "say one number with --replicas; clusters scale by themselves";
+        return Err(failure(Class::Terminal, "NOT_SUPPORTED", what, next));
+    }
     match held {
         Some(held) => room(&spec, held)?,
         None => tls::files(spec.publish.as_ref()).await.map(drop)?,

@@ -1,11 +1,10 @@
 //! One revision: a Deployment of pods with the gate as a native sidecar and the app beside it.
 use super::{
     Shared,
-    client::{DEPLOYMENT, code, failed},
-    names::{
-        ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, revision_of, wanted,
-    },
-    object, own, pods, pull, rehearse,
+    client::{DEPLOYMENT, code, failed, optional},
+    fields,
+    names::{ADMIN, GATE_FILES, GATE_USER, KEPT, PROGRAM, TRAFFIC, namespace, namespace_of, revision_of},
+    object, own, pods, pull, rehearse, scale,
     secret::{entry, values},
 };
 use crate::kind;
@@ -224,7 +223,6 @@ fn deployment(s: &Shared, cx: &StepCx, name: &str) -> Value {
     let rest = json!({
         "metadata": { "annotations": { TEMPLATE: cx.params["template"] } },
         "spec": {
-            "replicas": wanted(&cx.spec).0,
             "revisionHistoryLimit": 0,
             "progressDeadlineSeconds": 600,
             "selector": { "matchLabels": selector(&cx.owner, &cx.node) },
@@ -241,12 +239,21 @@ impl Step for App {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, DEPLOYMENT, &cx.owner, namespace(cx), key).await
+        let held = optional(DEPLOYMENT.api(&self.0.client().await?, namespace(cx)).get(key).await)?;
+        let Some(o) = held else { return Ok(Observed::Absent) };
+        Ok(match (object::judged(cx, &o), scale::wrong(&cx.spec, &o)) {
+            (Observed::Present { handle, ours: true, .. }, Some(words)) => {
+                Observed::Changed { handle, by: format!("{words}; {}", fields::others(&o.metadata)) }
+            }
+            (seen, _) => seen,
+        })
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
         let o = deployment(&self.0, cx, key);
-        let made = object::ensure(&self.0.client().await?, DEPLOYMENT, &cx.owner, namespace(cx), &o).await?;
+        let c = self.0.client().await?;
+        scale::take_over(&c, cx, key).await?;
+        let made = object::ensure(&c, DEPLOYMENT, &cx.owner, namespace(cx), &o).await?;
         Ok(object::done(&made))
     }
 

@@ -209,7 +209,7 @@ impl Room {
 
     /// What a new instance takes of a quota, the pod that tries the app's port among it, and how that is read; `None`: nothing.
     fn needs(&self, spec: &v1::InstanceSpec, what: &str) -> Option<(u64, Parse)> {
-        let pods = u64::from(super::names::wanted(spec).0);
+        let pods = u64::from(syp_engine::scaling::range(spec).0);
         let [(_, cpu, _), (_, memory, _)] = asked(spec);
         let all =
             |app: u64, gate: u64, short: u64| pods.saturating_mul(app.saturating_add(gate)) + TRY * short;

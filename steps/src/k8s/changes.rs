@@ -1,10 +1,11 @@
-//! News of a cluster: pods that ended, and whatever of ours was removed by hand. One watch a kind, however many instances there are.
+//! News of a cluster: pods that ended, and whatever of ours was changed or removed by hand. One watch a kind, however many instances there are.
 use super::{
     Shared,
     client::{
-        DEPLOYMENT, DISRUPTION_BUDGET, HTTP_ROUTE, INGRESS, Kind, NETWORK_POLICY, SECRET, SERVICE,
-        SERVICE_ACCOUNT, failed,
+        AUTOSCALER, DEPLOYMENT, DISRUPTION_BUDGET, HTTP_ROUTE, INGRESS, Kind, NETWORK_POLICY, SECRET,
+        SERVICE, SERVICE_ACCOUNT, failed,
     },
+    fields,
     pods::container,
 };
 use crate::labels::{INSTANCE, STORE};
@@ -15,12 +16,22 @@ use kube::{
     api::{DynamicObject, PartialObjectMeta},
     runtime::watcher,
 };
+use std::collections::HashMap;
 use syp_engine::id::{InstanceId, StoreId};
 use syp_proto::journal::Failure;
 
-/// Kinds of which only the end is news.
-const KINDS: [Kind; 8] =
-    [DEPLOYMENT, SERVICE, SECRET, SERVICE_ACCOUNT, NETWORK_POLICY, DISRUPTION_BUDGET, INGRESS, HTTP_ROUTE];
+/// Kinds of which the end is news, and what somebody else writes to them.
+const KINDS: [Kind; 9] = [
+    DEPLOYMENT,
+    SERVICE,
+    SECRET,
+    SERVICE_ACCOUNT,
+    NETWORK_POLICY,
+    DISRUPTION_BUDGET,
+    AUTOSCALER,
+    INGRESS,
+    HTTP_ROUTE,
+];
 
 /// Whose news it is (`None`: anybody's), or that the watch broke off.
 type News = Result<Option<InstanceId>, ()>;
@@ -38,7 +49,7 @@ pub(crate) async fn changes(
     let place = if s.everywhere(&c).await? { None } else { Some(s.namespace().await?) };
     let how = watcher::Config::default().labels(&format!("{STORE}={store}"));
     let mut all = vec![pods(&c, place.as_deref(), how.clone())];
-    all.extend(KINDS.map(|kind| ends(kind, &c, place.as_deref(), how.clone())));
+    all.extend(KINDS.map(|kind| objects(kind, &c, place.as_deref(), how.clone())));
     Ok(stream::select_all(all).take_while(|n| ready(n.is_ok())).filter_map(|n| ready(n.ok())).boxed())
 }
 
@@ -60,27 +71,48 @@ fn pods(c: &Client, place: Option<&str>, how: watcher::Config) -> BoxStream<'sta
     news.chain(stream::once(ready(Err(())))).boxed()
 }
 
-/// Objects that are no more. One kind that can't be watched (a role of before, an API that the cluster does not have) is looked at now
+/// Objects that are no more, or not as we made them. One kind that can't be watched (a role of before, an API that the cluster does not have) is looked at now
 /// and then all the same.
-fn ends(kind: Kind, c: &Client, place: Option<&str>, how: watcher::Config) -> BoxStream<'static, News> {
+fn objects(kind: Kind, c: &Client, place: Option<&str>, how: watcher::Config) -> BoxStream<'static, News> {
     let r = kind.resource();
     let api: Api<PartialObjectMeta<DynamicObject>> = match place {
         None => Api::all_with(c.clone(), &r),
         Some(namespace) => Api::namespaced_with(c.clone(), namespace, &r),
     };
-    let mut begun = false;
+    let (mut begun, mut seen) = (false, HashMap::new());
     let news = watcher(api, how).take_while(|e| ready(!e.as_ref().err().is_some_and(denied)));
     let news = news.filter_map(move |e| {
         ready(match e {
-            Ok(watcher::Event::Delete(o)) => Some(Ok(of(&o))),
+            Ok(watcher::Event::Delete(o)) => {
+                seen.remove(&o.uid());
+                Some(Ok(of(&o)))
+            }
+            Ok(watcher::Event::Apply(o)) => is_news(&mut seen, &o).then(|| Ok(of(&o))),
+            Ok(watcher::Event::Init) => {
+                seen.clear();
+                None
+            }
+            Ok(watcher::Event::InitApply(o)) => {
+                is_news(&mut seen, &o);
+                None
+            }
             // what was there at the beginning is looked at for the pods' sake
             Ok(watcher::Event::InitDone) => std::mem::replace(&mut begun, true).then_some(Ok(None)),
-            Ok(_) => None,
             Err(_) => Some(Err(())),
         })
     });
     // the others go on
     news.chain(std::future::pending().into_stream()).boxed()
+}
+
+/// What was said of an object the last time, by its uid.
+type Seen = HashMap<Option<String>, (String, usize)>;
+
+/// Did somebody else write to it since the last time, or take something of ours away?
+fn is_news(seen: &mut Seen, o: &impl ResourceExt) -> bool {
+    let now = fields::stamp(o.meta());
+    let before = seen.insert(o.uid(), now.clone()).unwrap_or_default();
+    (!now.0.is_empty() && now.0 != before.0) || now.1 < before.1
 }
 
 fn denied(e: &watcher::Error) -> bool {

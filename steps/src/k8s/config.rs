@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{admin, labels::key};
 use async_trait::async_trait;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
@@ -44,7 +45,12 @@ fn secret(s: &Shared, cx: &StepCx, key: &str) -> Result<Value, Failure> {
         failure(Class::Terminal, "INTERNAL", e.to_string(), "this is a bug: please report it")
     })?;
     let token = s.admin_token(&cx.owner);
-    let rest = json!({ "type": "Opaque", "stringData": { "gate.json": config, "admin.token": token.expose_secret() } });
+    // what is in 'stringData' belongs to nobody once it is kept, and a change of it would not be seen
+    let data = json!({
+        "gate.json": BASE64_STANDARD.encode(config),
+        "admin.token": BASE64_STANDARD.encode(token.expose_secret()),
+    });
+    let rest = json!({ "type": "Opaque", "data": data });
     Ok(object::object(SECRET, &cx.owner, NODE, key, namespace(cx), rest))
 }
 
@@ -96,16 +102,14 @@ impl Step for Config {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, SECRET, &cx.owner, namespace(cx), key).await
+        object::observe(&self.0.client().await?, SECRET, cx, key).await
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
         let c = self.0.client().await?;
         let made = object::ensure(&c, SECRET, &cx.owner, namespace(cx), &secret(&self.0, cx, key)?).await?;
         tell(&self.0, &c, cx).await?;
-        let mut done = object::done(&made);
-        done.outputs = json!({ GATE_GENERATION: cx.gate.generation });
-        Ok(done)
+        Ok(object::done_with(&made, json!({ GATE_GENERATION: cx.gate.generation })))
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {

@@ -42,7 +42,7 @@ impl Step for Ingress {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, INGRESS, &cx.owner, namespace(cx), key).await
+        object::observe(&self.0.client().await?, INGRESS, cx, key).await
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
@@ -56,9 +56,7 @@ impl Step for Ingress {
         if let Some(port) = port.filter(|p| *p != 443) {
             domain.push_str(&format!(":{port}"));
         }
-        let mut done = object::done(&made);
-        done.outputs = json!({ "endpoint": format!("{scheme}://{domain}") });
-        Ok(done)
+        Ok(object::done_with(&made, json!({ "endpoint": format!("{scheme}://{domain}") })))
     }
 
     async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {

@@ -138,6 +138,7 @@ fn kind_of(kind: &str) -> &'static str {
         "Secret" => "k8s.secret@1",
         "NetworkPolicy" => "k8s.policy@1",
         "PodDisruptionBudget" => "k8s.disruption@1",
+        "HorizontalPodAutoscaler" => "k8s.autoscaler@1",
         "Deployment" => "k8s.app@1",
         "Service" => "k8s.service@1",
         "Ingress" => "k8s.ingress@1",

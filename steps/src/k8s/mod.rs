@@ -2,6 +2,7 @@
 //! server (port-forward), so that it needs no network path of its own.
 mod account;
 mod app;
+mod autoscaler;
 mod census;
 pub(crate) mod changes;
 mod check;
@@ -10,6 +11,7 @@ mod config;
 mod disruption;
 mod drain;
 mod examine;
+mod fields;
 mod ingress;
 mod isolation;
 pub(crate) mod listing;
@@ -18,6 +20,7 @@ pub(crate) mod names;
 pub(crate) mod namespace;
 pub(crate) mod object;
 pub(crate) mod observe;
+mod one;
 mod other;
 mod own;
 mod patience;
@@ -51,6 +54,7 @@ use client::Coming;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
+use one::One;
 use parking_lot::{Mutex, RwLock};
 use rust_decimal::Decimal;
 use secrecy::{SecretSlice, SecretString};
@@ -232,17 +236,18 @@ impl K8sTarget {
         });
         let s = || Arc::clone(&shared);
         let mut all: Vec<Arc<dyn Step>> = vec![
-            Arc::new(account::Account(s())),
+            Arc::new(One::<account::Account>::new(s())),
             Arc::new(app::App(s())),
+            Arc::new(One::<autoscaler::Autoscaler>::new(s())),
             Arc::new(check::Check(s())),
             Arc::new(config::Config(s())),
-            Arc::new(disruption::Disruption(s())),
+            Arc::new(One::<disruption::Disruption>::new(s())),
             Arc::new(drain::Drain(s())),
             Arc::new(ingress::Ingress(s())),
             Arc::new(isolation::Isolation(s())),
             Arc::new(namespace::Namespace(s())),
             Arc::new(other::Other(s())),
-            Arc::new(policy::Policy(s())),
+            Arc::new(One::<policy::Policy>::new(s())),
             Arc::new(probe::Probe(s())),
             Arc::new(pull::Pull(s())),
             Arc::new(route::Route(s())),

@@ -37,10 +37,3 @@ pub fn namespace_of(row: &LedgerRow) -> String {
 pub fn revision_of(node: &str, of: &str) -> Option<u32> {
     node.strip_prefix(of)?.strip_prefix('-')?.parse().ok()
 }
-
-/// How many replicas a spec wants at least, and at most.
-pub fn wanted(spec: &syp_proto::v1::InstanceSpec) -> (u32, u32) {
-    let s = spec.scaling.unwrap_or_default();
-    let min = u32::try_from(s.min).unwrap_or(1).max(1);
-    (min, u32::try_from(s.max).unwrap_or(0).max(min))
-}

@@ -33,7 +33,7 @@ impl Step for Namespace {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, NAMESPACE, &cx.owner, "", key).await
+        object::observe(&self.0.client().await?, NAMESPACE, cx, key).await
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {

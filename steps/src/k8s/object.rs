@@ -1,5 +1,9 @@
 //! What the steps that make one object have in common: looked for, applied, removed.
-use super::client::{Kind, apply, failed, optional};
+use super::{
+    client::{Kind, apply, failed, optional},
+    fields,
+    names::namespace,
+};
 use crate::labels::{is_ours, labels};
 use kube::{
     Client, ResourceExt,
@@ -10,11 +14,13 @@ use std::{collections::HashMap, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
     name_conflict,
-    step::{Done, Observed, Owner},
+    step::{Done, Observed, Owner, StepCx},
 };
 use syp_proto::journal::Failure;
 use tokio::time::Instant;
 
+/// Output that says which fields of an object are ours.
+const FIELDS: &str = "fields";
 /// How long a removal is waited for before the engine shows what holds it.
 const GONE: Duration = Duration::from_secs(20);
 
@@ -50,24 +56,28 @@ pub fn ours(owner: &Owner, o: &DynamicObject) -> bool {
     is_ours(owner, Some(&labels))
 }
 
-/// Looks for it.
+/// Looks for it, and whether it is as it was made.
 ///
 /// # Errors
 /// The API server's.
-pub async fn observe(
-    c: &Client,
-    kind: Kind,
-    owner: &Owner,
-    namespace: &str,
-    key: &str,
-) -> Result<Observed, Failure> {
-    Ok(match optional(kind.api(c, namespace).get(key).await)? {
-        None => Observed::Absent,
-        Some(o) if o.metadata.deletion_timestamp.is_some() => Observed::Busy,
-        Some(o) => {
-            Observed::Present { handle: o.uid().unwrap_or_default(), ours: ours(owner, &o), healthy: true }
-        }
-    })
+pub async fn observe(c: &Client, kind: Kind, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
+    let held = optional(kind.api(c, namespace(cx)).get(key).await)?;
+    Ok(held.map_or(Observed::Absent, |o| judged(cx, &o)))
+}
+
+/// Pure.
+pub fn judged(cx: &StepCx, o: &DynamicObject) -> Observed {
+    if o.metadata.deletion_timestamp.is_some() {
+        return Observed::Busy;
+    }
+    let handle = o.uid().unwrap_or_default();
+    let ours = ours(&cx.owner, o);
+    // rows of an engine before this one say nothing of it
+    let made = cx.output(&cx.node, FIELDS);
+    if ours && made.is_some_and(|made| made != fields::digest(&fields::ours(&o.metadata))) {
+        return Observed::Changed { handle, by: fields::others(&o.metadata) };
+    }
+    Observed::Present { handle, ours, healthy: true }
 }
 
 /// Makes it so, unless the name is somebody else's; its uid.
@@ -156,7 +166,15 @@ pub fn going(kind: &str, o: &DynamicObject) -> Failure {
     )
 }
 
-/// What a step hands on about an object that it made.
+/// What a step hands on about an object that it made: which fields are ours from now on.
 pub fn done(o: &DynamicObject) -> Done {
-    Done { handle: o.uid().unwrap_or_default(), outputs: json!({}) }
+    let fields = fields::digest(&fields::ours(&o.metadata));
+    Done { handle: o.uid().unwrap_or_default(), outputs: json!({ FIELDS: fields }) }
+}
+
+/// The same, and something more.
+pub fn done_with(o: &DynamicObject, more: Value) -> Done {
+    let mut done = done(o);
+    merge(&mut done.outputs, more);
+    done
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use syp_auth::door::{GateMetrics, GateStatus};
 use syp_engine::{
     api::validate,
+    scaling,
     step::{ReplicaStats, Stats, StepCx},
 };
 use syp_proto::journal::Failure;
@@ -47,6 +48,11 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
         }
     }
     let mut out = Stats::default();
+    if scaling::is_elastic(&cx.spec) {
+        let runs =
+            all.iter().filter(|p| !pods::leaving(p) && container(p, "app", false).is_some_and(|c| c.running));
+        out.running = u32::try_from(runs.count()).ok();
+    }
     let mut totals = s.totals.lock();
     let mine: &mut Totals = totals.entry(cx.owner.uid).or_default();
     for (p, metrics, _) in &told {

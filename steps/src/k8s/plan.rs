@@ -1,15 +1,12 @@
 //! What has to be done on a cluster, in which order. Pure. Each revision is a Deployment of its own; the Service says which serves.
 //!
 //! ```text
-//! up, repair:  (cluster) ─> namespace ─> account, config, policy, disruption, (pull), (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─┬─> check
-//!                       └─> service ─> (tls ─> ingress or route) ─────────────────────────────────────────────────────────┘
-//! update:      namespace, account, config, policy, disruption, (pull), (image-N), (secret-N) ─> app-N ─> probe ─> isolation ─> switch ─> settle ─> retire-app-M ─> retire-secret-M, retire-image-M
-//! scale:       scale ─> probe ─> switch
+//! up, repair:  (cluster) ─> namespace ─> account, config, policy, disruption, (pull), (image-N), (secret-N) ─> app-N ─> scale ─> probe ─> isolation ─> (autoscaler-N) ─> switch ─┬─> check
+//!                       └─> service ─> (tls ─> ingress or route) ────────────────────────────────────────────────────────────────────────────────────┘
+//! update:      namespace, account, config, policy, disruption, (pull), (image-N), (secret-N) ─> app-N ─> scale ─> probe ─> isolation ─> (autoscaler-N) ─> switch ─> settle ─> (retire-autoscaler-M) ─> retire-app-M ─> retire-secret-M, retire-image-M
+//! scale:       (retire-autoscaler-N) ─> scale ─> probe ─> (autoscaler-N) ─> switch
 //! ```
-use super::{
-    names::{revision_of, wanted},
-    pull,
-};
+use super::{names::revision_of, pull};
 use crate::{kind, labels::key};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
@@ -17,7 +14,7 @@ use syp_engine::{
     cost,
     graph::RunKind,
     plan::{Effect, InDoubt, Plan, PlanNode, Policy},
-    revision,
+    revision, scaling,
     step::{Have, Owner},
 };
 use syp_proto::{
@@ -152,7 +149,7 @@ impl Builder<'_> {
             self.effect(&secret, "k8s.secret@1", &before, of.clone());
             after.push(secret);
         }
-        let replicas = Decimal::from(wanted(self.spec).0);
+        let replicas = Decimal::from(scaling::now(self.spec, self.facts));
         let hourly = self.facts["replica_hourly"]
             .as_str()
             .and_then(|h| h.parse::<Decimal>().ok())
@@ -166,12 +163,53 @@ impl Builder<'_> {
         id
     }
 
+    /// How many of it there are: a number, or where it is in a range what is there already, and `begin` of what is new.
+    fn scale(&mut self, n: u32, after: &[&str]) {
+        let (least, most) = scaling::range(self.spec);
+        let of = json!({ "revision": n, "least": least, "most": most, "begin": self.begin() });
+        self.node("scale", "k8s.scale@1", after, &of, policy(60_000, ATTEMPTS));
+    }
+
+    /// A revision that replaces another begins with as many as that has.
+    fn begin(&self) -> u32 {
+        scaling::now(self.spec, self.facts)
+    }
+
+    /// Waits until so many of its pods are ready.
+    fn probe(&mut self, n: u32, need: u32) {
+        let of = json!({ "revision": n, "need": need });
+        self.node("probe", "k8s.probe@1", &["scale"], &of, policy(ROLLOUT_MS, ATTEMPTS));
+    }
+
     /// Waits until its pods are ready, and tries that nobody gets to the app past the gate; the last node.
-    fn prove(&mut self, n: u32, after: &str) -> String {
+    fn prove(&mut self, n: u32, after: &str, need: u32) -> String {
+        let before = self.fixed(n);
+        self.scale(n, &before.iter().map(String::as_str).chain([after]).collect::<Vec<_>>());
+        self.probe(n, need);
         let of = json!({ "revision": n });
-        self.node("probe", "k8s.probe@1", &[after], &of, policy(ROLLOUT_MS, ATTEMPTS));
         self.node("isolation", "k8s.isolation@1", &["probe"], &of, policy(60_000, ATTEMPTS));
-        "isolation".into()
+        self.elastic(n, "isolation")
+    }
+
+    /// From here on the cluster chooses how many, where that was asked for; the last node.
+    fn elastic(&mut self, n: u32, after: &str) -> String {
+        if !scaling::is_elastic(self.spec) {
+            return after.to_owned();
+        }
+        let (id, app) = (format!("autoscaler-{n}"), format!("app-{n}"));
+        let mut before = vec![after];
+        // what only scales makes no app
+        before.extend(self.nodes.iter().any(|x| x.id == app).then_some(app.as_str()));
+        self.effect(&id, "k8s.autoscaler@1", &before, json!({ "revision": n }));
+        id
+    }
+
+    /// Nobody else chooses how many, where a number was asked for.
+    fn fixed(&mut self, n: u32) -> Option<String> {
+        if scaling::is_elastic(self.spec) {
+            return None;
+        }
+        self.retire(&format!("autoscaler-{n}"), &[])
     }
 
     /// From here on this revision serves.
@@ -225,7 +263,8 @@ impl Builder<'_> {
             self.effect(last, &format!("k8s.{last}@1"), &before, json!({}));
         }
         let app = self.app(n, &BASE);
-        let proven = self.prove(n, &app);
+        // of one that is there some may have gone since
+        let proven = self.prove(n, &app, scaling::range(self.spec).0);
         self.switch(n, &proven);
         self.node(
             "check",
@@ -245,18 +284,18 @@ impl Builder<'_> {
     fn update(&mut self) {
         let same = self.same();
         let n = same.unwrap_or(self.have.revision);
-        let of = json!({ "revision": n, "replicas": wanted(self.spec).0 });
         // a repair that was pre-empted may have written down what it had not made yet
         let made = self.apps().into_iter().any(|(m, r)| m == n && r.state() == ledger_row::State::Exists);
         let proven = if same.is_some() && made {
             // the same pods, whose isolation was tried
-            self.node("scale", "k8s.scale@1", &[], &of, policy(60_000, ATTEMPTS));
-            self.node("probe", "k8s.probe@1", &["scale"], &of, policy(ROLLOUT_MS, ATTEMPTS));
-            "probe".to_owned()
+            let before = self.fixed(n);
+            self.scale(n, &before.iter().map(String::as_str).collect::<Vec<_>>());
+            self.probe(n, scaling::range(self.spec).0);
+            self.elastic(n, "probe")
         } else {
             self.base();
             let app = self.app(n, &BASE);
-            self.prove(n, &app)
+            self.prove(n, &app, self.begin())
         };
         self.switch(n, &proven).activates = true;
         self.retire_others(n, "switch");
@@ -265,12 +304,12 @@ impl Builder<'_> {
     /// What is not of this revision finishes what it has, and goes.
     fn retire_others(&mut self, n: u32, after: &str) {
         let old: Vec<u32> = self.apps().into_iter().map(|(m, _)| m).filter(|m| *m != n).collect();
-        let mut gone: Vec<String> = old.iter().map(|m| format!("app-{m}")).collect();
-        // what an app rests on goes after it
-        for of in ["secret", "image"] {
-            let others = self.have.live().filter_map(|r| revision_of(&r.node, of)).filter(|m| *m != n);
-            gone.extend(others.map(|m| format!("{of}-{m}")));
-        }
+        let of = |kind: &str| {
+            let all = self.have.live().filter_map(|r| revision_of(&r.node, kind)).filter(|m| *m != n);
+            all.map(|m| format!("{kind}-{m}")).collect::<Vec<_>>()
+        };
+        // what an app rests on goes after it, what rests on it before
+        let gone = ["autoscaler", "app", "secret", "image"].map(of).concat();
         let mut last = after.to_owned();
         if !old.is_empty() {
             self.node(
@@ -283,13 +322,17 @@ impl Builder<'_> {
             last = "settle".into();
         }
         for node in gone {
-            let Some(row) = self.have.live().find(|r| r.node == node) else { continue };
-            let (kind, ordinal) = (row.kind.clone(), row.ordinal);
-            let id = format!("retire-{node}");
-            let node = self.node(&id, &kind, &[&last], &Value::Null, policy(120_000, ATTEMPTS));
-            node.retires = Some(ordinal);
-            last = id;
+            last = self.retire(&node, &[&last]).unwrap_or(last);
         }
+    }
+
+    /// Removes what a row stands for, if there is one; the node that does.
+    fn retire(&mut self, node: &str, after: &[&str]) -> Option<String> {
+        let row = self.have.live().find(|r| r.node == node)?;
+        let (kind, ordinal) = (row.kind.clone(), row.ordinal);
+        let id = format!("retire-{node}");
+        self.node(&id, &kind, after, &Value::Null, policy(120_000, ATTEMPTS)).retires = Some(ordinal);
+        Some(id)
     }
 }
 

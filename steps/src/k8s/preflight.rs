@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use syp_engine::{
     failure::{Class, failure},
-    revision,
+    revision, scaling,
     step::{Held, Owner, Preflight},
 };
 use syp_proto::{
@@ -50,10 +50,14 @@ pub(super) async fn check(
     fits(&spec)?;
     let c = s.client().await?;
     supported(&version(&c).await?)?;
+    measured(s, &c, &spec).await?;
     // a registry may be slow to answer
     let (place, pinned) = tokio::join!(place(s, &c, owner, &spec, held), pinned(&spec, held));
     let mut facts = place?;
     object::merge(&mut facts, image(&c, &spec.image, pinned).await?);
+    if let Some(n) = held.and_then(|h| h.facts[scaling::REPLICAS].as_u64()) {
+        facts[scaling::REPLICAS] = n.into();
+    }
     if let Some(until) = held.and_then(|h| h.facts["unpriced_until"].as_i64()) {
         facts["unpriced_until"] = until.into();
     }
@@ -150,6 +154,25 @@ fn only_scales(held: &Held<'_>, spec: &v1::InstanceSpec) -> bool {
     })
 }
 
+/// Can the cluster tell how busy the app is, where it is to choose how many there are?
+async fn measured(s: &Shared, c: &Client, spec: &v1::InstanceSpec) -> Result<(), Failure> {
+    if !scaling::is_elastic(spec) {
+        return Ok(());
+    }
+    match c.list_api_group_resources("metrics.k8s.io/v1beta1").await {
+        Ok(_) => Ok(()),
+        Err(e) if matches!(code(&e), Some(404 | 503)) => Err(refuse(
+            "METRICS_MISSING",
+            format!(
+                "{} has no metrics API (metrics.k8s.io): it can't tell how busy a replica is, and would never scale",
+                s.name
+            ),
+            "install metrics-server, or say one number with --replicas",
+        )),
+        Err(e) => Err(failed(&e)),
+    }
+}
+
 /// Does a node say that it has the image? Nodes name the largest fifty. Where they can't be looked at, it may be.
 async fn loaded(c: &Client, image: &str) -> bool {
     let Ok(Some(nodes)) = all::<Node>(Api::all(c.clone())).await else { return true };
@@ -173,6 +196,13 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
             "INVALID_ARGUMENT",
             format!("port {} is the gate's or above its", spec.port),
             format!("use a port of 1 to {last}"),
+        ));
+    }
+    if scaling::is_elastic(spec) && spec.resources.as_ref().is_none_or(|r| r.cpu.is_empty()) {
+        return Err(refuse(
+            "INVALID_ARGUMENT",
+            "a range of replicas is scaled by how busy the app is, in percent of its --cpu",
+            "add --cpu, or say one number with --replicas",
         ));
     }
     let k = spec.kubernetes.clone().unwrap_or_default();

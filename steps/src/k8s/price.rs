@@ -11,7 +11,7 @@ use kube::{Api, Client, api::ListParams};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use syp_engine::tariffs::is_energy;
+use syp_engine::{scaling, tariffs::is_energy};
 use syp_proto::{journal::Failure, v1};
 
 /// Per hour, what it is made of, and the facts with the price in them.
@@ -39,6 +39,7 @@ pub(super) fn price(
         Some(t) if is_energy(t) => energy = Tariff::from_api(t).unwrap_or(energy),
         _ => {}
     }
+    let spec = &scaling::counted(spec, facts);
     let was = facts["unpriced"].is_string();
     let mut facts = facts.clone();
     if let Some(f) = facts.as_object_mut() {

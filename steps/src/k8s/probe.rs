@@ -2,7 +2,7 @@
 use super::{
     Shared,
     client::{DEPLOYMENT, failed},
-    names::{ADMIN, TRAFFIC, namespace, wanted},
+    names::{ADMIN, TRAFFIC, namespace},
     pods::{self, container, ready, selector},
     troubles::Troubles,
 };
@@ -82,7 +82,7 @@ impl Probe {
             }
             let live: Vec<&Pod> = held.values().filter(|p| !pods::leaving(p)).collect();
             let there = live.iter().filter(|p| ready(p)).count();
-            let need = wanted(&cx.spec).0 as usize;
+            let need = cx.params["need"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
             if there >= need {
                 return Ok(());
             }

@@ -186,7 +186,7 @@ impl Step for Route {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, HTTP_ROUTE, &cx.owner, namespace(cx), key).await
+        object::observe(&self.0.client().await?, HTTP_ROUTE, cx, key).await
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
@@ -197,9 +197,7 @@ impl Step for Route {
         let made = object::ensure(&c, HTTP_ROUTE, &cx.owner, namespace(cx), &o).await?;
         taken(&c, cx, &self.0, key, &at).await?;
         let domain = cx.spec.domains.first().cloned().unwrap_or_default();
-        let mut done = object::done(&made);
-        done.outputs = json!({ "endpoint": endpoint(&gateway, &domain) });
-        Ok(done)
+        Ok(object::done_with(&made, json!({ "endpoint": endpoint(&gateway, &domain) })))
     }
 
     async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {

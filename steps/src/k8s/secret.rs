@@ -35,7 +35,7 @@ impl Step for Secret {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, SECRET, &cx.owner, namespace(cx), key).await
+        object::observe(&self.0.client().await?, SECRET, cx, key).await
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {

@@ -3,8 +3,9 @@
 use super::{
     Shared,
     client::{SERVICE, failed, optional},
+    fields,
     names::{PORT, TRAFFIC, namespace, namespace_of},
-    object, rehearse,
+    object, rehearse, switch,
 };
 use crate::kind::Pairs;
 use async_trait::async_trait;
@@ -111,7 +112,15 @@ impl Step for Service {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, SERVICE, &cx.owner, namespace(cx), key).await
+        let held = optional(SERVICE.api(&self.0.client().await?, namespace(cx)).get(key).await)?;
+        let Some(o) = held else { return Ok(Observed::Absent) };
+        Ok(match object::judged(cx, &o) {
+            // looked at while it serves: somebody else says by now who does
+            Observed::Present { handle, ours: true, .. } if !switch::holds(&o.metadata) => {
+                Observed::Changed { handle, by: format!("its selector; {}", fields::others(&o.metadata)) }
+            }
+            seen => seen,
+        })
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
@@ -133,9 +142,8 @@ impl Step for Service {
             (Some(port), None, Some(host)) => format!("http://{host}:{port}"),
             _ => format!("http://{key}.{}.svc", namespace(cx)),
         };
-        let mut done = object::done(&made);
-        done.outputs = if cx.spec.domains.is_empty() { json!({ "endpoint": endpoint }) } else { json!({}) };
-        Ok(done)
+        let more = if cx.spec.domains.is_empty() { json!({ "endpoint": endpoint }) } else { json!({}) };
+        Ok(object::done_with(&made, more))
     }
 
     async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {

@@ -3,13 +3,14 @@ use super::{
     Shared,
     app::selector,
     client::{SERVICE, failed},
+    fields,
     names::namespace,
     probe::node,
     service,
 };
 use crate::labels::key;
 use async_trait::async_trait;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ObjectMeta, Patch, PatchParams};
 use serde_json::json;
 use std::sync::Arc;
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
@@ -19,6 +20,11 @@ pub(super) struct Switch(pub Arc<Shared>);
 
 /// Owns the selector alone.
 const MANAGER: &str = "syp-switch";
+
+/// Is the selector what a switch made it?
+pub(super) fn holds(service: &ObjectMeta) -> bool {
+    fields::of(service, |m| m == MANAGER).iter().any(|f| f.starts_with("spec.selector"))
+}
 
 #[async_trait]
 impl Step for Switch {

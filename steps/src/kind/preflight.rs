@@ -8,6 +8,7 @@ use crate::{
 use serde_json::json;
 use syp_engine::{
     failure::{Class, failure},
+    scaling,
     step::{Owner, Preflight},
 };
 use syp_proto::{journal::Failure, v1};
@@ -68,6 +69,14 @@ pub(crate) async fn check(
         ));
     }
     named(s.ingress, &owner.name, &mut spec)?;
+    if scaling::is_elastic(&spec) {
+        return Err(failure(
+            Class::Terminal,
+            "METRICS_MISSING",
+            "a cluster of kind has no metrics API: it can't tell how busy a replica is, and would never scale",
+            "say one number with --replicas, or use your own cluster with --on k8s:CONTEXT",
+        ));
+    }
     let d = cluster.docker();
     let host = d.version().await.map_err(|e| failed(&e))?;
     program::version().await?;

@@ -56,7 +56,8 @@ fn after<'a>(p: &'a Plan, id: &str) -> &'a [String] {
 fn nothing_serves_before_it_is_proven_and_what_stays_rests_on_no_revision() {
     let p = go(RunKind::Provision, 1, &spec(2, "a"), &[]);
     assert_eq!(after(&p, "app-1"), ["account", "config", "policy", "disruption"]);
-    assert_eq!((after(&p, "probe"), after(&p, "isolation")), (&["app-1".into()][..], &["probe".into()][..]));
+    assert_eq!((after(&p, "scale"), after(&p, "probe")), (&["app-1".into()][..], &["scale".into()][..]));
+    assert_eq!(after(&p, "isolation"), ["probe"]);
     assert_eq!(after(&p, "switch"), ["isolation"]);
     let rows = ledger(&p);
     let app = rows.iter().find(|r| r.node == "app-1").unwrap().ordinal;
@@ -70,7 +71,7 @@ fn another_revision_comes_beside_and_the_old_one_goes_when_it_has_finished() {
     let first = ledger(&go(RunKind::Provision, 1, &spec(1, "a"), &[]));
     let p = go(RunKind::Update, 2, &spec(1, "b"), &first);
     let base = ["namespace", "account", "config", "policy", "disruption"];
-    let rest = ["app-2", "probe", "isolation", "switch", "settle", "retire-app-1"];
+    let rest = ["app-2", "scale", "probe", "isolation", "switch", "settle", "retire-app-1"];
     assert_eq!(ids(&p), [&base[..], &rest[..]].concat());
     assert_eq!(after(&p, "app-2"), BASE, "its port stays closed for as long as it runs");
     assert!(p.nodes.iter().find(|n| n.id == "switch").unwrap().activates);
@@ -84,6 +85,45 @@ fn more_of_the_same_touch_no_other_and_are_not_tried_again() {
     // a repair after that converges on the Deployment that is there
     let p = go(RunKind::Repair, 2, &spec(3, "a"), &first);
     assert!(ids(&p).contains(&"app-1") && !ids(&p).contains(&"app-2"));
+}
+
+#[test]
+fn in_a_range_the_cluster_chooses_from_when_it_is_proven_and_the_next_revision_begins_with_as_many() {
+    let range = |image: &str, max| {
+        let mut s = spec(1, image);
+        s.scaling = Some(v1::Scaling { min: 1, max, ..Default::default() });
+        s
+    };
+    let p = go(RunKind::Provision, 1, &range("a", 5), &[]);
+    assert_eq!(after(&p, "autoscaler-1"), ["isolation", "app-1"]);
+    assert_eq!(after(&p, "switch"), ["autoscaler-1"]);
+    let first = ledger(&p);
+    let have = Have { ledger: &first, revision: 2, ..Default::default() };
+    let mut four = facts();
+    four["replicas"] = json!(4);
+    let p = plan("k8s:x", RunKind::Update, &owner(2), &range("b", 5), &four, &have);
+    retires_in_order(&p, &first).unwrap();
+    let of = |id: &str, what: &str| {
+        let n = p.nodes.iter().find(|n| n.id == id).unwrap();
+        serde_json::from_str::<Value>(&n.params).unwrap()[what].clone()
+    };
+    assert_eq!(
+        (of("scale", "begin"), of("scale", "least"), of("probe", "need")),
+        (json!(4), json!(1), json!(4))
+    );
+    assert_eq!(after(&p, "retire-app-1"), ["retire-autoscaler-1"]);
+    let hourly = p.nodes.iter().find(|n| n.id == "app-2").unwrap().effect.clone().unwrap().hourly.unwrap();
+    assert_eq!(hourly.units, 2, "four of half a euro");
+    // a wider range, a number, and a repair of each
+    let p = go(RunKind::Update, 2, &range("a", 9), &first);
+    assert_eq!(ids(&p), ["scale", "probe", "autoscaler-1", "switch"]);
+    let p = go(RunKind::Update, 2, &spec(2, "a"), &first);
+    assert_eq!(ids(&p), ["retire-autoscaler-1", "scale", "probe", "switch"]);
+    assert_eq!(after(&p, "scale"), ["retire-autoscaler-1"], "nobody else says how many");
+    let p = go(RunKind::Repair, 1, &spec(2, "a"), &first);
+    assert!(after(&p, "scale").contains(&"retire-autoscaler-1".into()));
+    let p = go(RunKind::Repair, 1, &range("a", 5), &first);
+    assert!(ids(&p).contains(&"autoscaler-1") && !ids(&p).iter().any(|n| n.starts_with("retire")));
 }
 
 #[test]

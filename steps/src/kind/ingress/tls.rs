@@ -7,6 +7,7 @@ use crate::k8s::{
     object,
 };
 use async_trait::async_trait;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde_json::json;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ impl Step for Tls {
     }
 
     async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure> {
-        object::observe(&self.0.client().await?, SECRET, &cx.owner, namespace(cx), key).await
+        object::observe(&self.0.client().await?, SECRET, cx, key).await
     }
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
@@ -41,10 +42,11 @@ impl Step for Tls {
         let until =
             held.as_ref().and_then(|h| h.metadata.annotations.as_ref()?.get(UNTIL)?.parse::<i64>().ok());
         let ca = self.1.certificate().await?;
-        let done = |o| Done { outputs: json!({ "endpoint_ca": ca }), ..object::done(o) };
+        let done = |o| object::done_with(o, json!({ "endpoint_ca": ca }));
         match held {
             Some(o)
-                if object::ours(&cx.owner, &o) && until.is_some_and(|u| u > now(&self.0.clock) + RENEW_S) =>
+                if matches!(object::judged(cx, &o), Observed::Present { ours: true, .. })
+                    && until.is_some_and(|u| u > now(&self.0.clock) + RENEW_S) =>
             {
                 return Ok(done(&o));
             }
@@ -54,7 +56,10 @@ impl Step for Tls {
         let rest = json!({
             "type": "kubernetes.io/tls",
             "metadata": { "annotations": { UNTIL: until.to_string() } },
-            "stringData": { "tls.crt": pair.cert, "tls.key": pair.key.expose_secret() },
+            "data": {
+                "tls.crt": BASE64_STANDARD.encode(pair.cert),
+                "tls.key": BASE64_STANDARD.encode(pair.key.expose_secret()),
+            },
         });
         let o = object::object(SECRET, &cx.owner, NODE, key, namespace(cx), rest);
         let made = object::ensure(&c, SECRET, &cx.owner, namespace(cx), &o).await?;
