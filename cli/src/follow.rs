@@ -37,7 +37,7 @@ pub async fn operation(
 /// The same, or until it is paused: then it is not done.
 ///
 /// # Errors
-/// As [`operation`].
+/// The same.
 pub async fn to_pause(client: &Client, out: &Out, name: &str, limit: Duration) -> Result<Operation, Failure> {
     follow(client, out, name, limit, true).await
 }
