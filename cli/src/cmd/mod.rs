@@ -3,7 +3,7 @@ pub mod access;
 pub mod apply;
 pub mod audit;
 pub mod choices;
-mod completion;
+pub mod completion;
 pub mod cost;
 pub mod curl;
 pub mod doctor;

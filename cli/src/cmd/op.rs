@@ -118,14 +118,7 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
         }
         Command::Resume { which, work } => {
             let o = pause(ctx, &client, &which.op, true).await?;
-            let o = if work.no_wait || o.done {
-                o
-            } else {
-                follow::operation(&client, ctx.out, &o.name, ctx.limit()).await?
-            };
-            show(ctx, &o)?;
-            follow::outcome(&o)?;
-            Ok(exit::OK)
+            ended(ctx, &client, o, &work).await
         }
         Command::Retry { which, work } => {
             let name = resolve(ctx, &client, &which.op).await?;
@@ -133,16 +126,18 @@ pub async fn run(ctx: &Ctx<'_>, c: Command) -> Done {
             let o = client
                 .call(ask, |ch, r| async move { OperationEventsClient::new(ch).retry_operation(r).await })
                 .await?;
-            let o = if work.no_wait || o.done {
-                o
-            } else {
-                follow::operation(&client, ctx.out, &o.name, ctx.limit()).await?
-            };
-            show(ctx, &o)?;
-            follow::outcome(&o)?;
-            Ok(exit::OK)
+            ended(ctx, &client, o, &work).await
         }
     }
+}
+
+/// Follows one to its end, unless nobody wants to wait.
+async fn ended(ctx: &Ctx<'_>, c: &Client, o: Operation, work: &Work) -> Done {
+    let o =
+        if work.no_wait || o.done { o } else { follow::operation(c, ctx.out, &o.name, ctx.limit()).await? };
+    show(ctx, &o)?;
+    follow::outcome(&o)?;
+    Ok(exit::OK)
 }
 
 async fn pause(ctx: &Ctx<'_>, c: &Client, which: &str, resume: bool) -> Result<Operation, Failure> {

@@ -76,7 +76,7 @@ impl Route {
 
 /// How many replicas a spec wants.
 pub(super) fn wanted(spec: &v1::InstanceSpec) -> u32 {
-    spec.scaling.as_ref().map_or(1, |s| u32::try_from(s.min).unwrap_or(1).max(1))
+    syp_engine::scaling::range(spec).0
 }
 
 /// The slot of a node such as `app-3`.

@@ -59,7 +59,7 @@ pub(super) fn price(
     facts["currency"] = json!(energy.currency);
     match said {
         Ok(r) => {
-            let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
+            let replicas = Decimal::from(scaling::range(spec).0);
             facts["replica_hourly"] = json!((r.hourly / replicas).normalize().to_string());
             facts["price_source"] = json!(r.source);
             (r.hourly, r.lines, facts)

@@ -162,7 +162,7 @@ impl Tariff {
     /// The facts of a revision with its price in them: of one replica, so that a plan can price each.
     pub fn price(&self, spec: &v1::InstanceSpec, facts: &Value) -> (Decimal, Vec<v1::offer::Line>, Value) {
         let (hourly, lines) = self.hourly(spec);
-        let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
+        let replicas = Decimal::from(syp_engine::scaling::range(spec).0);
         let mut facts = facts.clone();
         facts["replica_hourly"] = json!((hourly / replicas).normalize().to_string());
         facts["currency"] = json!(self.currency);
@@ -181,7 +181,7 @@ impl Tariff {
     pub fn hourly(&self, spec: &v1::InstanceSpec) -> (Decimal, Vec<v1::offer::Line>) {
         let (millis, cpu_note) = given_millis(spec);
         let (bytes, mem_note) = given_bytes(spec);
-        let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
+        let replicas = Decimal::from(syp_engine::scaling::range(spec).0);
         let cores = Decimal::from(millis) / Decimal::from(1000) * replicas;
         let gib = Decimal::from(bytes) / Decimal::from(1u64 << 30) * replicas;
         let price = |watts: Decimal| watts / Decimal::from(1000) * self.per_kwh;

@@ -96,7 +96,7 @@ impl Price {
     }
 
     fn rate(&self, target: &str, spec: &v1::InstanceSpec, dearest: bool) -> Rate {
-        let replicas = Decimal::from(spec.scaling.as_ref().map_or(1, |s| s.min.max(1)));
+        let replicas = Decimal::from(syp_engine::scaling::range(spec).0);
         let ((millis, cpu_note), (bytes, mem_note)) = (given_millis(spec), given_bytes(spec));
         let cores = Decimal::from(millis) / Decimal::ONE_THOUSAND * replicas;
         let gib = Decimal::from(bytes) / Decimal::from(1u64 << 30) * replicas;
