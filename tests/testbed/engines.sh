@@ -148,6 +148,6 @@ main() {
   [ -n "${version:-}" ] || { tail -n 10 "$DIR/log" >&2; unavailable "the engine '$1' does not answer within 30 s"; }
   say "$1 $version answers"
   docker save "${IMAGES[@]}" | docker -H "unix://$DIR/sock" load >&2
-  DOCKER_HOST=unix://$DIR/sock SYP_TEST_DOCKER=1 inside cargo test --locked --offline -p syp-tests --test conformance -- --nocapture
+  DOCKER_HOST=unix://$DIR/sock SYP_TEST_DOCKER=1 inside cargo test --workspace --locked --offline --test conformance -- --nocapture
 }
 main "$@"

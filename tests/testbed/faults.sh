@@ -2,7 +2,7 @@
 # What the engine does when parts of a cluster fail, on a Kubernetes whose parts are processes; it is made for this and goes with it.
 # tests/testbed/faults.sh [CASE]    exit code 3: such a cluster can't be had here (the reason is the last line of talk)
 #
-# Needs the engine of this machine (with the test images), sypctl and syp-gate (SYP_TEST_SYPCTL, SYP_TEST_GATE). About nine minutes.
+# Needs the engine of this machine (with the test images), sypctl and syp-gate (SYP_TEST_SYPCTL, SYP_TEST_GATE). About seven minutes, most of them waiting.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/testbed/lib.sh
@@ -30,6 +30,6 @@ main() {
   tests/testbed/k8s.sh bare load "$GATE" syp-test/hello:latest
   export KUBECONFIG SYP_K8S_KUBECTL SYP_K8S_RUN SYP_TEST_DOCKER=1 SYP_GATE_IMAGE=docker.io/library/$GATE
   [ -z "${1:-}" ] || export SYP_TEST_CASE=$1
-  cargo test --locked --offline -p syp-tests --test k8s_faults -- --nocapture
+  cargo test --workspace --locked --offline --test k8s_faults -- --nocapture
 }
 main "$@"

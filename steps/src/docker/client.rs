@@ -1,4 +1,5 @@
 //! The Docker API with our names, labels and words.
+use super::podman::understood;
 use bollard::{
     Docker,
     container::LogOutput,
@@ -55,6 +56,14 @@ pub fn failed(e: &Error) -> Failure {
                 "STEP_TIMEOUT",
                 "the Docker engine did not answer in time",
                 "the engine looks again by itself",
+            );
+        }
+        Error::JsonDataError { message, .. } => {
+            return failure(
+                Class::Transient,
+                "PROVIDER_ERROR",
+                format!("an answer of the Docker engine can't be understood: {message}"),
+                "the engine tries again by itself; 'docker version' shows which engine this is",
             );
         }
         other => {
@@ -124,7 +133,7 @@ pub fn failed(e: &Error) -> Failure {
 /// # Errors
 /// The daemon's.
 pub async fn inspect(d: &Docker, name: &str) -> Result<Option<ContainerInspectResponse>, Failure> {
-    optional(d.inspect_container(name, None::<InspectContainerOptions>).await)
+    optional(understood(d.inspect_container(name, None::<InspectContainerOptions>).await))
 }
 
 /// Is it running?

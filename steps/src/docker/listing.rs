@@ -2,6 +2,7 @@
 use super::{
     Shared,
     client::{self, INSTANCE, STEP, STORE, failed, optional},
+    podman::understood,
 };
 use bollard::query_parameters::{
     ListContainersOptions, ListNetworksOptions, ListVolumesOptions, RemoveVolumeOptions,
@@ -24,15 +25,8 @@ pub(super) async fn list(
     let mut wanted = vec![format!("{STORE}={store}")];
     wanted.extend(uid.map(|u| format!("{INSTANCE}={u}")));
     let filters = HashMap::from([("label".to_owned(), wanted)]);
-    let containers = s
-        .docker
-        .list_containers(Some(ListContainersOptions {
-            all: true,
-            filters: Some(filters.clone()),
-            ..Default::default()
-        }))
-        .await
-        .map_err(|e| failed(&e))?;
+    let all = ListContainersOptions { all: true, filters: Some(filters.clone()), ..Default::default() };
+    let containers = understood(s.docker.list_containers(Some(all)).await).map_err(|e| failed(&e))?;
     let networks = s
         .docker
         .list_networks(Some(ListNetworksOptions { filters: Some(filters.clone()) }))

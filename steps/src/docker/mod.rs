@@ -19,6 +19,7 @@ pub mod names;
 mod network;
 mod observe;
 mod plan;
+mod podman;
 pub(crate) mod preflight;
 mod probe;
 mod rollout;

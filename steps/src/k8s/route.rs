@@ -157,6 +157,15 @@ async fn taken(c: &Client, cx: &StepCx, s: &Shared, name: &str, at: &At) -> Resu
         match said {
             Some(Ok(())) => return Ok(()),
             _ if Instant::now() < end => {}
+            // the Service was made a moment ago: a controller that is behind has not seen it yet
+            Some(Err(why)) if why.contains("BackendNotFound") => {
+                return Err(failure(
+                    Class::Transient,
+                    "INGRESS_NOT_READY",
+                    format!("Gateway {}/{}: {why}", at.namespace, at.name),
+                    "its controller has not seen the instance's Service yet; the engine tries again by itself",
+                ));
+            }
             Some(Err(why)) => {
                 return Err(refused(
                     at,
