@@ -47,14 +47,11 @@ stop() {
   kill -9 "$1" 2>/dev/null || true
 }
 
-# inside CMD...: in the namespace
-inside() { nsenter --net="/run/netns/$NETNS" "$@"; }
-
-# daemon LOG CMD...: in the namespace and the background
+# daemon LOG CMD...: in the namespace and the background; the process itself is kept, not a shell around it
 daemon() {
   local log=$1
   shift
-  inside "$@" >"$log" 2>&1 </dev/null &
+  nsenter --net="/run/netns/$NETNS" "$@" >"$log" 2>&1 </dev/null &
   PIDS+=($!)
 }
 
@@ -148,6 +145,6 @@ main() {
   [ -n "${version:-}" ] || { tail -n 10 "$DIR/log" >&2; unavailable "the engine '$1' does not answer within 30 s"; }
   say "$1 $version answers"
   docker save "${IMAGES[@]}" | docker -H "unix://$DIR/sock" load >&2
-  DOCKER_HOST=unix://$DIR/sock SYP_TEST_DOCKER=1 inside cargo test --workspace --locked --offline --test conformance -- --nocapture
+  DOCKER_HOST=unix://$DIR/sock SYP_TEST_DOCKER=1 nsenter --net="/run/netns/$NETNS" cargo test --workspace --locked --offline --test conformance -- --nocapture
 }
 main "$@"
