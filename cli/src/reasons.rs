@@ -216,6 +216,7 @@ mod tests {
         "JWT",
         "KIND_EXPERIMENTAL_PROVIDER",
         "NET_ADMIN",
+        "NET_BIND_SERVICE",
         "OKP",
         "PORT",
         "POST",

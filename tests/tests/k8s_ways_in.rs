@@ -9,6 +9,8 @@ use syp_tests::{
 
 const ALICE: &str = "user:alice@example.com";
 const GATEWAYS: &str = "syp-test-gateways";
+/// Who signs for cert-manager, as an ingress says it.
+const SIGNER: [&str; 2] = ["--ingress-annotation", "cert-manager.io/cluster-issuer=ours"];
 /// The NodePorts of the testbed's Traefik.
 const DOORS: [(u16, u16); 2] = [(80, 30_080), (443, 30_443)];
 
@@ -71,6 +73,13 @@ impl World {
         Ok(())
     }
 
+    /// What the one Ingress for a name says.
+    fn ingress(&self, domain: &str, path: &str) -> Result<String> {
+        let form =
+            format!("jsonpath={{range .items[?(@.spec.rules[0].host==\"{domain}\")]}}{{.{path}}}{{end}}");
+        self.cluster.kubectl(&["get", "ingresses", "-A", "-o", &form])
+    }
+
     /// Status codes by name, as a caller meets them whose DNS leads to the cluster: without a token, and with one.
     fn asked(&self, name: &str, cacert: Option<&str>) -> Result<(String, String)> {
         let (url, token) = (self.engine.endpoint(name)?, self.engine.token(name, Some(ALICE))?);
@@ -130,6 +139,8 @@ fn names_come_in_through_a_gateway_or_an_ingress_of_the_cluster() -> Result<()> 
     w.refused(&["--domain", name, "--gateway", &own], "ROUTE_REFUSED", "takes 'shop.example.test'")?;
     w.refused(&["--domain", "own.test", "--gateway", &own], "ROUTE_REFUSED", "own namespace alone")?;
     w.refused(&["--domain", name, "--gateway", "web"], "INVALID_ARGUMENT", "NAMESPACE/web")?;
+    let given = ["--domain", name, "--namespace", GATEWAYS, SIGNER[0], SIGNER[1]];
+    w.refused(&given, "INVALID_ARGUMENT", "--tls-secret")?;
 
     w.run(&w.up("shop", &["--domain", name, "--gateway", &web]))?;
     ensure!(w.engine.endpoint("shop")? == format!("https://{name}"), "{}", w.engine.endpoint("shop")?);
@@ -138,9 +149,23 @@ fn names_come_in_through_a_gateway_or_an_ingress_of_the_cluster() -> Result<()> 
     w.run(&w.up("plain", &["--domain", "plain.test", "--gateway", &web]))?;
     ensure!(w.engine.endpoint("plain")? == "http://plain.test", "{}", w.engine.endpoint("plain")?);
     w.serves("plain", None)?;
-    w.run(&w.up("old", &["--domain", "old.test"]))?;
+    w.run(&w.up("old", &["--domain", "old.test", "--ingress-annotation", "lb.test/scheme=internal"]))?;
     w.serves("old", None).context("an ingress")?;
-    for name in ["shop", "plain", "old"] {
+    ensure!(w.ingress("old.test", "metadata.annotations.lb\\.test/scheme")? == "internal");
+
+    // a certificate that cert-manager makes, whose part is this test's
+    w.run(&w.up("signed", &["--domain", "signed.test", SIGNER[0], SIGNER[1]]))?;
+    let (space, secret) = (
+        w.ingress("signed.test", "metadata.namespace")?,
+        w.ingress("signed.test", "spec.tls[0].secretName")?,
+    );
+    let signed = Certificate::of("signed.test")?;
+    let (cert, key) =
+        (format!("--cert={}", signed.file("cert.pem")), format!("--key={}", signed.file("key.pem")));
+    w.cluster.kubectl(&["create", "secret", "tls", &secret, "-n", &space, &cert, &key])?;
+    ensure!(w.engine.endpoint("signed")? == "https://signed.test", "{}", w.engine.endpoint("signed")?);
+    w.serves("signed", Some(&signed.file("ca.pem"))).context("a certificate of cert-manager")?;
+    for name in ["shop", "plain", "old", "signed"] {
         w.engine.down(name)?;
     }
     let left = w.cluster.left(&w.engine.store_id()?)?;

@@ -1,4 +1,5 @@
 //! Flags of what runs on a cluster.
+use crate::parse;
 use syp_proto::v1;
 
 /// Where on a cluster, and what its nodes get the image with.
@@ -16,8 +17,11 @@ pub struct Kubernetes {
     /// Secret of the namespace with the ingress' certificate
     #[arg(long, value_name = "SECRET", requires = "domain")]
     tls_secret: Option<String>,
+    /// Annotation of the ingress: for its controller, or cert-manager.io/cluster-issuer=NAME for a certificate
+    #[arg(long, value_parser = parse::key_value, value_name = "KEY=VALUE", requires = "domain")]
+    ingress_annotation: Vec<(String, String)>,
     /// On a cluster with the Gateway API: through this Gateway instead of an ingress
-    #[arg(long, value_name = "NAMESPACE/NAME", requires = "domain", conflicts_with_all = ["ingress_class", "tls_secret"])]
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "domain", conflicts_with_all = ["ingress_class", "tls_secret", "ingress_annotation"])]
     gateway: Option<String>,
     /// Secret of the namespace with which the nodes pull the image
     #[arg(long, value_name = "SECRET", requires = "namespace")]
@@ -40,6 +44,7 @@ impl Kubernetes {
             pull_secret: said(&self.pull_secret),
             pull_login: self.pull_login,
             gateway: said(&self.gateway),
+            ingress_annotations: self.ingress_annotation.iter().cloned().collect(),
         };
         (all != v1::Kubernetes::default()).then_some(all)
     }

@@ -167,6 +167,16 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
         resources(r)?;
     }
     cors("spec.cors_origins", &s.cors_origins)?;
+    if let Some(k) =
+        s.kubernetes.as_ref().and_then(|k| k.ingress_annotations.keys().find(|k| !is_label_key(k)))
+    {
+        return Err(invalid(
+            "spec.kubernetes.ingress_annotations",
+            &format!(
+                "'{k}' can't be an annotation: a name, perhaps behind a DNS name and '/'; syp.dev is ours"
+            ),
+        ));
+    }
     for k in s.env.keys() {
         if k.is_empty() || k.contains(|c: char| c == '=' || c.is_whitespace() || c.is_control()) {
             let why = "'=', spaces and control characters are not for names";

@@ -115,6 +115,7 @@ fn local_image(name: &str, i: &ImageInspect, host: &str) -> Result<Value, Failur
         "arch": arch,
         "exposed": config.exposed_ports.unwrap_or_default(),
         "volumes": volumes,
+        "user": config.user.unwrap_or_default(),
     }))
 }
 

@@ -10,9 +10,17 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
-use syp_proto::journal::{Failure, LedgerRow};
+use syp_proto::{
+    journal::{Failure, LedgerRow},
+    v1,
+};
 
 pub(super) struct Ingress(pub Arc<Shared>);
+
+/// Annotations that name who signs for cert-manager.
+const ISSUERS: [&str; 2] = ["cert-manager.io/issuer", "cert-manager.io/cluster-issuer"];
+/// The Secret that it is to make.
+const CERTIFICATE: &str = "certificate";
 
 fn manifest(cx: &StepCx, name: &str) -> Value {
     let mut k = cx.spec.kubernetes.clone().unwrap_or_default();
@@ -20,6 +28,10 @@ fn manifest(cx: &StepCx, name: &str) -> Value {
         // in a cluster of our own all is ours
         k.ingress_class = kind::ingress::CLASS.into();
         k.tls_secret = key(&cx.owner, kind::ingress::TLS);
+    }
+    if k.tls_secret.is_empty() && gets_certificate(&k) {
+        // in the instance's own namespace, with which it goes
+        k.tls_secret = key(&cx.owner, CERTIFICATE);
     }
     let backend = json!({ "service": { "name": key(&cx.owner, service::NODE), "port": { "number": PORT } } });
     let path = json!({ "path": "/", "pathType": "Prefix", "backend": backend });
@@ -32,7 +44,16 @@ fn manifest(cx: &StepCx, name: &str) -> Value {
     if !k.tls_secret.is_empty() {
         spec["tls"] = json!([{ "hosts": cx.spec.domains, "secretName": k.tls_secret }]);
     }
-    object::object(INGRESS, &cx.owner, &cx.node, name, namespace(cx), json!({ "spec": spec }))
+    let mut rest = json!({ "spec": spec });
+    if !k.ingress_annotations.is_empty() {
+        rest["metadata"]["annotations"] = json!(k.ingress_annotations);
+    }
+    object::object(INGRESS, &cx.owner, &cx.node, name, namespace(cx), rest)
+}
+
+/// Does cert-manager make the certificate (<https://cert-manager.io/docs/usage/ingress/>)? Pure.
+pub(super) fn gets_certificate(k: &v1::Kubernetes) -> bool {
+    ISSUERS.iter().any(|a| k.ingress_annotations.contains_key(*a))
 }
 
 #[async_trait]
@@ -49,7 +70,7 @@ impl Step for Ingress {
         let o = manifest(cx, key);
         let made = object::ensure(&self.0.client().await?, INGRESS, &cx.owner, namespace(cx), &o).await?;
         let tls = cx.facts["doors"] == true
-            || cx.spec.kubernetes.as_ref().is_some_and(|k| !k.tls_secret.is_empty());
+            || cx.spec.kubernetes.as_ref().is_some_and(|k| !k.tls_secret.is_empty() || gets_certificate(k));
         let scheme = if tls { "https" } else { "http" };
         let mut domain = cx.spec.domains.first().cloned().unwrap_or_default();
         let port = cx.outputs.get("cluster").and_then(|o| o["doors"]["https"].as_u64());

@@ -3,7 +3,7 @@ use super::{
     Shared,
     census::Room,
     client::{code, failed},
-    object, own, price, pull,
+    ingress, object, own, price, pull,
     rights::{self, Right},
     route, service,
 };
@@ -55,6 +55,7 @@ pub(super) async fn check(
     let (place, pinned) = tokio::join!(place(s, &c, owner, &spec, held), pinned(&spec, held));
     let mut facts = place?;
     object::merge(&mut facts, image(&c, &spec.image, pinned).await?);
+    facts["user"] = user(&facts, held).await.into();
     if let Some(n) = held.and_then(|h| h.facts[scaling::REPLICAS].as_u64()) {
         facts[scaling::REPLICAS] = n.into();
     }
@@ -146,6 +147,15 @@ async fn image(c: &Client, name: &str, pinned: Pinned) -> Result<Value, Failure>
     }
 }
 
+/// As whom the image runs, if its registry says so. What a revision's image is does not change.
+async fn user(facts: &Value, held: Option<&Held<'_>>) -> Option<String> {
+    let image = facts["image"].as_str().filter(|_| facts["digest"].is_string())?;
+    match held.filter(|h| h.facts["image"] == image && h.facts["user"].is_string()) {
+        Some(h) => h.facts["user"].as_str().map(str::to_owned),
+        None => registry::user(image).await,
+    }
+}
+
 /// Do the two differ in nothing but how many there should be? Pure.
 fn only_scales(held: &Held<'_>, spec: &v1::InstanceSpec) -> bool {
     held.have.serving.is_some_and(|serving| {
@@ -207,10 +217,12 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
     }
     let k = spec.kubernetes.clone().unwrap_or_default();
     if !k.gateway.is_empty() {
-        if spec.domains.is_empty() || !k.ingress_class.is_empty() || !k.tls_secret.is_empty() {
+        let ingress =
+            !k.ingress_class.is_empty() || !k.tls_secret.is_empty() || !k.ingress_annotations.is_empty();
+        if spec.domains.is_empty() || ingress {
             return Err(refuse(
                 "INVALID_ARGUMENT",
-                "a Gateway lets names in, by listeners and certificates of its own: --gateway goes with --domain, and without --ingress-class and --tls-secret",
+                "a Gateway lets names in, by listeners and certificates of its own: --gateway goes with --domain, and without --ingress-class, --ingress-annotation and --tls-secret",
                 "",
             ));
         }
@@ -224,6 +236,17 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
                 "",
             ));
         }
+    }
+    if !k.namespace.is_empty() && k.tls_secret.is_empty() && ingress::gets_certificate(&k) {
+        return Err(refuse(
+            "INVALID_ARGUMENT",
+            format!(
+                "cert-manager puts the certificate into a Secret of '{}', where it stays after the instance: say its name with \
+                 --tls-secret, or leave --namespace away",
+                k.namespace
+            ),
+            "",
+        ));
     }
     if k.namespace.is_empty() && !k.pull_secret.is_empty() {
         return Err(refuse(

@@ -26,10 +26,11 @@ fn named(ingress: bool, name: &str, spec: &mut v1::InstanceSpec) -> Result<(), F
         ));
     }
     let k = spec.kubernetes.clone().unwrap_or_default();
-    if !k.ingress_class.is_empty() || !k.tls_secret.is_empty() || !k.gateway.is_empty() {
+    let asked = [&k.ingress_class, &k.tls_secret, &k.gateway].iter().any(|s| !s.is_empty());
+    if asked || !k.ingress_annotations.is_empty() {
         return Err(refuse(
             "the ingress and the certificates on kind are this engine's own",
-            "leave --ingress-class, --tls-secret and --gateway away, or use your own cluster with --on k8s:CONTEXT",
+            "leave --ingress-class, --ingress-annotation, --tls-secret and --gateway away, or use your own cluster with --on k8s:CONTEXT",
         ));
     }
     if !ingress {

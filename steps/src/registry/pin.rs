@@ -55,6 +55,21 @@ async fn ask(image: &str, reference: Reference) -> Result<String, Error> {
     client.fetch_manifest_digest(&place.0, &auth(options.credentials.as_ref())).await
 }
 
+/// As whom an image runs, as its configuration says (`65534:65534`, `nginx`; empty: as root). `None`: its registry does not say.
+pub(crate) async fn user(image: &str) -> Option<String> {
+    let reference = Reference::try_from(image).ok()?;
+    let asked = async {
+        let options = Options { credentials: credentials(image).await, limit: LIMIT, ..Default::default() };
+        let place = Place(reference);
+        let client = greet(&place, &options, RegistryOperation::Pull).await?;
+        let auth = auth(options.credentials.as_ref());
+        client.pull_manifest_and_config(&place.0, &auth).await.map(|(_, _, config)| config)
+    };
+    let config = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()?;
+    let config: serde_json::Value = serde_json::from_str(&config).ok()?;
+    Some(config["config"]["User"].as_str().unwrap_or_default().to_owned())
+}
+
 /// Registries that hide what they have from strangers say "denied" instead. Pure.
 fn is_missing(e: &Error) -> bool {
     let says =
