@@ -160,7 +160,8 @@ fn app(cx: &StepCx, secret: &str) -> Value {
         "lifecycle": { "preStop": { "sleep": { "seconds": LEAVE_S } } },
         "securityContext": { "allowPrivilegeEscalation": false },
     });
-    // A namespace that asks for it gets it; an image that runs as root is then refused by name. One that doesn't loses nothing by it.
+    // A namespace that asks for it gets it; an image that runs as root is then refused by name. One that doesn't loses only what its
+    // files may grant beyond NET_BIND_SERVICE.
     if cx.facts["restricted"] == true || is_not_root(cx.facts["user"].as_str().unwrap_or_default()) {
         let capabilities = json!({ "drop": ["ALL"], "add": ["NET_BIND_SERVICE"] });
         object::merge(
