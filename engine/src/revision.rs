@@ -46,6 +46,7 @@ pub fn merged(beside: &InstanceSpec, part: &InstanceSpec) -> InstanceSpec {
         protocol: part.protocol,
         egress: part.egress,
         isolation: part.isolation,
+        read_only_root: part.read_only_root,
         ..beside.clone()
     }
 }

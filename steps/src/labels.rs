@@ -15,6 +15,9 @@ pub const REVISION: &str = "syp.dev/revision";
 /// Label: what a replica was made for, so that one of another revision is never taken for it.
 pub const TEMPLATE: &str = "syp.dev/template";
 
+/// Where an app under a read-only root may write.
+pub(crate) const TMP: &str = "/tmp";
+
 /// Name of everything that a node makes: known before the call.
 pub fn key(owner: &Owner, node: &str) -> String {
     format!("syp-{}-{}-{node}", owner.store, owner.uid.short())

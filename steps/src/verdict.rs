@@ -31,6 +31,14 @@ pub(crate) fn with_lines(mut f: Failure, lines: &str) -> Failure {
     f
 }
 
+/// What to do about an app that ended; `otherwise` unless it wrote where its root is read-only.
+pub(crate) fn hint(cx: &StepCx, lines: &str, otherwise: &str) -> String {
+    let wrote = cx.spec.read_only_root && lines.to_lowercase().contains("read-only file system");
+    let words =
+        "it writes to its own files: let it with '--root writable', or make it write to /tmp or a volume";
+    if wrote { words } else { otherwise }.to_owned()
+}
+
 /// Decides; `others` are the ports on which the app listens. Pure.
 pub(crate) fn verdict(
     cx: &StepCx,

@@ -109,6 +109,7 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
     })?;
     case("cost, metrics, events, logs", &|| figures(&a, "shop"))?;
     case("set, failed set, rollback, secrets, scale", &|| changes(&a, "shop", bed))?;
+    case("a read-only root", &|| read_only_root(&a, "shop"))?;
     case("metrics over time", &|| day_two::over_time(&a, "shop"))?;
     case("audit", &|| day_two::audited(&a, "shop"))?;
     case("another engine in an update", &|| day_two::another_engine(&a, "shop"))?;
@@ -239,6 +240,14 @@ fn changes(e: &Engine, name: &str, bed: &dyn Bed) -> Result<()> {
         "revisions: {all}"
     );
     Ok(())
+}
+
+/// Nothing but `/tmp` may be written, and a roll-back brings the image's own command back.
+fn read_only_root(e: &Engine, name: &str) -> Result<()> {
+    let app = "touch /www/x && exit 3; touch /tmp/x || exit 4; exec httpd -f -p 8080 -h /www";
+    e.ok(&["set", name, "--root", "read-only", "--entrypoint", "/bin/sh", "--yes", "--", "-c", app])?;
+    ensure!(e.json(&["show", name])?["spec"]["readOnlyRoot"] == true, "it is shown");
+    e.ok(&["rollback", name, "--yes"]).map(drop)
 }
 
 fn drain_and_resume(e: &Engine, name: &str) -> Result<()> {

@@ -270,6 +270,60 @@ fn what_the_host_breaks_is_repaired() -> Result<()> {
 }
 
 #[test]
+fn an_app_that_may_not_write_its_root_is_told_so_and_another_has_a_place_to_write() -> Result<()> {
+    with_engine(|e, _| {
+        let up = |app: &str, more: &[&str]| {
+            let mut args = vec!["up", "fixed", "--image", "syp-test/hello", "--port", "8080", "--yes"];
+            args.extend(more);
+            args.extend(["--entrypoint", "/bin/sh", "--", "-c", app]);
+            e.run(&args)
+        };
+        let writes = "echo x >/www/x || exit 3; exec httpd -f -p 8080 -h /www";
+        let said = up(writes, &["--root", "read-only"])?;
+        says(&said, "CRASH_LOOP", &["Read-only file system", "--root writable", "/tmp"])?;
+        let scratch = "touch /www/x && exit 3; cp /bin/busybox /tmp/ && /tmp/busybox true || exit 4; exec httpd -f -p 8080 -h /www";
+        let said = up(scratch, &["--root", "read-only"])?;
+        ensure!(said.code == 0, "{}", said.err);
+        let said = e.run(&["set", "fixed", "--root", "writable", "--yes", "--", "-c", writes])?;
+        ensure!(said.code == 0, "{}", said.err);
+        e.down("fixed")
+    })
+}
+
+#[test]
+fn with_its_image_and_all_else_lost_it_says_so_and_serves_another() -> Result<()> {
+    with_engine(|e, _| {
+        let image = format!("syp-test/lost:{}", uuid::Uuid::new_v4().simple());
+        let base = sh("docker", &["create", "syp-test/hello"])?;
+        let made = sh("docker", &["commit", "-c", &format!("LABEL lost={image}"), base.trim(), &image]);
+        sh("docker", &["rm", base.trim()])?;
+        made?;
+        e.up("lost", &image, &["--port", "8080", "--allow", ALICE])?;
+        let (network, _) = Docker::address(e, "lost")?;
+        let all = ["app-0", "gate", "holder-0"].map(|step| Docker::container(e, "lost", step));
+        e.ok(&["server", "stop"])?;
+        for container in all {
+            sh("docker", &["rm", "-f", &container?])?;
+        }
+        sh("docker", &["network", "rm", &network])?;
+        sh("docker", &["rmi", &image])?;
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let said = e.json(&["show", "lost"])?["conditions"].to_string();
+            if said.contains(&format!("'{image}'")) {
+                break;
+            }
+            ensure!(Instant::now() < end, "it does not say that its image is lost: {said}");
+            pause(200);
+        }
+        e.ok(&["set", "lost", "--image", "syp-test/hello", "--yes"])?;
+        let token = e.token("lost", Some(ALICE))?;
+        ensure!(get(&e.endpoint("lost")?, Some(&token), &[])?.0 == 200, "another image serves");
+        e.down("lost")
+    })
+}
+
+#[test]
 fn a_time_to_live_ends_it_and_egress_none_closes_the_way_out() -> Result<()> {
     with_engine(|e, _| {
         e.up("brief", "syp-test/hello", &["--port", "8080", "--ttl", "10s"])?;

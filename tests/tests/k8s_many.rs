@@ -13,7 +13,7 @@ use syp_tests::{
 
 const MANY: usize = 100;
 /// Two cores start a hundred pods, each with a gate, and another hundred that try them.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1_800);
 
 fn begin(e: &Engine, name: &str) -> Result<Child> {
     let user = format!("user:{name}@example.com");

@@ -32,6 +32,15 @@ pub enum Isolation {
     None,
 }
 
+/// The image's own files, as the app sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Root {
+    /// It may write anywhere
+    Writable,
+    /// It may write to /tmp and the image's volumes alone
+    ReadOnly,
+}
+
 /// What differs from what was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnDrift {
@@ -81,6 +90,15 @@ impl Isolation {
             Self::Rules => instance_spec::Isolation::Rules,
             Self::None => instance_spec::Isolation::NotEnforced,
         }
+    }
+}
+
+// === impl Root ===
+
+impl Root {
+    /// As the API has it.
+    pub fn is_read_only(self) -> bool {
+        self == Self::ReadOnly
     }
 }
 

@@ -70,6 +70,9 @@ pub struct Args {
     /// Whether only the gate may reach the image
     #[arg(long, value_enum)]
     isolation: Option<choices::Isolation>,
+    /// Whether it may change its own files
+    #[arg(long, value_enum)]
+    root: Option<choices::Root>,
     /// Ready when this path answers; an empty one: when the port accepts
     #[arg(long, value_parser = probe, value_name = "/PATH")]
     probe: Option<String>,
@@ -198,6 +201,10 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
     if let Some(i) = a.isolation {
         spec.isolation = i.asked() as i32;
         set("isolation");
+    }
+    if let Some(r) = a.root {
+        spec.read_only_root = r.is_read_only();
+        set("read_only_root");
     }
     if let Some(path) = &a.probe {
         spec.probe = Some(Probe { path: path.clone(), ..Default::default() });

@@ -79,6 +79,9 @@ pub struct Args {
     /// Whether only the gate may reach the image
     #[arg(long, value_enum, default_value = "enforced")]
     isolation: choices::Isolation,
+    /// Whether it may change its own files
+    #[arg(long, value_enum, default_value = "writable")]
+    root: choices::Root,
     /// Ready when this path answers [default: when the port accepts]
     #[arg(long, value_parser = parse::path, value_name = "/PATH")]
     probe: Option<String>,
@@ -238,6 +241,7 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         protocol: a.protocol.asked() as i32,
         egress: a.egress.asked() as i32,
         isolation: a.isolation.asked() as i32,
+        read_only_root: a.root.is_read_only(),
         publish: published(a)?,
         forward_token: a.forward_token,
         cors_origins: a.cors.clone(),

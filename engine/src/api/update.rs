@@ -33,7 +33,7 @@ use syp_proto::{
 use tonic::{Code, Request, Response, Status};
 
 /// Fields of a revision.
-const REVISION: [&str; 12] = [
+const REVISION: [&str; 13] = [
     "image",
     "port",
     "resources",
@@ -46,6 +46,7 @@ const REVISION: [&str; 12] = [
     "protocol",
     "egress",
     "isolation",
+    "read_only_root",
 ];
 
 /// What an update comes to, checked.

@@ -4,11 +4,12 @@ use super::{
     client::{self, inspect, key, labels, running, started_at},
     container, files,
 };
+use crate::labels::TMP;
 use async_trait::async_trait;
 use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 use syp_engine::{
     api::validate,
     step::{Done, Observed, Owner, Step, StepCx},
@@ -54,11 +55,20 @@ impl App {
                 nano_cpus: nano_cpus(&r.cpu),
                 memory: validate::memory_bytes(&r.memory).and_then(|b| i64::try_from(b).ok()),
                 mounts: Some(mounts.collect()),
+                readonly_rootfs: cx.spec.read_only_root.then_some(true),
+                tmpfs: scratch(cx),
                 ..Default::default()
             }),
             ..Default::default()
         })
     }
+}
+
+/// Where an app under a read-only root may write, in memory that counts as its own. An image that has a volume there keeps it.
+fn scratch(cx: &StepCx) -> Option<HashMap<String, String>> {
+    let held = cx.facts["volumes"].as_array().is_some_and(|v| v.iter().any(|path| path == TMP));
+    (cx.spec.read_only_root && !held)
+        .then(|| HashMap::from([(TMP.to_owned(), "rw,exec,nosuid,nodev,mode=1777".to_owned())]))
 }
 
 /// In billionths of a core; `None`: no limit.

@@ -40,7 +40,7 @@ impl Step for Image {
         let mut pull = self.0.docker.create_image(Some(how), None, credentials);
         while let Some(progress) = pull.next().await {
             if let Err(e) = progress {
-                return Err(not_found(failed(&e), &from));
+                return Err(lost(not_found(failed(&e), &from), &from));
             }
         }
         match self.observe(cx, key).await? {
@@ -57,6 +57,19 @@ impl Step for Image {
     async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
         Ok(false)
     }
+}
+
+/// Whoever has lost an image that was only here is told so, whatever the engine says of a registry that it can't ask.
+fn lost(mut f: Failure, image: &str) -> Failure {
+    if !f.message.contains(image) {
+        f.message = format!("'{image}' is not on this host, and can't be pulled: {}", f.message);
+    }
+    if f.reason == "PROVIDER_ERROR" {
+        f.hint =
+            "bring it back ('docker load', 'docker build'), or serve another with 'sypctl set NAME --image'"
+                .into();
+    }
+    f
 }
 
 /// A 404 about an image has its own word.

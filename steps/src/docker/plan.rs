@@ -132,10 +132,13 @@ impl Builder<'_> {
         self.effect(&holder, "docker.holder@1", &[base], &place);
         let held = json!({ "holder": holder });
         self.node(&isolation, "docker.isolation@1", &[&holder], &held, policy(10_000, 3));
+        let image = if base == "network" { "image" } else { base };
         let mut after = vec![holder.clone()];
+        if base == "network" {
+            after.push(image.into());
+        }
         for (m, path) in volumes.iter().enumerate() {
             let volume = format!("volume-{n}-{m}");
-            let image = if base == "network" { "image" } else { base };
             self.effect(&volume, "docker.volume@1", &[image], &json!({ "path": path }));
             after.push(volume);
         }
@@ -195,9 +198,10 @@ impl Builder<'_> {
     fn everything(&mut self) {
         let r = self.rollout();
         let size = json!({ "replicas": wanted(self.spec) });
-        self.node("image", "docker.image@1", &[], &Value::Null, policy(900_000, 3));
-        self.effect("network", "docker.network@1", &["image"], &size);
+        self.effect("network", "docker.network@1", &[], &size);
         self.effect("gate", "docker.gate@1", &["network"], &Value::Null);
+        // last of what an update rests on: where the image is lost with all else, 'set --image' finds the rest repaired
+        self.node("image", "docker.image@1", &["gate"], &Value::Null, policy(900_000, 3));
         let open: Vec<u32> = [&r.keep[..], &r.make[..]].concat();
         // what an update that failed left behind gets nothing more; what will be replaced where it is goes on until then
         let mut others = self.known(&r.retire, Some(true));

@@ -40,7 +40,11 @@ impl Probe {
                 Class::Transient,
                 "CRASH_LOOP",
                 format!("replica {n} {words}. Its last lines:\n{lines}"),
-                "run the image by hand to see why it ends: 'docker run --rm IMAGE'",
+                verdict::hint(
+                    cx,
+                    &lines,
+                    "run the image by hand to see why it ends: 'docker run --rm IMAGE'",
+                ),
             )));
         }
         Ok(None)

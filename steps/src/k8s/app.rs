@@ -8,7 +8,7 @@ use super::{
     secret::{entry, values},
 };
 use crate::kind;
-use crate::labels::{INSTANCE, REVISION, STEP, STORE, TEMPLATE, key, labels};
+use crate::labels::{INSTANCE, REVISION, STEP, STORE, TEMPLATE, TMP, key, labels};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -131,6 +131,9 @@ fn app(cx: &StepCx, secret: &str) -> Value {
     let mut env: Vec<Value> = cx.spec.env.iter().map(|(k, v)| json!({ "name": k, "value": v })).collect();
     env.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
     let mut mounts = Vec::new();
+    if cx.spec.read_only_root {
+        mounts.push(json!({ "name": "tmp", "mountPath": TMP }));
+    }
     for (n, v) in values(&cx.spec) {
         if v.file.is_empty() {
             let from = json!({ "secretKeyRef": { "name": secret, "key": entry(n) } });
@@ -160,6 +163,9 @@ fn app(cx: &StepCx, secret: &str) -> Value {
         "lifecycle": { "preStop": { "sleep": { "seconds": LEAVE_S } } },
         "securityContext": { "allowPrivilegeEscalation": false },
     });
+    if cx.spec.read_only_root {
+        out["securityContext"]["readOnlyRootFilesystem"] = json!(true);
+    }
     // A namespace that asks for it gets it; an image that runs as root is then refused by name. One that doesn't loses only what its
     // files may grant beyond NET_BIND_SERVICE.
     if cx.facts["restricted"] == true || is_not_root(cx.facts["user"].as_str().unwrap_or_default()) {
@@ -210,11 +216,15 @@ fn deployment(s: &Shared, cx: &StepCx, name: &str) -> Value {
             "labelSelector": { "matchLabels": selector(&cx.owner, &cx.node) },
         }],
     });
+    let mut more = Vec::new();
     if values(&cx.spec).any(|(_, v)| !v.file.is_empty()) {
-        let volume = json!({ "name": "secrets", "secret": { "secretName": secret, "defaultMode": 0o444 } });
-        if let Some(all) = pod["volumes"].as_array_mut() {
-            all.push(volume);
-        }
+        more.push(json!({ "name": "secrets", "secret": { "secretName": secret, "defaultMode": 0o444 } }));
+    }
+    if cx.spec.read_only_root {
+        more.push(json!({ "name": "tmp", "emptyDir": {} }));
+    }
+    if let Some(all) = pod["volumes"].as_array_mut() {
+        all.extend(more);
     }
     if cx.spec.isolation() == Isolation::Rules {
         if let Some(all) = pod["initContainers"].as_array_mut() {

@@ -7,8 +7,8 @@ use super::{
     client::{DEPLOYMENT, POD, apply, code, failed, optional},
     names::{GATE_USER, PROGRAM, TRAFFIC, namespace},
     object, own,
-    pods::{ready, selector},
-    probe::node,
+    pods::{self, leaving, ready, selector},
+    probe::{NODES, cant_start, node, unschedulable},
     pull,
 };
 use crate::labels::key;
@@ -30,11 +30,16 @@ use syp_proto::{
     journal::{Failure, LedgerRow},
     v1::instance_spec::Isolation as Wanted,
 };
+use tokio::time::Instant;
 
 pub(super) struct Isolation(pub Arc<Shared>);
 
-/// A pod that only opens a connection is done by then.
+/// A pod that only opens a connection is done by then, from when it runs.
 const DONE: Duration = Duration::from_secs(45);
+/// A full or busy cluster lets a new pod wait; another one in its place would wait as long.
+const STARTS: Duration = Duration::from_secs(600);
+/// Until then nothing is said of what keeps it.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What it found.
 #[derive(Debug, Deserialize)]
@@ -70,10 +75,37 @@ impl Reached {
     }
 }
 
+fn phase(p: &Pod) -> Option<&str> {
+    p.status.as_ref()?.phase.as_deref()
+}
+
 fn ended() -> impl Condition<Pod> {
-    |p: Option<&Pod>| {
-        let phase = p.and_then(|p| p.status.as_ref()).and_then(|s| s.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed")) || p.is_none()
+    |p: Option<&Pod>| p.is_none_or(|p| matches!(phase(p), Some("Succeeded" | "Failed")))
+}
+
+fn begun() -> impl Condition<Pod> {
+    |p: Option<&Pod>| p.is_none_or(|p| matches!(phase(p), Some("Running" | "Succeeded" | "Failed")))
+}
+
+/// Address of a pod to try. One that is not ready right now will do: a gate that is not there shows in the control.
+fn address(pods: &[Pod]) -> Option<String> {
+    let there = |p: &&Pod| phase(p) == Some("Running") && !leaving(p);
+    let best = pods.iter().find(|p| ready(p)).or_else(|| pods.iter().find(there))?;
+    best.status.as_ref()?.pod_ip.clone()
+}
+
+/// Why a pod does not run yet.
+///
+/// # Errors
+/// It never will.
+fn pending(p: &Pod) -> Result<String, Failure> {
+    let waits = [CONTROL, TRY].into_iter().find_map(|name| pods::container(p, name, false)?.waiting);
+    match (unschedulable(p), waits) {
+        (Some(why), _) => Ok(why),
+        (None, Some((reason, message))) => {
+            cant_start("try", &p.name_any(), &reason, &message).map_or(Ok(reason), Err)
+        }
+        (None, None) => Ok("its node has not taken it up".to_owned()),
     }
 }
 
@@ -85,12 +117,11 @@ impl Isolation {
             .list(&ListParams::default().labels(&selector(cx, Some(&of))))
             .await
             .map_err(|e| failed(&e))?;
-        let target = pods.items.iter().find(|p| ready(p)).and_then(|p| p.status.as_ref()?.pod_ip.clone());
-        let Some(address) = target else {
+        let Some(address) = address(&pods.items) else {
             return Err(failure(
                 Class::Transient,
                 "PROBING",
-                "no pod of it is ready any more",
+                "no pod of it runs any more",
                 "the engine looks again",
             ));
         };
@@ -111,7 +142,7 @@ impl Isolation {
             "metadata": { "ownerReferences": owner },
             "spec": {
                 "restartPolicy": "Never",
-                "activeDeadlineSeconds": 60,
+                "activeDeadlineSeconds": STARTS.as_secs(),
                 "serviceAccountName": key(&cx.owner, "account"),
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
@@ -126,13 +157,17 @@ impl Isolation {
         });
         let o = object::object(POD, &cx.owner, "isolation", &name, namespace(cx), rest);
         apply(c, POD, namespace(cx), &o).await?;
-        let waited = tokio::time::timeout(DONE, await_condition(api.clone(), &name, ended())).await;
+        let waited = cx.cancel.run_until_cancelled(Box::pin(self.waited(&api, cx, &name))).await.transpose();
         let pod = optional(api.get(&name).await)?;
         // whoever makes the next one waits until it is gone, this revision need not
         leave(&api, &name).await?;
         let said = |name| pod.as_ref().and_then(|p| message(p, name));
         let (Some(control), Some(tried)) = (said(CONTROL), said(TRY)) else {
-            let how = if waited.is_err() { "it did not end in time" } else { "it ended without a word" };
+            let how = match waited? {
+                None => "nobody waits for it any longer",
+                Some(false) => "it did not end in time",
+                Some(true) => "it ended without a word",
+            };
             return Err(unsure(format!("the pod {name} that tries the app's port said nothing: {how}")));
         };
         // who can't even reach the gate has not shown that the app can't be reached
@@ -143,6 +178,27 @@ impl Isolation {
             )));
         }
         Ok(tried)
+    }
+
+    /// Waits for the end of the pod that tries; false: it did not come.
+    async fn waited(&self, api: &Api<Pod>, cx: &StepCx, name: &str) -> Result<bool, Failure> {
+        let end = Instant::now() + STARTS;
+        while tokio::time::timeout(LOOK, await_condition(api.clone(), name, begun())).await.is_err() {
+            let Some(pod) = optional(api.get(name).await)? else { return Ok(false) };
+            let why = pending(&pod)?;
+            let words = format!("the pod {name} that tries the app's port waits to be started: {why}");
+            if Instant::now() >= end {
+                return Err(failure(Class::Terminal, "UNSCHEDULABLE", words, NODES));
+            }
+            cx.waiting.on(&cx.node, "UNSCHEDULABLE", words, NODES, self.0.clock.now());
+        }
+        self.says(cx);
+        Ok(tokio::time::timeout(DONE, await_condition(api.clone(), name, ended())).await.is_ok())
+    }
+
+    fn says(&self, cx: &StepCx) {
+        let words = "a pod tries to reach the app past its gate";
+        cx.waiting.on(&cx.node, "PROBING", words, "", self.0.clock.now());
     }
 
     fn container(&self, cx: &StepCx, name: &str, host: &str, port: i32) -> Value {
@@ -189,13 +245,7 @@ impl Step for Isolation {
     }
 
     async fn apply(&self, cx: &StepCx, _: &str) -> Result<Done, Failure> {
-        cx.waiting.on(
-            &cx.node,
-            "PROBING",
-            "a pod tries to reach the app past its gate",
-            "",
-            self.0.clock.now(),
-        );
+        self.says(cx);
         let said = self.tried(&self.0.client().await?, cx).await?;
         let port = cx.spec.port;
         match (said.open(), cx.spec.isolation()) {
@@ -226,5 +276,48 @@ impl Step for Isolation {
 
     async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": "p" }, "status": status })).unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_does_not_run_says_why_and_one_that_never_will_ends_the_wait() {
+        let full = json!({ "phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: too many pods",
+        }] });
+        assert_eq!(pending(&pod(full)).unwrap(), "0/1 nodes: too many pods");
+        let waits = |reason: &str| {
+            let state = json!({ "waiting": { "reason": reason, "message": "denied" } });
+            let one = json!({ "name": TRY, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+            pod(json!({ "phase": "Pending", "containerStatuses": [one] }))
+        };
+        assert_eq!(pending(&waits("ContainerCreating")).unwrap(), "ContainerCreating");
+        assert_eq!(pending(&waits("ImagePullBackOff")).unwrap_err().reason, "GATE_IMAGE");
+        assert!(pending(&pod(json!({ "phase": "Pending" }))).is_ok());
+    }
+
+    #[test]
+    fn a_ready_pod_is_tried_before_one_that_only_runs_and_none_that_leaves() {
+        let one = |ip: &str, ready: &str| {
+            pod(
+                json!({ "phase": "Running", "podIP": ip, "conditions": [{ "type": "Ready", "status": ready }] }),
+            )
+        };
+        let mut gone = one("10.0.0.3", "True");
+        gone.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Default::default()));
+        assert_eq!(address(&[gone.clone()]), None);
+        assert_eq!(address(&[gone, one("10.0.0.1", "False")]).as_deref(), Some("10.0.0.1"));
+        assert_eq!(
+            address(&[one("10.0.0.1", "False"), one("10.0.0.2", "True")]).as_deref(),
+            Some("10.0.0.2")
+        );
     }
 }

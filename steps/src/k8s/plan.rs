@@ -187,7 +187,7 @@ impl Builder<'_> {
         self.scale(n, &before.iter().map(String::as_str).chain([after]).collect::<Vec<_>>());
         self.probe(n, need);
         let of = json!({ "revision": n });
-        self.node("isolation", "k8s.isolation@1", &["probe"], &of, policy(60_000, ATTEMPTS));
+        self.node("isolation", "k8s.isolation@1", &["probe"], &of, policy(ROLLOUT_MS, ATTEMPTS));
         self.elastic(n, "isolation")
     }
 

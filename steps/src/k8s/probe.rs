@@ -41,7 +41,7 @@ const UNSCHEDULABLE: Duration = Duration::from_secs(120);
 /// A node has so long to begin with an image: pulls that fail are told sooner.
 const PENDING: Duration = Duration::from_secs(600);
 
-const NODES: &str = "ask for less with --cpu and --memory, or add nodes";
+pub(super) const NODES: &str = "ask for less with --cpu and --memory, or add nodes";
 const CLUSTER: &str =
     "that is the cluster's own trouble: its words say what to mend, and the pod then goes on by itself";
 const LOGS: &str = "'sypctl logs' shows what the app says";
@@ -204,7 +204,7 @@ impl Probe {
                     Class::Terminal,
                     reason,
                     format!("pod {name} {why}. Its last lines:\n{lines}"),
-                    "'sypctl logs --previous' shows more; run the image by hand to see why it ends",
+                    verdict::hint(cx, &lines, ENDED),
                 ));
             }
         }
@@ -215,8 +215,11 @@ impl Probe {
     }
 }
 
+/// What to do about an app that ends.
+const ENDED: &str = "'sypctl logs --previous' shows more; run the image by hand to see why it ends";
+
 /// Why no node takes a pod, as the scheduler says it.
-fn unschedulable(p: &Pod) -> Option<String> {
+pub(super) fn unschedulable(p: &Pod) -> Option<String> {
     let all = p.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let said = all.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
     said.filter(|c| c.reason.as_deref() == Some("Unschedulable")).find_map(|c| c.message.clone())
@@ -268,7 +271,7 @@ fn words(p: &Pod) -> String {
 }
 
 /// A container that the kubelet can't start. Pure.
-fn cant_start(which: &str, pod: &str, reason: &str, message: &str) -> Option<Failure> {
+pub(super) fn cant_start(which: &str, pod: &str, reason: &str, message: &str) -> Option<Failure> {
     let denied = ["unauthorized", "denied", "authentication", "authorization failed", "403"];
     let missing = ["not found", "does not exist", "manifest unknown", "no such host", "connection refused"];
     let text = message.to_lowercase();

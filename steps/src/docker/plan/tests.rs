@@ -55,7 +55,7 @@ fn every_plan_is_sound_and_an_apps_volumes_come_before_it() {
         syp_engine::plan::validate(&p).unwrap();
     }
     let p = plan(RunKind::Provision, &o, &s, &facts, &Have::nothing());
-    assert_eq!(after(&p, "app-2"), ["holder-2", "volume-2-0"]);
+    assert_eq!(after(&p, "app-2"), ["holder-2", "image", "volume-2-0"]);
     assert_eq!(p.nodes.iter().filter(|n| n.effect.as_ref().is_some_and(|e| e.billed)).count(), 3);
     assert_eq!(open(&p, "config"), [(0, false), (1, false), (2, false)]);
     // a repair of what is all there plans the same
