@@ -165,6 +165,9 @@ pub struct GateStatus {
     /// The revision in force.
     #[serde(default)]
     pub revision: String,
+    /// Name of the host that it is on, by which gates are told apart that answer behind one address.
+    #[serde(default)]
+    pub host: String,
     /// When machine tokens were used last, by id, in seconds since the epoch and to the minute.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub token_uses: BTreeMap<String, u64>,

@@ -21,6 +21,7 @@ pub mod local;
 pub mod machine;
 pub mod path;
 pub mod policy;
+pub mod remote;
 pub mod verify;
 
 pub use door::{

@@ -25,7 +25,7 @@ use crate::state::{Error, State};
 /// How long the engine's question for wanted keys is held; below its time limit for answers.
 const WANTED_WAIT: Duration = Duration::from_secs(4);
 /// The largest configuration.
-const MAX_CONFIG: usize = 4 << 20;
+pub const MAX_CONFIG: usize = 4 << 20;
 
 /// What is behind the admin port.
 pub struct Admin {
@@ -67,7 +67,8 @@ pub async fn serve(socket: std::net::TcpListener, admin: Arc<Admin>, mut ended: 
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+/// What the engine gets.
+pub type Answer = Response<Full<Bytes>>;
 
 async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let state = &admin.state;
@@ -76,12 +77,26 @@ async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Answer,
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return Ok(response);
     }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    // read for the one that needs it
+    let body = match path.as_str() {
+        "/config" => match Limited::new(request.into_body(), MAX_CONFIG).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return Ok(refused(StatusCode::BAD_REQUEST, error.to_string())),
+        },
+        _ => Bytes::new(),
+    };
+    Ok(asked(state, admin.keep.as_ref(), &method, &path, body).await)
+}
+
+/// Answers the engine, however it came in. Must run on the control runtime.
+pub async fn asked(state: &State, keep: Option<&Keep>, method: &Method, path: &str, body: Bytes) -> Answer {
     // who tells it to leave is who ends the process, not the engine
-    if request.uri().path() != "/leave" {
+    if path != "/leave" {
         state.heard_engine();
     }
-    Ok(match (request.method(), request.uri().path()) {
-        (&Method::PUT, "/config") => put_config(&admin, request).await,
+    match (method, path) {
+        (&Method::PUT, "/config") => put_config(state, keep, body).await,
         (&Method::PUT, "/leave") => {
             state.leave();
             json_answer(StatusCode::OK, &state.status())
@@ -102,39 +117,36 @@ async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Answer,
             response
         }
         _ => json_answer(StatusCode::NOT_FOUND, &json!({ "error": "not_found" })),
-    })
+    }
 }
 
-async fn put_config(admin: &Admin, request: Request<Incoming>) -> Answer {
-    let wrong = |status: StatusCode, why: String| {
-        json_answer(status, &json!({ "error": "config_refused", "message": why }))
-    };
-    let body = match Limited::new(request.into_body(), MAX_CONFIG).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return wrong(StatusCode::BAD_REQUEST, error.to_string()),
-    };
+async fn put_config(state: &State, keep: Option<&Keep>, body: Bytes) -> Answer {
     let config = match serde_json::from_slice(&body) {
         Ok(config) => config,
-        Err(error) => return wrong(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => return refused(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    let applied = match &admin.keep {
+    let applied = match keep {
         Some(keep) => {
             let _one_at_a_time = keep.one_at_a_time.lock().await;
-            let applied = admin.state.apply(config);
+            let applied = state.apply(config);
             if applied.is_ok() {
                 keep.write(body).await;
             }
             applied
         }
-        None => admin.state.apply(config),
+        None => state.apply(config),
     };
     match applied {
-        Ok(()) => json_answer(StatusCode::OK, &admin.state.status()),
+        Ok(()) => json_answer(StatusCode::OK, &state.status()),
         Err(error @ (Error::Stale { .. } | Error::Changed(_))) => {
-            wrong(StatusCode::CONFLICT, error.to_string())
+            refused(StatusCode::CONFLICT, error.to_string())
         }
-        Err(error) => wrong(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => refused(StatusCode::BAD_REQUEST, error.to_string()),
     }
+}
+
+fn refused(status: StatusCode, why: String) -> Answer {
+    json_answer(status, &json!({ "error": "config_refused", "message": why }))
 }
 
 fn json_answer(status: StatusCode, value: &impl Serialize) -> Answer {

@@ -42,6 +42,13 @@ pub async fn handle(conn: Arc<Conn>, request: Request<Incoming>) -> Result<Respo
     if target == "/_syp/health" && framing.is_none() {
         return Ok(health(&conn));
     }
+    if framing.is_none()
+        && let Some(remote) = &conn.state.remote
+        && let Some((path, signed)) = remote.signed(target, &request)
+    {
+        let path = path.to_owned();
+        return Ok(Box::pin(remote.answer(&conn.state, &path, &signed, request)).await);
+    }
     let grpc = is_grpc(request.headers());
     let cors = Cors::of(&conn.state, request.headers());
     let record = Record::new(conn, request.method().clone(), request.uri().path());

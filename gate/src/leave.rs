@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::replica::as_http1;
-use crate::serve::{self, read_token};
+use crate::serve::{self, Given};
 
 /// A gate answers this at once.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub enum Error {
 /// # Errors
 /// [`Error`]: it does not know, and there is nothing to wait for.
 pub async fn run(admin: SocketAddr, token_file: &Path, wait: Duration) -> Result<(), Error> {
-    let token = read_token(token_file)?;
+    let token = Given::File(token_file.to_owned()).token()?;
     let told = tell(reachable(admin), &token);
     tokio::time::timeout(LIMIT, told).await.unwrap_or(Err(Error::TooLate))?;
     println!("{}", serde_json::json!({ "event": "leaving" }));

@@ -36,6 +36,7 @@ pub mod open;
 pub mod phase;
 pub mod reach;
 pub mod record;
+pub mod remote;
 pub mod replica;
 pub mod reply;
 pub mod route;

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use syp_auth::door::Protocol;
 use syp_gate::beside::App;
 use syp_gate::hold::{self, Egress};
-use syp_gate::serve::{Gate, Options};
+use syp_gate::serve::{Gate, Given, Options};
 use syp_gate::{leave, reach};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,15 +45,18 @@ struct Serve {
     /// Where the engine pushes configuration and reads status and metrics
     #[arg(long, env = "SYP_GATE_ADMIN", default_value = "0.0.0.0:9901")]
     admin: SocketAddr,
-    /// File with the admin port's token
+    /// File with the admin port's token; the variable SYP_GATE_ADMIN_TOKEN holds it where no files are mounted
     #[arg(long, env = "SYP_GATE_ADMIN_TOKEN_FILE", default_value = "/etc/syp/admin.token")]
     admin_token_file: PathBuf,
-    /// Configuration to begin with, if the file is there
+    /// Configuration to begin with, if the file is there; the variable SYP_GATE_CONFIG_JSON holds it where no files are mounted
     #[arg(long, env = "SYP_GATE_CONFIG", default_value = "/etc/syp/gate.json")]
     config: PathBuf,
     /// File in which a configuration that was pushed is kept for the next start; the higher generation of both counts then
     #[arg(long, env = "SYP_GATE_KEEP", value_name = "FILE")]
     keep: Option<PathBuf>,
+    /// Let the engine come in by the traffic port too, under /_syp/admin, with requests that it signs
+    #[arg(long, env = "SYP_GATE_REMOTE")]
+    remote: bool,
     #[command(flatten)]
     app: AppFlags,
     /// Certificate chain (PEM) for TLS
@@ -224,12 +227,21 @@ fn run<E: std::fmt::Display>(work: impl Future<Output = Result<(), E>>) -> Resul
     runtime.block_on(work).map_err(|e| e.to_string())
 }
 
+/// A variable, which goes before the file. No flag: secrets are not for the list of processes.
+fn given(name: &'static str, file: PathBuf) -> Given {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => Given::Value(name, value),
+        _ => Given::File(file),
+    }
+}
+
 fn serve(args: Serve) -> Result<(), String> {
     let options = Options {
         listen: args.listen,
         admin: args.admin,
-        admin_token_file: args.admin_token_file,
-        config: Some(args.config),
+        admin_token: given("SYP_GATE_ADMIN_TOKEN", args.admin_token_file),
+        config: given("SYP_GATE_CONFIG_JSON", args.config),
+        remote: args.remote,
         keep: args.keep,
         app: args.app.app(),
         tls: args.tls_cert.zip(args.tls_key),

@@ -1,7 +1,7 @@
 //! The gate's threads: one runtime with its own listening socket for each core, and one for control.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::beside::{App, Beside};
 use crate::conn::accept;
 use crate::keep::{self, Keep};
 use crate::phase::Phase;
+use crate::remote::Remote;
 use crate::state::State;
 use crate::{admin, tls};
 
@@ -28,10 +29,12 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Where the engine comes in.
     pub admin: SocketAddr,
-    /// The file with the admin port's token.
-    pub admin_token_file: PathBuf,
-    /// A configuration to begin with.
-    pub config: Option<PathBuf>,
+    /// The admin port's token.
+    pub admin_token: Given,
+    /// A configuration to begin with; a file that is not there is none.
+    pub config: Given,
+    /// Whether the engine comes in by the way of the callers too.
+    pub remote: bool,
     /// Where a configuration that was pushed is kept for the next start.
     pub keep: Option<PathBuf>,
     /// The app beside this gate, which then is the only replica of every configuration.
@@ -54,6 +57,15 @@ pub struct Options {
     pub outlives: Duration,
 }
 
+/// Where something that a gate is started with is.
+#[derive(Clone)]
+pub enum Given {
+    /// In this file.
+    File(PathBuf),
+    /// Here, from a variable of this name: on targets that mount no files.
+    Value(&'static str, String),
+}
+
 /// Why a gate cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -66,10 +78,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A token that anybody could guess.
-    #[error("{path} must hold a token of at least 16 characters")]
+    #[error("{at} must hold a token of at least 16 characters")]
     WeakToken {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        at: String,
     },
     /// The certificate files.
     #[error(transparent)]
@@ -81,10 +93,10 @@ pub enum Error {
     #[error("--app-probe: {0}")]
     App(#[from] syp_auth::door::Error),
     /// The configuration to begin with.
-    #[error("{path}: {why}")]
+    #[error("{at}: {why}")]
     Config {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        at: String,
         /// Why it is refused.
         why: String,
     },
@@ -116,7 +128,7 @@ impl Gate {
         if let Some(app) = &options.app {
             app.probe(&syp_auth::door::Probe::default()).validate()?;
         }
-        let token = read_token(&options.admin_token_file)?;
+        let token = options.admin_token.token()?;
         let acceptor = options.tls.as_ref().map(|(cert, key)| tls::acceptor(cert, key)).transpose()?;
         let extra = match &options.ca_file {
             Some(path) => Some(std::fs::read(path).map_err(io(format!("reading {}", path.display())))?),
@@ -143,14 +155,17 @@ impl Gate {
         let max_age = keys.max_age;
         let beside = options.app.map(|app| Beside { app, own: [address.port(), admin_address.port()] });
         let issuers = Issuers::new(keys, fetcher);
-        let state = Arc::new(State::new(workers, log, issuers, beside, max_age, options.outlives));
+        let control = runtime().map_err(io("starting a runtime".to_owned()))?;
+        let remote =
+            options.remote.then(|| Remote { token: token.clone(), control: control.handle().clone() });
+        let state = State::new(workers, log, issuers, beside, max_age, options.outlives, remote);
+        let state = Arc::new(state);
         let (end, ended) = watch::channel(false);
 
         let mut threads = Vec::with_capacity(workers + 1);
-        let control = runtime().map_err(io("starting a runtime".to_owned()))?;
         let keep = options.keep.map(Keep::new);
         let inside = control.enter();
-        begin(&state, options.config.as_deref(), keep.as_ref())?;
+        begin(&state, &options.config, keep.as_ref())?;
         drop(inside);
         let (admin, until) = (admin::Admin { state: state.clone(), token, keep }, ended.clone());
         threads.push(spawn("control".to_owned(), move || {
@@ -194,13 +209,10 @@ impl Gate {
 }
 
 /// Puts in force what was kept or what is given, whichever is newer.
-fn begin(state: &State, given: Option<&Path>, keep: Option<&Keep>) -> Result<(), Error> {
-    let given = match given.filter(|p| p.exists()) {
-        Some(path) => Some((path, read_config(path)?)),
-        None => None,
-    };
+fn begin(state: &State, given: &Given, keep: Option<&Keep>) -> Result<(), Error> {
+    let config = given.config()?;
     if let Some(keep) = keep {
-        let kept = keep::newer(keep.read(), given.as_ref().map(|(_, config)| config));
+        let kept = keep::newer(keep.read(), config.as_ref());
         let used = kept.and_then(|kept| {
             let generation = kept.generation;
             state.apply(kept).map(|()| generation).map_err(|e| e.to_string())
@@ -216,25 +228,49 @@ fn begin(state: &State, given: Option<&Path>, keep: Option<&Keep>) -> Result<(),
             return Ok(());
         }
     }
-    let Some((path, config)) = given else { return Ok(()) };
-    state.apply(config).map_err(|e| Error::Config { path: path.to_owned(), why: e.to_string() })
+    let Some(config) = config else { return Ok(()) };
+    state.apply(config).map_err(|e| Error::Config { at: given.at(), why: e.to_string() })
 }
 
-fn read_config(path: &Path) -> Result<GateConfig, Error> {
-    let wrong = |why: String| Error::Config { path: path.to_owned(), why };
-    let text = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))
+// === impl Given ===
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.at())
+    }
 }
 
-/// The admin port's token.
-///
-/// # Errors
-/// There is none, or one that anybody could guess.
-pub fn read_token(path: &Path) -> Result<String, Error> {
-    let what = format!("reading {}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { what, source })?;
-    let token = text.trim().to_owned();
-    if token.len() < 16 { Err(Error::WeakToken { path: path.to_owned() }) } else { Ok(token) }
+impl Given {
+    /// The admin port's token.
+    ///
+    /// # Errors
+    /// There is none, or one that anybody could guess.
+    pub fn token(&self) -> Result<String, Error> {
+        let text = match self {
+            Self::File(path) => std::fs::read_to_string(path)
+                .map_err(|source| Error::Io { what: format!("reading {}", path.display()), source })?,
+            Self::Value(_, text) => text.clone(),
+        };
+        let token = text.trim().to_owned();
+        if token.len() < 16 { Err(Error::WeakToken { at: self.at() }) } else { Ok(token) }
+    }
+
+    fn config(&self) -> Result<Option<GateConfig>, Error> {
+        let wrong = |why: String| Error::Config { at: self.at(), why };
+        let text = match self {
+            Self::File(path) if !path.exists() => return Ok(None),
+            Self::File(path) => std::fs::read(path).map_err(|e| wrong(e.to_string()))?,
+            Self::Value(_, text) => text.clone().into_bytes(),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|e| wrong(e.to_string()))
+    }
+
+    fn at(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Value(name, _) => (*name).to_owned(),
+        }
+    }
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, Error> {

@@ -17,7 +17,11 @@ use crate::access_log::AccessLog;
 use crate::beside::Beside;
 use crate::metrics::Metrics;
 use crate::phase::Phase;
+use crate::remote::Remote;
 use crate::replica::Replica;
+
+/// Where Linux says what a host is called.
+const HOST: &str = "/proc/sys/kernel/hostname";
 
 /// A configuration in force.
 pub struct Active {
@@ -62,6 +66,9 @@ pub struct State {
     max_age: Duration,
     /// For how long a request under way may go on after its token's end.
     pub outlives: Duration,
+    /// How the engine comes in by the way of the callers; `None`: it does not.
+    pub remote: Option<Remote>,
+    host: String,
     started: Instant,
     /// When machine tokens were used last, by id, to the minute.
     token_uses: Mutex<BTreeMap<String, u64>>,
@@ -104,10 +111,12 @@ impl State {
         beside: Option<Beside>,
         max_age: Duration,
         outlives: Duration,
+        remote: Option<Remote>,
     ) -> Self {
         let (active, metrics) = (ArcSwapOption::empty(), Metrics::new(workers));
         let (heard, applying, leaving, stopping, came, waiting, token_uses) = Default::default();
         let (phase, started) = (watch::channel(Phase::Serve).0, Instant::now());
+        let host = std::fs::read_to_string(HOST).map(|name| name.trim().to_owned()).unwrap_or_default();
         Self {
             active,
             metrics,
@@ -119,6 +128,8 @@ impl State {
             beside,
             max_age,
             outlives,
+            remote,
+            host,
             started,
             token_uses,
             heard,
@@ -329,6 +340,7 @@ impl State {
             upstreams,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: config.map(|c| c.revision.clone()).unwrap_or_default(),
+            host: self.host.clone(),
             token_uses: self.token_uses.lock().clone(),
         }
     }

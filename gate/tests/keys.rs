@@ -12,7 +12,7 @@ use serde_json::json;
 use syp_auth::door::GateConfig;
 use syp_auth::{Verifier, jwks};
 use syp_gate::caller::identify;
-use syp_gate::serve::{Gate as Door, Options};
+use syp_gate::serve::{Gate as Door, Given, Options};
 
 use crate::common::app::{channel, full};
 use crate::common::{ADMIN_TOKEN, ALICE, App, Issuer, Wire, config, get, put, read, soon, until};
@@ -41,8 +41,9 @@ impl Here {
         let door = Door::start(Options {
             listen: any,
             admin: any,
-            admin_token_file: token,
-            config: Some(path),
+            admin_token: Given::File(token),
+            config: Given::File(path),
+            remote: false,
             keep: None,
             app: None,
             tls: None,

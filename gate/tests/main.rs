@@ -17,6 +17,7 @@ mod paths;
 mod protocols;
 mod reach;
 mod reload;
+mod remote;
 mod replicas;
 mod routes;
 mod seal;

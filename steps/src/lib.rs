@@ -2,6 +2,7 @@
 //!
 //! A step knows its effect by a key that exists before the call; it converges, and it destroys what never ran, half ran or is gone.
 mod admin;
+pub mod aws;
 pub mod docker;
 #[cfg(feature = "test-util")]
 pub mod fake;

@@ -71,6 +71,11 @@ pub async fn read(admin: SocketAddr, path: &str) -> Result<Reply> {
 impl Gate {
     /// Starts one that nobody has configured yet.
     pub async fn bare(more: &[&str]) -> Result<Self> {
+        Self::told(more, &[]).await
+    }
+
+    /// The same with these variables.
+    pub async fn told(more: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let token = directory.path().join("admin.token");
         std::fs::write(&token, format!("{ADMIN_TOKEN}\n"))?;
@@ -82,7 +87,12 @@ impl Gate {
         if !more.contains(&"--config") {
             command.arg("--config").arg(directory.path().join("none"));
         }
-        let mut child = command.args(more).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut child = command
+            .args(more)
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
         let mut out = BufReader::new(child.stdout.take().context("stdout")?).lines();
         let lines = Arc::<Mutex<Vec<String>>>::default();
         // what it says before is of what it begins with

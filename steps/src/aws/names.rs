@@ -1,0 +1,46 @@
+//! What things of an instance are called at AWS. All begin with what the policies of `bootstrap.yaml` allow.
+use syp_engine::step::Owner;
+
+/// The gate's port, the only one that the load balancer reaches.
+pub const TRAFFIC: u16 = 8443;
+/// Where the gate listens to nobody but its own task.
+pub const ADMIN: u16 = 9901;
+
+/// `STORE-UID`, of 25 characters: a load balancer's name may have 32, and two engines share an account.
+pub fn id(owner: &Owner) -> String {
+    format!("{}-{}", owner.store, owner.uid.short())
+}
+
+/// Of the stack, the load balancer, the target group and the task definition's family.
+pub fn stack(owner: &Owner) -> String {
+    format!("sypctl-{}", id(owner))
+}
+
+/// Of the log group.
+pub fn logs(owner: &Owner) -> String {
+    format!("/sypctl/{}", id(owner))
+}
+
+/// Of a secret: `gate`, or `app-N` of a revision.
+pub fn secret(owner: &Owner, which: &str) -> String {
+    format!("sypctl/{}/{which}", id(owner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syp_engine::id::{InstanceId, StoreId};
+
+    #[test]
+    fn a_load_balancer_can_have_the_name_of_the_stack() {
+        let owner = Owner {
+            store: StoreId::random(),
+            uid: InstanceId::random(),
+            name: "a-name-as-long-as-anybody-likes".into(),
+            revision: String::new(),
+        };
+        let name = stack(&owner);
+        assert!(name.len() <= 32 && name.starts_with("sypctl-"), "{name}");
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{name}");
+    }
+}

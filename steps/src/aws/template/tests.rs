@@ -1,0 +1,102 @@
+use super::*;
+use crate::aws::variants;
+
+fn read(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn container<'a>(t: &'a Value, name: &str) -> &'a Value {
+    let all = t["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"].as_array().unwrap();
+    all.iter().find(|c| c["Name"] == name).unwrap()
+}
+
+#[test]
+fn every_variant_fits_and_is_the_same_each_time() {
+    for ((name, text), (_, again)) in variants::all().into_iter().zip(variants::all()) {
+        assert!(text.len() < LIMIT / 3, "{name}: {}", text.len());
+        assert_eq!(text, again, "{name}");
+        let t = read(&text);
+        assert!(t["Parameters"].is_null() && t["Conditions"].is_null(), "{name}");
+    }
+}
+
+#[test]
+fn only_the_gates_port_is_open_and_only_from_the_load_balancer() {
+    for (name, text) in variants::all() {
+        let t = read(&text);
+        let group = &t["Resources"]["TaskSecurityGroup"]["Properties"]["SecurityGroupIngress"];
+        assert_eq!(group.as_array().unwrap().len(), 1, "{name}");
+        assert_eq!(group[0]["FromPort"], TRAFFIC);
+        assert_eq!(group[0]["SourceSecurityGroupId"], get("AlbSecurityGroup", "GroupId"));
+        assert!(group[0]["CidrIp"].is_null());
+        assert!(container(&t, "app")["PortMappings"].is_null(), "{name}: the app is no target of anything");
+    }
+}
+
+#[test]
+fn the_app_has_no_role_and_no_value_of_a_secret_is_in_a_template() {
+    for (name, text) in variants::all() {
+        let t = read(&text);
+        assert!(t["Resources"]["TaskDefinition"]["Properties"]["TaskRoleArn"].is_null(), "{name}");
+        for c in ["app", "gate"] {
+            for s in container(&t, c)["Secrets"].as_array().unwrap() {
+                assert!(
+                    s["ValueFrom"].as_str().unwrap().starts_with("arn:aws:secretsmanager:"),
+                    "{name}: {s}"
+                );
+            }
+        }
+        let may = &t["Resources"]["ExecutionRole"]["Properties"];
+        assert!(may["PermissionsBoundary"].is_string(), "{name}");
+        for statement in may["Policies"][0]["PolicyDocument"]["Statement"].as_array().unwrap() {
+            let everything = statement["Resource"] == "*";
+            assert!(!everything || statement["Sid"] == "Login", "{name}: {statement}");
+        }
+    }
+}
+
+#[test]
+fn all_that_takes_tags_has_them() {
+    let untagged = [
+        "AWS::ElasticLoadBalancingV2::Listener",
+        "AWS::Route53::RecordSet",
+        "AWS::ApplicationAutoScaling::ScalableTarget",
+        "AWS::ApplicationAutoScaling::ScalingPolicy",
+    ];
+    for (name, text) in variants::all() {
+        for (id, r) in read(&text)["Resources"].as_object().unwrap() {
+            let plain = untagged.contains(&r["Type"].as_str().unwrap());
+            assert_eq!(r["Properties"]["Tags"].is_null(), plain, "{name}: {id}");
+        }
+    }
+}
+
+#[test]
+fn the_gate_is_told_to_go_before_the_app_and_both_have_their_time() {
+    let t = read(&variants::all()[0].1);
+    assert_eq!(container(&t, "gate")["DependsOn"][0]["ContainerName"], "app");
+    assert!(container(&t, "app")["DependsOn"].is_null());
+    for name in ["app", "gate"] {
+        assert_eq!(container(&t, name)["StopTimeout"], STOP_S);
+    }
+}
+
+#[test]
+fn a_range_is_scaled_by_aws_and_a_number_is_not() {
+    let all = variants::all();
+    let of = |name: &str| read(&all.iter().find(|(n, _)| *n == name).unwrap().1);
+    assert!(of("plain")["Resources"]["ScaleOnCpu"].is_null());
+    let range = of("range");
+    assert_eq!(range["Resources"]["ScalableTarget"]["Properties"]["MaxCapacity"], 5);
+    assert_eq!(range["Resources"]["Service"]["Properties"]["DesiredCount"], 2);
+}
+
+#[test]
+fn a_change_of_anything_is_another_digest() {
+    let (owner, spec, site) = (variants::owner(), variants::spec(), variants::site());
+    let digest = |spec: &InstanceSpec, site: &Site| render(&owner, spec, site).1;
+    let first = digest(&spec, &site);
+    assert_eq!(first, digest(&spec, &site));
+    assert_ne!(first, digest(&InstanceSpec { port: 8081, ..spec.clone() }, &site));
+    assert_ne!(first, digest(&spec, &Site { domain: "other.example.com".into(), ..site.clone() }));
+}
