@@ -57,20 +57,23 @@ pub fn towards(held: Option<&Held>, digest: &str, token: &str) -> Next {
     let of_this = h.token == token;
     match h.status.as_str() {
         "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "IMPORT_COMPLETE" if h.digest == digest => Next::Done,
-        "UPDATE_ROLLBACK_COMPLETE" | "UPDATE_ROLLBACK_FAILED" | "UPDATE_FAILED" if of_this => match h.status.as_str() {
-            "UPDATE_ROLLBACK_COMPLETE" => Next::Failed,
-            "UPDATE_FAILED" => Next::Rollback,
-            _ => Next::Continue(h.failed.clone()),
-        },
+        "UPDATE_ROLLBACK_COMPLETE" | "UPDATE_ROLLBACK_FAILED" | "UPDATE_FAILED" if of_this => {
+            match h.status.as_str() {
+                "UPDATE_ROLLBACK_COMPLETE" => Next::Failed,
+                "UPDATE_FAILED" => Next::Rollback,
+                _ => Next::Continue(h.failed.clone()),
+            }
+        }
         "UPDATE_ROLLBACK_COMPLETE" if h.digest == digest => Next::Done,
-        "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "IMPORT_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE" => Next::Update,
+        "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "IMPORT_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE" => {
+            Next::Update
+        }
         "UPDATE_ROLLBACK_FAILED" => Next::Continue(h.failed.clone()),
         "UPDATE_FAILED" => Next::Rollback,
         "CREATE_FAILED" | "ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" if of_this => Next::Failed,
         // can't be updated: it makes room for a new one
-        "CREATE_FAILED" | "ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "REVIEW_IN_PROGRESS" | "DELETE_FAILED" => {
-            Next::Delete(BTreeSet::new())
-        }
+        "CREATE_FAILED" | "ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" | "REVIEW_IN_PROGRESS"
+        | "DELETE_FAILED" => Next::Delete(BTreeSet::new()),
         _ => Next::Wait,
     }
 }

@@ -122,12 +122,20 @@ impl Catalogue {
         line("memory", format!("{} GB x {} {c}/h", n(gbs * tasks), n(gb)), gbs * gb * tasks);
         line("load balancer", format!("1 x {} {c}/h", n(balancer)), balancer);
         let addresses = zones + if p.public_ip { tasks } else { Decimal::ZERO };
-        line("addresses", format!("{} public IPv4 x {} {c}/h", n(addresses), n(address)), addresses * address);
+        line(
+            "addresses",
+            format!("{} public IPv4 x {} {c}/h", n(addresses), n(address)),
+            addresses * address,
+        );
         line("secrets", format!("{} x {} {c}/month", p.secrets, n(secret)), monthly(secret, p.secrets));
         if p.alarms > 0 {
             line("alarms", format!("{} x {} {c}/month", p.alarms, n(alarm)), monthly(alarm, p.alarms));
         }
-        line("requests", format!("by use: {} {c} an hour and capacity unit of the load balancer", n(lcu)), Decimal::ZERO);
+        line(
+            "requests",
+            format!("by use: {} {c} an hour and capacity unit of the load balancer", n(lcu)),
+            Decimal::ZERO,
+        );
         line("logs", format!("by use: {} {c} a GB", n(log)), Decimal::ZERO);
         Ok(Rate { hourly: sum, task, lines })
     }
@@ -160,7 +168,10 @@ mod tests {
     fn a_rate_is_what_a_hand_computes() {
         let rate = of(SMALL);
         // 0.25 x 0.04048 + 0.5 x 0.004445 + 0.0225 + 3 x 0.005 + (0.40 + 2 x 0.10) / 730
-        let by_hand = decimal("0.01012") + decimal("0.0022225") + decimal("0.0225") + decimal("0.015")
+        let by_hand = decimal("0.01012")
+            + decimal("0.0022225")
+            + decimal("0.0225")
+            + decimal("0.015")
             + decimal("0.6") / decimal("730");
         assert_eq!(rate.hourly.round_dp(12), by_hand.round_dp(12));
         assert_eq!((rate.hourly * decimal("730")).round_dp(2), decimal("36.99"));
@@ -172,16 +183,19 @@ mod tests {
 
     #[test]
     fn the_lines_are_the_sum_and_what_depends_on_use_has_no_amount() {
-        for p in [SMALL, Provisioned { arm: true, tasks: 4, public_ip: false, alarms: 0, secrets: 3, ..SMALL }] {
+        for p in
+            [SMALL, Provisioned { arm: true, tasks: 4, public_ip: false, alarms: 0, secrets: 3, ..SMALL }]
+        {
             let rate = of(p);
             let amount = |l: &v1::offer::Line| {
-                l.hourly.as_ref().map_or(Decimal::ZERO, |m| {
-                    Decimal::from(m.units) + Decimal::new(i64::from(m.nanos), 9)
-                })
+                l.hourly
+                    .as_ref()
+                    .map_or(Decimal::ZERO, |m| Decimal::from(m.units) + Decimal::new(i64::from(m.nanos), 9))
             };
             let sum: Decimal = rate.lines.iter().map(amount).sum();
             assert!((sum - rate.hourly).abs() < decimal("0.00000001"), "{sum} {}", rate.hourly);
-            let by_use: Vec<_> = rate.lines.iter().filter(|l| l.hourly.is_none()).map(|l| l.kind.as_str()).collect();
+            let by_use: Vec<_> =
+                rate.lines.iter().filter(|l| l.hourly.is_none()).map(|l| l.kind.as_str()).collect();
             assert_eq!(by_use, ["requests", "logs"]);
         }
     }

@@ -98,5 +98,5 @@ fn a_change_of_anything_is_another_digest() {
     let first = digest(&spec, &site);
     assert_eq!(first, digest(&spec, &site));
     assert_ne!(first, digest(&InstanceSpec { port: 8081, ..spec.clone() }, &site));
-    assert_ne!(first, digest(&spec, &Site { domain: "other.example.com".into(), ..site.clone() }));
+    assert_ne!(first, digest(&spec, &Site { domain: "other.example.com".into(), ..site }));
 }
