@@ -65,7 +65,15 @@ fn tags(owner: &Owner) -> Value {
     ])
 }
 
-/// A template, and its digest.
+/// Which word of a spec CloudFormation would put something else in place of: it resolves such references in any text of a template,
+/// and knows no way to write one that is meant as it stands.
+pub fn resolved(spec: &InstanceSpec) -> Option<&str> {
+    let words = spec.env.iter().flat_map(|(k, v)| [k, v]).chain(&spec.entrypoint).chain(&spec.args);
+    let path = spec.probe.iter().map(|p| &p.path);
+    words.chain(path).map(String::as_str).find(|w| w.contains("{{resolve:"))
+}
+
+/// A template, and its digest. A spec with something [`resolved`] is refused before.
 pub fn render(owner: &Owner, spec: &InstanceSpec, site: &Site) -> (String, String) {
     let mut resources = BTreeMap::from([
         ("AlbSecurityGroup", front_group(owner, site)),
@@ -190,7 +198,7 @@ fn task_group(owner: &Owner, site: &Site) -> Value {
     json!({
         "Type": "AWS::EC2::SecurityGroup",
         "Properties": {
-            "GroupDescription": format!("{} task: the gate's port, from the load balancer", names::stack(owner)),
+            "GroupDescription": format!("{} task; only the gate port and only from the load balancer", names::stack(owner)),
             "VpcId": site.vpc,
             "SecurityGroupIngress": [{
                 "IpProtocol": "tcp", "FromPort": TRAFFIC, "ToPort": TRAFFIC,

@@ -72,7 +72,7 @@ pub fn all() -> Vec<(&'static str, String)> {
         ..plain.clone()
     };
     let full = InstanceSpec {
-        env: [("LEVEL", "debug"), ("QUOTE", "\"${AWS::Region}\" {{resolve:x}}")]
+        env: [("LEVEL", "debug"), ("QUOTE", "\"$HOME\" {{x}}")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into(),
         secrets: vec![secret("DB_PASSWORD"), secret("API_KEY")],

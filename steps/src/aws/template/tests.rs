@@ -100,3 +100,30 @@ fn a_change_of_anything_is_another_digest() {
     assert_ne!(first, digest(&InstanceSpec { port: 8081, ..spec.clone() }, &site));
     assert_ne!(first, digest(&spec, &Site { domain: "other.example.com".into(), ..site }));
 }
+
+/// For linters: `SYP_TEMPLATES=FOLDER cargo test -p syp-steps --lib aws::template`.
+#[test]
+fn all_are_written_where_a_linter_looks() {
+    let Ok(folder) = std::env::var("SYP_TEMPLATES") else { return };
+    for (name, text) in variants::all() {
+        std::fs::write(format!("{folder}/{name}.json"), text).unwrap();
+    }
+}
+
+#[test]
+fn what_cloudformation_would_resolve_is_found_wherever_it_is() {
+    let word = "a{{resolve:secretsmanager:prod/db}}".to_owned();
+    let plain = variants::spec();
+    assert_eq!(resolved(&plain), None);
+    let env = |k: &str, v: &str| InstanceSpec { env: [(k.to_owned(), v.to_owned())].into(), ..plain.clone() };
+    assert_eq!(resolved(&env("K", &word)), Some(word.as_str()));
+    assert_eq!(resolved(&env("K", "{{resolve}} {{x}} ${AWS::Region}")), None);
+    let probe = syp_proto::v1::Probe { path: format!("/{word}"), ..Default::default() };
+    for spec in [
+        InstanceSpec { args: vec!["-x".into(), word.clone()], ..plain.clone() },
+        InstanceSpec { entrypoint: vec![word.clone()], ..plain.clone() },
+        InstanceSpec { probe: Some(probe), ..plain.clone() },
+    ] {
+        assert!(resolved(&spec).is_some(), "{spec:?}");
+    }
+}
