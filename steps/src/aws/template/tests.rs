@@ -121,7 +121,7 @@ fn what_cloudformation_would_resolve_is_found_wherever_it_is() {
     let probe = syp_proto::v1::Probe { path: format!("/{word}"), ..Default::default() };
     for spec in [
         InstanceSpec { args: vec!["-x".into(), word.clone()], ..plain.clone() },
-        InstanceSpec { entrypoint: vec![word.clone()], ..plain.clone() },
+        InstanceSpec { entrypoint: vec![word], ..plain.clone() },
         InstanceSpec { probe: Some(probe), ..plain.clone() },
     ] {
         assert!(resolved(&spec).is_some(), "{spec:?}");
