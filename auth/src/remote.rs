@@ -2,8 +2,6 @@
 //! which itself never travels. Whoever reads one learns nothing that signs another; whoever sends one again within its time gets the
 //! same effect again, since a configuration has a generation.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::{digest, hmac};
 
 /// The scheme of the `Authorization` header.
@@ -56,10 +54,7 @@ fn key(token: &str) -> hmac::Key {
 
 /// No part has a line break in it: method and path are of a request's head.
 fn text(method: &str, path: &str, at_s: u64, body: &str) -> String {
-    let mut out = format!("{SCHEME}\n{method}\n{path}\n");
-    // a String takes everything
-    let _ = write!(out, "{at_s}\n{body}");
-    out
+    format!("{SCHEME}\n{method}\n{path}\n{at_s}\n{body}")
 }
 
 fn sha256(body: &[u8]) -> String {

@@ -235,7 +235,7 @@ mod tests {
         "WAYLAND_DISPLAY",
         "X86_64",
     ];
-    /// What they begin with: settings, crash points, algorithms.
+    /// What they begin with: settings, crash points, algorithms, statuses of a stack.
     const NO_REASONS: &[&str] = &[
         "SYP_",
         "SYPCTL_",
@@ -251,7 +251,7 @@ mod tests {
         "ES",
         "HS",
         "PS",
-        "RS", // statuses of a stack
+        "RS",
         "CREATE_",
         "DELETE_",
         "IMPORT_",

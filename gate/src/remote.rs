@@ -32,7 +32,8 @@ impl Remote {
         let (one, none) = (given.next()?.to_str().ok()?, given.next());
         let method = request.method().as_str();
         let signed = verify(&self.token, method, path, one, syp_auth::unix_now())?;
-        none.is_none().then_some((path, signed))
+        // to leave is not for whichever gate an address leads to: sent again, it would reach another
+        (none.is_none() && path != "/leave").then_some((path, signed))
     }
 
     /// Answers it. The body is read only now that its sender is known.

@@ -84,7 +84,12 @@ async fn nobody_else_comes_in_that_way() -> Result<()> {
         let reply = gate.ask(request("PUT", path, &signature, &body)).await?;
         ensure!([400, 404].contains(&reply.status), "{path}: {reply:?}");
     }
-    ensure!(gate.status().await?.generation == 1, "nothing was changed");
+    ensure!(
+        ask(&gate, "PUT", "/leave", "").await?.status == 404,
+        "not even the engine makes it leave that way"
+    );
+    let status = gate.status().await?;
+    ensure!(status.generation == 1 && !status.leaving, "nothing was changed");
     Ok(())
 }
 

@@ -44,6 +44,7 @@ const PENDING: Duration = Duration::from_secs(600);
 pub(super) const NODES: &str = "ask for less with --cpu and --memory, or add nodes";
 const CLUSTER: &str =
     "that is the cluster's own trouble: its words say what to mend, and the pod then goes on by itself";
+const ENDED: &str = "'sypctl logs --previous' shows more; run the image by hand to see why it ends";
 const LOGS: &str = "'sypctl logs' shows what the app says";
 
 /// The node of the revision that is proven.
@@ -214,9 +215,6 @@ impl Probe {
         })
     }
 }
-
-/// What to do about an app that ends.
-const ENDED: &str = "'sypctl logs --previous' shows more; run the image by hand to see why it ends";
 
 /// Why no node takes a pod, as the scheduler says it.
 pub(super) fn unschedulable(p: &Pod) -> Option<String> {
