@@ -191,6 +191,22 @@ pub struct UpstreamStatus {
     /// Requests and tunnels it has now.
     #[serde(default)]
     pub in_flight: u64,
+    /// What it has used, where the gate is beside it and the host's agent tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// What an app has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// What it is part of, by its provider's id (a task).
+    pub place: String,
+    /// Since when, in milliseconds of Unix time; another time means that the counters began anew.
+    pub started_ms: u64,
+    /// Processor time, in microseconds.
+    pub cpu_us: u64,
+    /// Resident bytes.
+    pub memory_bytes: u64,
 }
 
 /// A listening socket.

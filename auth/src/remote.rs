@@ -8,6 +8,8 @@ use aws_lc_rs::{digest, hmac};
 pub const SCHEME: &str = "SYP-HMAC-SHA256";
 /// Where a gate listens to its engine, before the paths of its admin port.
 pub const PREFIX: &str = "/_syp/admin";
+/// Header of an answer with the name of the host that its gate is on.
+pub const HOST: &str = "syp-gate-host";
 /// How far the clocks of engine and gate may be apart, and for how long a request is good, in seconds.
 pub const WINDOW_S: u64 = 300;
 

@@ -119,6 +119,9 @@ pub enum Command {
     /// What energy costs here
     #[command(subcommand)]
     Tariff(cmd::tariff::Command),
+    /// List prices of a cloud's region
+    #[command(subcommand)]
+    Prices(cmd::prices::Command),
     /// Requests, latency, CPU and memory, now and over time
     Metrics(cmd::metrics::Args),
     /// All instances by what they do and cost right now

@@ -25,6 +25,8 @@ mod paths;
 mod plan;
 mod progress;
 mod reasons;
+#[cfg(feature = "aws")]
+mod regions;
 mod render;
 mod secrets;
 mod server;

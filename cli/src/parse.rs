@@ -37,6 +37,11 @@ pub fn percent(text: &str) -> Result<i32, String> {
     number(text, 1, 100).ok_or_else(|| "1 to 100 percent".into())
 }
 
+/// Requests a second.
+pub fn rps(text: &str) -> Result<f64, String> {
+    number(text, 0.001, 1e6).ok_or_else(|| "0.001 to 1000000 requests a second".into())
+}
+
 /// How many lines.
 pub fn lines(text: &str) -> Result<i32, String> {
     number(text, 1, i32::MAX).ok_or_else(|| "a number of lines, 1 or more".into())

@@ -29,7 +29,9 @@ use syp_engine::{
     clock::Clock,
     door::Door,
     engine::{Engine, Options},
+    price_list,
     store::{self, SledKv},
+    targets::Resolve,
     tariffs,
     vault::Vault,
 };
@@ -141,6 +143,9 @@ pub async fn run(o: ServerOptions) -> anyhow::Result<()> {
         clock: Clock::System,
     };
     let named = Named::new(docker, own, clusters);
+    for list in price_list::all(&*store).await.context("prices")? {
+        named.set_prices(&list);
+    }
     let targets = named.at_start().map_err(|f| anyhow::anyhow!("{} ({})", f.message, f.reason))?;
     let engine = Engine::start(Options {
         store,

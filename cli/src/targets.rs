@@ -1,6 +1,8 @@
 //! The targets that come to be known when somebody names them: clusters, and what needs this machine's Docker where that came after the
 //! engine.
 use crate::clusters::{self, Clusters};
+#[cfg(feature = "aws")]
+use crate::regions::Regions;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use syp_engine::{step::Target, targets::Resolve};
@@ -20,6 +22,8 @@ pub struct Named {
     /// One for both targets in it.
     cluster: Mutex<Option<Arc<Cluster>>>,
     clusters: Clusters,
+    #[cfg(feature = "aws")]
+    regions: Regions,
 }
 
 // === impl Named ===
@@ -27,7 +31,16 @@ pub struct Named {
 impl Named {
     /// Of what the targets are made of.
     pub fn new(docker: docker::Options, kind: kind::Options, clusters: Clusters) -> Self {
-        Self { docker, kind, cluster: Mutex::default(), clusters }
+        #[cfg(feature = "aws")]
+        let regions = Regions::new(docker.key.clone());
+        Self {
+            docker,
+            kind,
+            cluster: Mutex::default(),
+            clusters,
+            #[cfg(feature = "aws")]
+            regions,
+        }
     }
 
     /// Those that are there at the start. An engine without Docker (a pod, a laptop that only talks to clusters) has none.
@@ -65,10 +78,19 @@ impl Resolve for Named {
         if HERE.contains(&name) {
             return self.here(name).map(Some);
         }
+        #[cfg(feature = "aws")]
+        if let Some(found) = self.regions.resolve(name)? {
+            return Ok(Some(found));
+        }
         self.clusters.resolve(name)
     }
 
     fn set_tariff(&self, new: &v1::Tariff) {
         self.clusters.set_tariff(new);
+    }
+
+    #[cfg(feature = "aws")]
+    fn set_prices(&self, new: &v1::PriceList) {
+        self.regions.set_prices(new);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     plan::InDoubt,
     revision,
     scheduler::{Call, settle_ms},
-    step::{Observed, Of, Owner, Step, StepCx, Waiting},
+    step::{DynStep, Observed, Of, Owner, StepCx, Waiting},
     targets::Placed,
     vault::Secrets,
 };
@@ -137,7 +137,7 @@ async fn apply(
 /// An intent whose end nobody saw: find out before doing it again.
 async fn resolve_doubt(
     i: &Instance,
-    step: &dyn Step,
+    step: &dyn DynStep,
     cx: &StepCx,
     key: &str,
     policy: &journal::Policy,
@@ -321,6 +321,7 @@ pub(crate) fn planned(e: &Inner, i: &Instance, node: &str, params: Value) -> Ste
         secrets: Secrets::new(Arc::clone(&e.vault), Arc::clone(&e.store), owner.uid, &i.project),
         owner,
         spec: Arc::new(spec),
+        run: i.run.as_ref().map_or(i.runs, |r| r.no),
         node: node.into(),
         params,
         facts: serde_json::from_str(facts).unwrap_or(Value::Null),

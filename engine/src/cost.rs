@@ -35,6 +35,8 @@ pub struct Pricing {
     pub price_source: Option<String>,
     /// It had no price until then, and that time is not counted.
     pub unpriced_until: Option<Millis>,
+    /// A size is provisioned, and paid whatever is used of it.
+    pub provisioned: bool,
 }
 
 // === impl Pricing ===
@@ -58,6 +60,8 @@ impl Pricing {
     /// Where the price is from, or why there is none.
     pub fn words(&self) -> String {
         let words = match (&self.unpriced, &self.price_source) {
+            // nobody says what a cloud costs but its catalogue
+            (Some(why), _) if self.provisioned => why.clone(),
             (Some(why), _) => format!("{why}; {SET_TARIFF}"),
             (None, Some(source)) => source.clone(),
             (None, None) => "power model x tariff".into(),
@@ -156,6 +160,10 @@ fn total(i: &Instance, pricing: &Pricing, now: Millis) -> Option<Money> {
 
 /// What the rate rests on besides the spec: a replica without a limit may use more or less than is assumed.
 fn assumed(i: &Instance) -> Option<String> {
+    // where a size is provisioned, that is what costs, whatever a replica uses of it
+    if Pricing::of(i).provisioned {
+        return None;
+    }
     let r = i.spec.as_ref().and_then(|s| s.resources.clone()).unwrap_or_default();
     let cores = Decimal::from(ASSUMED_MILLICORES) / Decimal::from(1000);
     let cores = r.cpu.is_empty().then(|| format!("{} cores", cores.normalize()));

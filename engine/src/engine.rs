@@ -117,6 +117,7 @@ impl Engine {
             cells: RwLock::default(),
             names: Mutex::default(),
             pricing: tokio::sync::Mutex::default(),
+            asking: crate::bill::Asking::default(),
             tasks: TaskTracker::new(),
         });
         let engine = Self { inner };

@@ -12,7 +12,7 @@ use crate::{
     revision, scheduler,
     series::Series,
     shared::Directory,
-    step::{Have, Step, Target},
+    step::{DynStep, Have, Target},
     store::{self, Commit, SealedOp, Store},
     targets::{Placed, Targets},
     timer::Timer,
@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub names: Mutex<HashMap<(String, String), InstanceId>>,
     /// Held while a tariff is set: the history is read, added to and written.
     pub pricing: tokio::sync::Mutex<()>,
+    /// Questions for bills, one at a time of each target.
+    pub asking: crate::bill::Asking,
     pub tasks: TaskTracker,
 }
 
@@ -167,7 +169,7 @@ impl Inner {
         })
     }
 
-    pub fn step(&self, i: &Instance, kind: &str) -> Result<Arc<dyn Step>, Failure> {
+    pub fn step(&self, i: &Instance, kind: &str) -> Result<Arc<dyn DynStep>, Failure> {
         self.target(i)?.step(kind).ok_or_else(|| {
             failure(
                 Class::Transient,

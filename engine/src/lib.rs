@@ -11,6 +11,7 @@
 //! - I9 only what carries our labels is ever touched; I10 outcomes of old attempts change nothing;
 //! - I12 cost covers every interval in which a billed thing may have existed; I13 back-off and deadlines survive a restart;
 //! - I16 no secret in journal, events, logs or errors; I17 an unreadable instance blocks itself only.
+pub mod bill;
 pub mod budget;
 mod calls;
 pub mod cell;
@@ -36,6 +37,7 @@ mod keys;
 pub mod meter;
 pub mod ops;
 pub mod plan;
+pub mod price_list;
 pub mod reconcile;
 pub mod revision;
 pub mod scaling;

@@ -67,8 +67,8 @@ pub fn validate(plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that what a plan retires has nothing resting on it by then: neither what is there already, unless it is retired before, nor
-/// what the plan makes.
+/// Checks that what a plan retires has nothing resting on it by then: neither what is there already, unless it is retired before or
+/// made anew without it, nor what the plan makes.
 ///
 /// # Errors
 /// [`Error::RestsOn`].
@@ -77,7 +77,11 @@ pub fn retires_in_order(plan: &Plan, ledger: &[LedgerRow]) -> Result<(), Error> 
     for n in &plan.nodes {
         let Some(row) = n.retires else { continue };
         for above in ledger.iter().filter(|x| x.deps.contains(&row) && !crate::fold::over(x)) {
-            if retired(above.ordinal).is_none_or(|b| !comes_before(plan, &b.id, &n.id)) {
+            let anew = plan.nodes.iter().any(|m| {
+                let same = m.effect.as_ref().is_some_and(|e| e.key == above.key) && m.kind == above.kind;
+                same && comes_before(plan, &m.id, &n.id)
+            });
+            if !anew && retired(above.ordinal).is_none_or(|b| !comes_before(plan, &b.id, &n.id)) {
                 return Err(Error::RestsOn(n.id.clone(), above.key.clone()));
             }
         }
@@ -180,6 +184,23 @@ mod tests {
         assert_eq!(retires_in_order(&wrong, &ledger), Err(Error::RestsOn("r0".into(), "service".into())));
         let both = plan(vec![retire("r1", 1, &[]), retire("r0", 0, &["r1"])]);
         assert_eq!(retires_in_order(&both, &ledger), Ok(()));
+        // made anew without it, what rested on it rests on it no more
+        let anew = plan(vec![node("service", &[], true), retire("r0", 0, &["service"])]);
+        assert_eq!(
+            retires_in_order(
+                &anew,
+                &[row(0, "app-1", &[]), LedgerRow { kind: "t.service@1".into(), ..row(1, "service", &[0]) }]
+            ),
+            Ok(())
+        );
+        let late = plan(vec![node("service", &[], true), retire("r0", 0, &[])]);
+        assert!(
+            retires_in_order(
+                &late,
+                &[row(0, "app-1", &[]), LedgerRow { kind: "t.service@1".into(), ..row(1, "service", &[0]) }]
+            )
+            .is_err()
+        );
         let made = plan(vec![node("app-1", &[], true), node("x", &["app-1"], true), retire("r0", 0, &[])]);
         assert!(retires_in_order(&made, &ledger[..1]).is_err());
     }

@@ -27,6 +27,18 @@ pub fn target_cpu(spec: &InstanceSpec) -> i32 {
     spec.scaling.map(|s| s.target_cpu).filter(|c| *c > 0).unwrap_or(TARGET_CPU)
 }
 
+/// Do replicas follow how busy their processor is? Where nothing is said they do.
+pub fn by_cpu(spec: &InstanceSpec) -> bool {
+    spec.scaling.is_none_or(|s| s.target_cpu > 0 || s.target_rps <= 0.0)
+}
+
+/// How many admitted requests a second a replica should get, in thousandths; `None`: they do not follow it.
+pub fn target_millirps(spec: &InstanceSpec) -> Option<u64> {
+    let rps = spec.scaling.map(|s| s.target_rps).filter(|r| *r > 0.0)?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Some((rps * 1e3).round() as u64)
+}
+
 /// How many there are, as far as is known: what costs, and what another revision begins with.
 pub fn now(spec: &InstanceSpec, facts: &Value) -> u32 {
     let (min, max) = range(spec);
@@ -47,6 +59,15 @@ pub fn words(spec: &InstanceSpec) -> String {
         (min, max) if min == max => min.to_string(),
         (min, max) => format!("{min}-{max}"),
     }
+}
+
+/// What the target aims at where it chooses and somebody has said so: `60 % CPU, 50 requests/s each`.
+pub fn aim(spec: &InstanceSpec) -> Option<String> {
+    let s = spec.scaling.filter(|_| is_elastic(spec))?;
+    let cpu = (s.target_cpu > 0).then(|| format!("{} % CPU", s.target_cpu));
+    let rps = (s.target_rps > 0.0).then(|| format!("{} requests/s each", s.target_rps));
+    let said: Vec<_> = [cpu, rps].into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 #[cfg(test)]
@@ -71,5 +92,19 @@ mod tests {
         assert!(is_elastic(&s) && !is_elastic(&fixed) && !is_elastic(&InstanceSpec::default()));
         assert_eq!(range(&InstanceSpec::default()), (1, 1));
         assert_eq!(range(&spec(2, 0)), (2, 2), "written before there was a most");
+    }
+
+    #[test]
+    fn what_is_aimed_at_is_the_processor_unless_only_requests_are_said() {
+        let of = |target_cpu, target_rps| {
+            let scaling = Scaling { min: 1, max: 5, target_cpu, target_rps, ..Default::default() };
+            let s = InstanceSpec { scaling: Some(scaling), ..Default::default() };
+            (by_cpu(&s), target_millirps(&s), aim(&s))
+        };
+        assert_eq!(of(0, 0.0), (true, None, None));
+        assert_eq!(of(60, 0.0), (true, None, Some("60 % CPU".into())));
+        assert_eq!(of(0, 12.5), (false, Some(12_500), Some("12.5 requests/s each".into())));
+        assert_eq!(of(60, 50.0), (true, Some(50_000), Some("60 % CPU, 50 requests/s each".into())));
+        assert!(by_cpu(&InstanceSpec::default()));
     }
 }

@@ -351,7 +351,7 @@ pub fn drift(findings: &[String]) -> Body {
     condition(DRIFTED, Status::True, &why)
 }
 
-fn cleared(kind: &str) -> Body {
+pub(crate) fn cleared(kind: &str) -> Body {
     Body::ConditionSet(journal::ConditionSet {
         condition: Some(Condition { r#type: kind.into(), ..Default::default() }),
     })

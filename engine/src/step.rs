@@ -5,8 +5,7 @@ use crate::{
     id::{InstanceId, StoreId},
     vault::Secrets,
 };
-use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::{future::BoxFuture, stream::BoxStream};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -57,6 +56,8 @@ pub struct StepCx {
     pub owner: Owner,
     /// What the user asked for.
     pub spec: Arc<v1::InstanceSpec>,
+    /// Number of the run: the same for each attempt of it, another for the next.
+    pub run: u32,
     /// The node's id in its plan.
     pub node: String,
     /// The node's own parameters, frozen in the plan.
@@ -182,21 +183,67 @@ pub struct Rehearsed {
 /// # Assumptions (of the step)
 /// `apply` may run any number of times, also while an older call of it still lands. `destroy` tolerates: never ran, half ran, gone.
 /// Every await is a point where the process may die.
-#[async_trait]
+///
+/// An implementation writes `async fn`; [`DynStep`] is what the engine holds.
 pub trait Step: Send + Sync {
     /// `name@version`, forever.
     fn kind(&self) -> &'static str;
     /// Looks for the effect by its key.
-    async fn observe(&self, cx: &StepCx, key: &str) -> Result<Observed, Failure>;
+    fn observe(&self, cx: &StepCx, key: &str) -> impl Future<Output = Result<Observed, Failure>> + Send;
     /// Makes it so.
-    async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure>;
+    fn apply(&self, cx: &StepCx, key: &str) -> impl Future<Output = Result<Done, Failure>> + Send;
     /// What [`Step::apply`] would change, in the provider's own words and judged by it where it can; `None`: this step does not say.
     /// Nothing is made.
-    async fn rehearse(&self, _: &StepCx, _: &str) -> Result<Option<Rehearsed>, Failure> {
-        Ok(None)
+    fn rehearse(
+        &self,
+        _: &StepCx,
+        _: &str,
+    ) -> impl Future<Output = Result<Option<Rehearsed>, Failure>> + Send {
+        async { Ok(None) }
     }
     /// Removes it; `Ok(true)` when it was there.
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure>;
+    fn destroy(&self, owner: &Owner, row: &LedgerRow) -> impl Future<Output = Result<bool, Failure>> + Send;
+}
+
+/// A [`Step`] behind a pointer: the same, with its futures boxed. Here and not in each step: what is boxed with bounds of its own
+/// is proven anew for each (that made up half of the time in which the steps compiled).
+pub trait DynStep: Send + Sync {
+    /// [`Step::kind`].
+    fn kind(&self) -> &'static str;
+    /// [`Step::observe`].
+    fn observe<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Observed, Failure>>;
+    /// [`Step::apply`].
+    fn apply<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Done, Failure>>;
+    /// [`Step::rehearse`].
+    fn rehearse<'a>(
+        &'a self,
+        cx: &'a StepCx,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Rehearsed>, Failure>>;
+    /// [`Step::destroy`].
+    fn destroy<'a>(&'a self, owner: &'a Owner, row: &'a LedgerRow) -> BoxFuture<'a, Result<bool, Failure>>;
+}
+
+impl<T: Step> DynStep for T {
+    fn kind(&self) -> &'static str {
+        Step::kind(self)
+    }
+    fn observe<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Observed, Failure>> {
+        Box::pin(Step::observe(self, cx, key))
+    }
+    fn apply<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Done, Failure>> {
+        Box::pin(Step::apply(self, cx, key))
+    }
+    fn rehearse<'a>(
+        &'a self,
+        cx: &'a StepCx,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Rehearsed>, Failure>> {
+        Box::pin(Step::rehearse(self, cx, key))
+    }
+    fn destroy<'a>(&'a self, owner: &'a Owner, row: &'a LedgerRow) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(Step::destroy(self, owner, row))
+    }
 }
 
 /// What preflight answers: frozen with the instance.
@@ -228,14 +275,14 @@ pub struct ReplicaStats {
 /// CPU, memory and the gate's counters of one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// CPU seconds used by the replicas since they started.
-    pub cpu_seconds: f64,
     /// Resident bytes of the replicas.
     pub memory_bytes: u64,
     /// Each replica that answered.
     pub replicas: Vec<ReplicaStats>,
     /// How many run, where the target chooses how many and says so.
     pub running: Option<u32>,
+    /// Why the target can't choose, where it is to choose and has not been able to for a while.
+    pub blind: Option<String>,
     /// The gate's counters, if it answered.
     pub gate: Option<GateMetrics>,
     /// The gate's view of the replicas.
@@ -272,13 +319,40 @@ pub struct LogQuery {
     pub previous: bool,
 }
 
+/// Who bills what a target makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Biller {
+    /// The same for all targets that it bills together.
+    pub key: &'static str,
+    /// What it is called.
+    pub name: &'static str,
+    /// What a question costs, in words.
+    pub price: &'static str,
+    /// What a person could look after where it knows nothing of an instance.
+    pub unknown: &'static str,
+}
+
+/// What a provider has billed so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Billed {
+    /// By the instances' uids.
+    pub amounts: BTreeMap<String, Decimal>,
+    /// Of all of them.
+    pub currency: String,
+}
+
+/// Instances about which a provider had news, as they come; `None`: any of them.
+pub type News = BoxStream<'static, Option<InstanceId>>;
+
+/// Lines of a log as they come.
+pub type LogLines = BoxStream<'static, Result<LogLine, Failure>>;
+
 /// A provider: it plans, checks, lists and tells; its steps do.
-#[async_trait]
 pub trait Target: Send + Sync {
     /// `docker`, `k8s:CONTEXT`, ...: what `spec.target` holds.
     fn name(&self) -> &str;
     /// The step of a kind, `None` when this build does not know it.
-    fn step(&self, kind: &str) -> Option<Arc<dyn Step>>;
+    fn step(&self, kind: &str) -> Option<Arc<dyn DynStep>>;
     /// Every kind this target can plan (the fault matrix walks them).
     fn kinds(&self) -> Vec<&'static str>;
     /// Pure: what has to be done, in which order. A teardown's plan is only what comes before the destruction (drain).
@@ -293,12 +367,44 @@ pub trait Target: Send + Sync {
         have: &Have<'_>,
     ) -> Plan;
     /// Everything that can be refused before anything is made. `held`: of an instance that serves, whose new revision it is.
-    async fn preflight(
-        &self,
-        owner: &Owner,
-        spec: &v1::InstanceSpec,
-        held: Option<&Held<'_>>,
-    ) -> Result<Preflight, Failure>;
+    fn preflight<'a>(
+        &'a self,
+        owner: &'a Owner,
+        spec: &'a v1::InstanceSpec,
+        held: Option<&'a Held<'a>>,
+    ) -> BoxFuture<'a, Result<Preflight, Failure>>;
+    /// In which currency it is paid, where that is not the engine's own.
+    fn currency(&self) -> Option<&str> {
+        None
+    }
+    /// List prices by which it counts, where its provider has some; none in it: nobody has read them yet.
+    fn prices(&self) -> Option<v1::PriceList> {
+        None
+    }
+    /// Those of today. Nothing changes by that.
+    fn read_prices(&self) -> BoxFuture<'_, Result<v1::PriceList, Failure>> {
+        Box::pin(async {
+            let why = format!("'{}' has no list prices that could be read", self.name());
+            let next = "'sypctl tariff set' says what energy and the nodes of clusters cost";
+            Err(crate::failure::failure(crate::failure::Class::Terminal, "NOT_SUPPORTED", why, next))
+        })
+    }
+    /// Others from now on. Called with what [`Target::read_prices`] gave, now or before.
+    ///
+    /// # Errors
+    /// They can't be read.
+    fn set_prices(&self, _: &v1::PriceList) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// Who can be asked what was billed; `None`: nobody.
+    fn biller(&self) -> Option<Biller> {
+        None
+    }
+    /// What all instances of a store were billed until now, in the last year. A question costs: the engine asks seldom
+    /// (`bill.rs`).
+    fn billed<'a>(&'a self, _: &'a StoreId, _: Millis) -> BoxFuture<'a, Result<Billed, Failure>> {
+        Box::pin(async { Ok(Billed::default()) })
+    }
     /// What energy costs, where that is what it costs.
     fn tariff(&self) -> Option<v1::Tariff> {
         None
@@ -316,40 +422,42 @@ pub trait Target: Send + Sync {
         None
     }
     /// An independent listing at the provider: everything with the labels of this store, and of one instance if given.
-    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure>;
+    fn list<'a>(
+        &'a self,
+        store: &'a StoreId,
+        of: Option<Of<'a>>,
+    ) -> BoxFuture<'a, Result<Vec<Found>, Failure>>;
     /// Removes what a listing found (sweep).
-    async fn remove(&self, store: &StoreId, found: &Found) -> Result<(), Failure>;
+    fn remove<'a>(&'a self, store: &'a StoreId, found: &'a Found) -> BoxFuture<'a, Result<(), Failure>>;
     /// Brings the gate to `cx.gate`.
-    async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure>;
+    fn push_gate<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<(), Failure>>;
     /// A key that the gate lacks, as soon as a token names one; `None` after a while without.
-    async fn wanted_key(&self, _: &StepCx) -> Result<Option<Wanted>, Failure> {
-        std::future::pending().await
+    fn wanted_key<'a>(&'a self, _: &'a StepCx) -> BoxFuture<'a, Result<Option<Wanted>, Failure>> {
+        Box::pin(std::future::pending())
     }
     /// Figures right now.
-    async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure>;
+    fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>>;
     /// Log lines.
-    async fn logs(
-        &self,
-        cx: &StepCx,
-        query: LogQuery,
-    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure>;
+    fn logs<'a>(&'a self, cx: &'a StepCx, query: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>>;
     /// Can it be used at all, and as whom?
-    async fn check(&self) -> Result<String, Failure>;
+    fn check(&self) -> BoxFuture<'_, Result<String, Failure>>;
     /// What an `up` of this spec would meet, one by one. Nothing is made; of a spec without an image only the rest is looked at.
-    async fn examine(&self, _: &v1::InstanceSpec) -> Examined {
-        let mut out = Examined::default();
-        match self.check().await {
-            Ok(identity) => {
-                out.ok("reachable", &identity);
-                out.identity = identity;
+    fn examine<'a>(&'a self, _: &'a v1::InstanceSpec) -> BoxFuture<'a, Examined> {
+        Box::pin(async {
+            let mut out = Examined::default();
+            match self.check().await {
+                Ok(identity) => {
+                    out.ok("reachable", &identity);
+                    out.identity = identity;
+                }
+                Err(f) => out.fail("reachable", f),
             }
-            Err(f) => out.fail("reachable", f),
-        }
-        out
+            out
+        })
     }
     /// Ids of instances of this store about which the provider had news; `None` in it: look at all of them.
     /// Ends when the provider can't be heard any more.
-    async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure>;
+    fn changes<'a>(&'a self, store: &'a StoreId) -> BoxFuture<'a, Result<News, Failure>>;
 }
 
 // === impl Waiting ===

@@ -6,7 +6,10 @@ use crate::{
 };
 use parking_lot::RwLock;
 use std::{collections::BTreeMap, sync::Arc};
-use syp_proto::{journal::Failure, v1::Tariff};
+use syp_proto::{
+    journal::Failure,
+    v1::{PriceList, Tariff},
+};
 use tokio::sync::{Semaphore, watch};
 
 /// Calls at one target at a time: a start with thousands of instances to go on with must not run over its provider. Many of
@@ -22,6 +25,8 @@ pub trait Resolve: Send + Sync {
     fn resolve(&self, name: &str) -> Result<Option<Arc<dyn Target>>, Failure>;
     /// Another price from now on, also for targets that are found later.
     fn set_tariff(&self, _: &Tariff) {}
+    /// Other list prices from now on, also for targets that are found later.
+    fn set_prices(&self, _: &PriceList) {}
 }
 
 /// A target and its places for calls.
@@ -80,7 +85,7 @@ impl Targets {
         }
         let name = name.strip_prefix("providers/").unwrap_or(name);
         let known = self.held.read().keys().cloned().collect::<Vec<_>>().join(", ");
-        let more = if self.resolve.is_some() { ", k8s:CONTEXT" } else { "" };
+        let more = if self.resolve.is_some() { ", k8s:CONTEXT, aws:REGION" } else { "" };
         Err(failure(
             Class::Terminal,
             "TARGET_UNKNOWN",
@@ -98,6 +103,17 @@ impl Targets {
             r.set_tariff(new);
         }
         self.all().iter().try_for_each(|t| t.set_tariff(new))
+    }
+
+    /// Other list prices from now on; the resolver first, likewise.
+    ///
+    /// # Errors
+    /// What the target does not take.
+    pub fn set_prices(&self, new: &PriceList) -> Result<(), Failure> {
+        if let Some(r) = &self.resolve {
+            r.set_prices(new);
+        }
+        self.all().iter().filter(|t| t.name() == new.target).try_for_each(|t| t.set_prices(new))
     }
 
     /// All that are known by now.

@@ -101,7 +101,7 @@ pub async fn asked(state: &State, keep: Option<&Keep>, method: &Method, path: &s
             state.leave();
             json_answer(StatusCode::OK, &state.status())
         }
-        (&Method::GET, "/status") => json_answer(StatusCode::OK, &state.status()),
+        (&Method::GET, "/status") => json_answer(StatusCode::OK, &state.measured().await),
         // answered when a token names a key we lack, or after a while: the engine asks again
         (&Method::GET, "/wanted") => {
             let wanted = tokio::time::timeout(WANTED_WAIT, state.wanted()).await;

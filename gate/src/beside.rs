@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use syp_auth::door::{GateConfig, Listener, Probe, Protocol, Upstream, UpstreamStatus};
 
+use crate::agent::Agent;
 use crate::hold::listeners;
 
 /// The name that it has in `/status`.
@@ -27,10 +28,12 @@ pub struct App {
 }
 
 /// The app, and the ports in its namespace that are this gate's own.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Beside {
     /// The app.
     pub app: App,
+    /// Who knows what it uses.
+    pub agent: Option<Agent>,
     /// Ports on which this gate listens.
     pub own: [u16; 2],
 }

@@ -26,6 +26,9 @@ use crate::{headers, metrics, open};
 
 /// A client has this long to send a request's head, or to begin the next one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// A load balancer keeps connections for its next requests, and would find one closed in the very moment in which it uses it: it must be
+/// the one to close them. Longer than the idle timeout that load balancers are given (`idle_timeout.timeout_seconds` of the template).
+const BALANCED_TIMEOUT: Duration = Duration::from_secs(150);
 /// The largest head.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -212,6 +215,8 @@ where
 {
     let (conn, asked) = (Arc::new(conn), Arc::new(Notify::new()));
     let (seen, of) = (asked.clone(), conn.clone());
+    // the engine comes in by it where a load balancer is before it, and nobody else is
+    let head_timeout = if conn.state.remote.is_some() { BALANCED_TIMEOUT } else { HEAD_TIMEOUT };
     let service = service_fn(move |mut request| {
         seen.notify_one();
         headers::detach(&mut request);
@@ -221,7 +226,7 @@ where
     // no pipeline_flush: it holds an answer back while bytes of a next request wait, and loses it when the connection ends
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD * 2)
         .max_header_size(MAX_HEAD);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());

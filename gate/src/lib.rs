@@ -18,6 +18,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod agent;
 pub mod beside;
 pub mod body;
 pub mod caller;

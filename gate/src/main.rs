@@ -100,6 +100,9 @@ struct AppFlags {
     /// How long one probe may take; else as configured
     #[arg(long, env = "SYP_GATE_APP_PROBE_TIMEOUT_MS", requires = "app", value_name = "N")]
     app_probe_timeout_ms: Option<u64>,
+    /// Where the agent of the task's host answers, which knows what the app uses (Amazon ECS tells its containers)
+    #[arg(long, env = "ECS_CONTAINER_METADATA_URI_V4", value_name = "URI")]
+    agent: Option<String>,
 }
 
 fn protocol() -> impl TypedValueParser<Value = Protocol> {
@@ -243,6 +246,7 @@ fn serve(args: Serve) -> Result<(), String> {
         config: given("SYP_GATE_CONFIG_JSON", args.config),
         remote: args.remote,
         keep: args.keep,
+        agent: args.app.agent.clone(),
         app: args.app.app(),
         tls: args.tls_cert.zip(args.tls_key),
         ca_file: args.ca_file,

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use syp_auth::remote::{PREFIX, Signed, verify};
+use syp_auth::remote::{HOST, PREFIX, Signed, verify};
 use tokio::runtime::Handle;
 
 use crate::admin::{self, MAX_CONFIG};
@@ -49,6 +49,7 @@ impl Remote {
         let Some(body) = body.ok().filter(|body| signed.holds(body)) else {
             return short(StatusCode::BAD_REQUEST, "the body is not the one that was signed\n");
         };
+        let host = HeaderValue::from_str(state.host()).ok();
         let (state, path) = (state.clone(), path.to_owned());
         let work = self.control.spawn(async move { admin::asked(&state, None, &method, &path, body).await });
         let Ok(answer) = work.await else {
@@ -58,6 +59,8 @@ impl Remote {
         let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         let mut response = Response::from_parts(parts, Download::text(bytes, None));
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // behind one address there may be many: who has heard it?
+        response.headers_mut().extend(host.map(|h| (HeaderName::from_static(HOST), h)));
         response
     }
 }

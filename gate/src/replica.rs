@@ -148,7 +148,7 @@ impl Replica {
         let listeners = held.as_ref().map(|h| h.listeners.clone()).unwrap_or_default();
         let in_flight = self.in_flight.load(Relaxed) as u64;
         let sealed = held.as_ref().map(|h| h.sealed);
-        UpstreamStatus { id, ready, protocol, detail, sealed, listeners, in_flight }
+        UpstreamStatus { id, ready, protocol, detail, sealed, listeners, in_flight, usage: None }
     }
 
     /// Opens a TCP connection.

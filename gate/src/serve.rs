@@ -14,6 +14,7 @@ use syp_auth::jwks::{self, Issuers};
 use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
+use crate::agent::Agent;
 use crate::beside::{App, Beside};
 use crate::conn::accept;
 use crate::keep::{self, Keep};
@@ -39,6 +40,8 @@ pub struct Options {
     pub keep: Option<PathBuf>,
     /// The app beside this gate, which then is the only replica of every configuration.
     pub app: Option<App>,
+    /// Where the agent of the task's host answers, which knows what the app uses.
+    pub agent: Option<String>,
     /// Certificate chain and key (PEM); without them clients come in without TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Extra certificate authorities for issuers (PEM).
@@ -153,7 +156,11 @@ impl Gate {
 
         let keys = jwks::Options { relay: Some(Arc::default()), ..options.keys };
         let max_age = keys.max_age;
-        let beside = options.app.map(|app| Beside { app, own: [address.port(), admin_address.port()] });
+        let beside = options.app.map(|app| Beside {
+            app,
+            agent: options.agent.as_deref().and_then(Agent::at),
+            own: [address.port(), admin_address.port()],
+        });
         let issuers = Issuers::new(keys, fetcher);
         let control = runtime().map_err(io("starting a runtime".to_owned()))?;
         let remote =

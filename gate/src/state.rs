@@ -321,6 +321,12 @@ impl State {
         stays && self.active.load().as_ref().is_some_and(ready)
     }
 
+    /// The name of the host that it is on.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// For `/status`.
     #[must_use]
     pub fn status(&self) -> GateStatus {
@@ -343,5 +349,16 @@ impl State {
             host: self.host.clone(),
             token_uses: self.token_uses.lock().clone(),
         }
+    }
+
+    /// The same with what the app uses, which somebody else has to be asked for.
+    pub async fn measured(&self) -> GateStatus {
+        let mut status = self.status();
+        if let Some(agent) = self.beside.as_ref().and_then(|b| b.agent.as_ref())
+            && let [app] = status.upstreams.as_mut_slice()
+        {
+            app.usage = agent.usage().await;
+        }
+        status
     }
 }

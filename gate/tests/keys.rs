@@ -46,6 +46,7 @@ impl Here {
             remote: false,
             keep: None,
             app: None,
+            agent: None,
             tls: None,
             ca_file: None,
             workers: 1,

@@ -33,7 +33,9 @@ async fn signed_requests_configure_and_read_a_gate_by_its_traffic_port() -> Resu
     let status = async || -> Result<GateStatus> {
         let reply = ask(&gate, "GET", "/status", "").await?;
         ensure!(reply.status == 200 && reply.header("cache-control") == Some("no-store"), "{reply:?}");
-        Ok(serde_json::from_slice(&reply.body)?)
+        let status: GateStatus = serde_json::from_slice(&reply.body)?;
+        ensure!(reply.header("syp-gate-host") == Some(status.host.as_str()), "who it was: {reply:?}");
+        Ok(status)
     };
     until("it is ready", async || Ok(status().await?.upstreams.iter().all(|u| u.ready))).await?;
     let held = status().await?;

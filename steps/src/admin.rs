@@ -71,6 +71,32 @@ pub(crate) async fn exchange(
     Ok(answer)
 }
 
+/// The same; who has answered says this header, which every answer must have.
+pub(crate) async fn exchange_named(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+    name: &'static str,
+) -> Result<(String, u16, Bytes), Failure> {
+    let (mut send, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable("http", e))?;
+    let answer = async {
+        let response = send.send_request(request).await.map_err(|e| unreachable("http", e))?;
+        let status = response.status().as_u16();
+        let host = response.headers().get(name).and_then(|h| h.to_str().ok()).map(str::to_owned);
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|e| unreachable("body", e))?.to_bytes();
+        Ok((host.ok_or_else(|| unreachable("not a gate", status))?, status, body))
+    };
+    let both = async {
+        tokio::pin!(answer);
+        tokio::select! {
+            a = &mut answer => a,
+            _ = connection => answer.await,
+        }
+    };
+    tokio::time::timeout(ANSWER, both).await.map_err(|e| unreachable("answer", e))?
+}
+
 /// Some requests, one after another on one connection: a way to a gate may cost more than what is said on it.
 async fn exchange_all<const N: usize>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -1,5 +1,6 @@
 //! The harness: a simulated world for exhaustive crashes, and real testbeds for everything else.
 pub mod api;
+pub mod aws_bed;
 pub mod certificate;
 pub mod conformance;
 pub mod crash;

@@ -349,6 +349,9 @@ pub fn get(url: &str, token: Option<&str>, more: &[&str]) -> Result<(u16, String
     args.extend(header.iter().flat_map(|h| ["-H", h.as_str()]));
     let ca = trust::file().filter(|_| url.starts_with("https://"));
     args.extend(ca.iter().flat_map(|f| ["--cacert", f.as_str()]));
+    let host = url.strip_prefix("https://").and_then(|u| u.split(['/', ':']).next());
+    let at = host.and_then(|h| Some(format!("{h}:443:{}", trust::address(h)?)));
+    args.extend(at.iter().flat_map(|a| ["--resolve", a.as_str()]));
     args.extend(more);
     args.push(url);
     let o = Command::new("curl").args(&args).output().context("curl")?;

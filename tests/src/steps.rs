@@ -11,7 +11,7 @@ use syp_engine::{
     door::Door,
     graph::RunKind,
     id::{InstanceId, StoreId},
-    step::{Done, Have, Observed, Owner, Step, StepCx, Target, Waiting},
+    step::{Done, DynStep, Have, Observed, Owner, StepCx, Target, Waiting},
     store::{Commit, MemKv, Store, open_inline},
     vault::{Secrets, Vault},
 };
@@ -91,7 +91,7 @@ fn said(what: &str) -> impl FnOnce(Failure) -> anyhow::Error {
 }
 
 impl Walk<'_> {
-    fn step(&self, node: &PlanNode) -> Result<Arc<dyn Step>> {
+    fn step(&self, node: &PlanNode) -> Result<Arc<dyn DynStep>> {
         self.target.step(&node.kind).with_context(|| format!("no step {}", node.kind))
     }
 
@@ -106,6 +106,7 @@ impl Walk<'_> {
         StepCx {
             owner: self.owner.clone(),
             spec: Arc::clone(&self.spec),
+            run: 1,
             node: node.id.clone(),
             params: serde_json::from_str(&node.params).unwrap_or(Value::Null),
             facts: self.facts.clone(),

@@ -1,4 +1,4 @@
-//! Authorities that the callers of a test believe: those that engines under test made for their endpoints.
+//! Authorities that the callers of a test believe: those that engines under test made for their endpoints; and names that they know.
 use anyhow::{Context, Result};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -6,12 +6,17 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use std::{
+    collections::BTreeMap,
     io::Write,
+    net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
 };
 
 /// One file, since `curl` wants one.
 static FILE: Mutex<Option<tempfile::NamedTempFile>> = Mutex::new(None);
+
+/// Names that no name server knows.
+static NAMES: Mutex<BTreeMap<String, Ipv4Addr>> = Mutex::new(BTreeMap::new());
 
 /// From now on this one (PEM) is believed too.
 ///
@@ -28,6 +33,16 @@ pub fn add(pem: &str) -> Result<()> {
         file.flush()?;
     }
     Ok(())
+}
+
+/// From now on this name leads there.
+pub fn at(name: &str, address: Ipv4Addr) {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), address);
+}
+
+/// Where a name leads; `None`: nobody has said.
+pub fn address(name: &str) -> Option<Ipv4Addr> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
 }
 
 /// Where they are; `None`: there are none.

@@ -57,3 +57,20 @@ busybox_bin() {
   "$BUSYBOX.part" true || die "the busybox of the package does not run"
   mv "$BUSYBOX.part" "$BUSYBOX"
 }
+
+# unpacked PACKAGE PROGRAM: on stdout where PROGRAM is; if there is none, that of Debian's or Ubuntu's package, which is unpacked and not
+# installed, for it would start a service.
+unpacked() {
+  local dir=$SYP_CACHE/unpacked/$1
+  type -P "$2" && return
+  if [ ! -x "$dir/usr/bin/$2" ]; then
+    command -v apt-get >/dev/null && apt_lists || return 1
+    rm -rf "$dir.new"
+    mkdir -p "$dir.new"
+    say "unpacking $1 into $dir"
+    (cd "$dir.new" && apt-get download -qq "$1" && dpkg -x "$1"_*.deb . && rm -f "$1"_*.deb) >&2 || return 1
+    rm -rf "$dir"
+    mv "$dir.new" "$dir"
+  fi
+  echo "$dir/usr/bin/$2"
+}

@@ -8,6 +8,7 @@
 #   k8s.sh audit NAME             what engines asked its API server for: a JSON line each
 #   k8s.sh down NAME              removes it
 #   k8s.sh helm                   builds helm if it is not there, and prints where it is
+#   k8s.sh prometheus             a Prometheus and its adapter: on stdout SYP_TEST_PROMETHEUS= and SYP_TEST_PROMETHEUS_ADAPTER=
 #   k8s.sh prove [NAME]           a cluster comes, everything is tried, it goes: one line a fact
 #   k8s.sh bare up|down|...       a cluster beside Docker whose components a test can stop (k8s/bare.sh)
 # Exit code 3: it can't be had here (the reason is the last line of talk).
@@ -96,13 +97,25 @@ programs() {
   say "the programs are there ($(du -sm "$BIN" | cut -f1) MB, $((EPOCHSECONDS - t)) s)"
 }
 
-# No part of a cluster: it has a folder of its own, so that another helm makes nobody build Kubernetes again.
-helm() {
-  GROUPS_OF_GO=(helm)
-  BIN=$K8S/helm-$(cd "$HERE/helm" && cat go.mod tools.go | hash_of | cut -c1-12)
+# own_folder GROUP: it is no part of a cluster, and another one of it makes nobody build Kubernetes again
+own_folder() {
+  GROUPS_OF_GO=("$1")
+  BIN=$K8S/$1-$(cd "$HERE/$1" && cat go.mod tools.go | hash_of | cut -c1-12)
   lock
   programs 4
+}
+
+helm() {
+  own_folder helm
   echo "$BIN/helm"
+}
+
+prometheus() {
+  local it
+  it=$(unpacked prometheus prometheus) || unavailable "there is no Prometheus here, and no Debian package of it can be had"
+  own_folder prometheus-adapter
+  printf 'SYP_TEST_PROMETHEUS=%q\n' "$it"
+  printf 'SYP_TEST_PROMETHEUS_ADAPTER=%q\n' "$BIN/adapter"
 }
 
 # === node image ===
@@ -297,6 +310,9 @@ load() {
   shift
   [ $# -gt 0 ] || die "usage: k8s.sh load NAME IMAGE..."
   [ -s "$CLUSTER/env" ] || die "there is no cluster '$NAME'"
+  local i
+  # kind says nothing of it, and loads none
+  for i in "$@"; do docker image inspect "$i" >/dev/null 2>&1 || die "there is no image '$i' here"; done
   "$BIN/kind" load docker-image -q "$@" --name "$NAME" >&2
 }
 
@@ -352,7 +368,7 @@ main() {
     check) check ;;
     build) check; lock; programs; node_image ;;
     programs) lock; programs ;;
-    helm) helm ;;
+    helm | prometheus) "$1" ;;
     up | own | load | audit | down) "$@" ;;
     prove)
       shift
@@ -363,7 +379,7 @@ main() {
       . "$HERE/bare.sh"
       "$@"
       ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 }
 main "$@"

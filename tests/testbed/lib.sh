@@ -71,7 +71,8 @@ apt_install() {
   need_root_or_sudo "to install ${missing[*]}" || return 1
   apt_lists || return 1
   say "installing ${missing[*]}"
-  local cmd=("${SUDO[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}")
+  # another one may install just now: suites run side by side
+  local cmd=("${SUDO[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=600 "${missing[@]}")
   "${cmd[@]}" >>"$SYP_CACHE/apt.log" 2>&1 </dev/null && return 0
   # a list that is older than the mirror names files that are gone
   apt_update_once

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
-use syp_engine::graph::State;
+use syp_engine::{graph::State, step::Billed};
 use syp_proto::v1::{
     self, GetCostRequest, GetInstanceRequest, TransitionInstanceRequest, costs_client::CostsClient,
     instances_client::InstancesClient, server_client::ServerClient,
@@ -49,6 +49,51 @@ async fn told(i: &mut InstancesClient<Conn>, times: usize) -> Result<()> {
         ensure!(Instant::now() < end, "nobody told of jump {times}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
+}
+
+/// Billed so far, and the words beside it.
+async fn bill(w: &World) -> Result<(Option<i64>, String)> {
+    let mut c = CostsClient::new(w.connect(ADMIN).await?);
+    let cost = c.get_cost(GetCostRequest { name: SHOP.into(), ..Default::default() }).await?.into_inner();
+    ensure!(cost.billed.is_some() == cost.billed_as_of.is_some(), "as of when: {cost:?}");
+    Ok((cost.billed.map(|m| m.units), cost.billed_note))
+}
+
+#[tokio::test]
+async fn a_bill_is_asked_for_once_a_day_by_whoever_looks_and_outlives_the_engine() -> Result<()> {
+    let mut w = World::serving("shop").await?;
+    let uid = get(&mut InstancesClient::new(w.connect(ADMIN).await?)).await?.uid;
+    ensure!(bill(&w).await?.1.starts_with("none: "), "nobody bills");
+    let owes = |units: i64| Billed { amounts: [(uid.clone(), units.into())].into(), currency: "EUR".into() };
+    w.cloud.bill(owes(3));
+    let asked = |w: &World| w.cloud.calls().iter().filter(|c| *c == "bill").count();
+    ensure!(bill(&w).await?.1.contains("is asked from"), "it can't know yet");
+    ensure!(asked(&w) == 0, "a question that costs and has no answer");
+    w.clock.fetch_add(25 * HOUR, Relaxed);
+    // whoever comes at the same time waits for the same answer
+    let all = futures_util::future::try_join_all((0..5).map(|_| bill(&w))).await?;
+    ensure!(all.iter().all(|(units, _)| *units == Some(3)) && asked(&w) == 1, "{all:?}");
+    w.cloud.bill(owes(5));
+    w.kill().await;
+    w.start().await?;
+    w.clock.fetch_add(23 * HOUR, Relaxed);
+    ensure!(bill(&w).await?.0 == Some(3) && asked(&w) == 1, "it is kept, and a day is not over");
+    // a refusal leaves what is known, says why, and is soon tried again
+    w.cloud.inject("bill", Fault::Throttled);
+    w.clock.fetch_add(HOUR, Relaxed);
+    let (units, words) = bill(&w).await?;
+    ensure!(units == Some(3) && words.contains("injected"), "{words}");
+    w.clock.fetch_add(HOUR, Relaxed);
+    ensure!(bill(&w).await?.0 == Some(5) && asked(&w) == 3, "an hour later it is asked again");
+    // the engine dies in the question: it is paid, and not asked again at once
+    w.cloud.inject("bill", Fault::Hang);
+    w.clock.fetch_add(24 * HOUR, Relaxed);
+    let hangs = bill(&w).await?;
+    ensure!(hangs.0 == Some(5) && asked(&w) == 4, "nobody waits for ever: {hangs:?}");
+    w.kill().await;
+    w.start().await?;
+    ensure!(bill(&w).await?.0 == Some(5) && asked(&w) == 4, "it is asked tomorrow");
     Ok(())
 }
 

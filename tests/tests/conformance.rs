@@ -27,3 +27,10 @@ fn kind_ingress() -> anyhow::Result<()> {
     let Some(kind) = conformance::Kind::from_env(true) else { return Ok(()) };
     conformance::run(&kind, &sypctl)
 }
+
+#[test]
+fn aws() -> anyhow::Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let Some(aws) = conformance::Aws::start(&sypctl)? else { return Ok(()) };
+    conformance::run(&aws, &sypctl)
+}

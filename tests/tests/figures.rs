@@ -1,5 +1,5 @@
 //! What is told in figures is true: requests, latency, cost, over a restart of the engine and to the end.
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use syp_tests::product::{Engine, binary, get, pause, sh};
@@ -176,7 +176,9 @@ fn what_a_load_generator_counts_is_what_the_query_tells() -> Result<()> {
     let cpu = |all: &[Value]| all.iter().any(|p| p["cpuCores"].as_f64().is_some_and(|c| c > 0.0));
     until(&e, "processor time", cpu)?;
     let text = e.ok(&["metrics", "--prometheus"])?;
-    let line = format!("syp_requests_total{{project=\"default\",name=\"shop\",class=\"2xx\"}} {mine}");
+    let uid = e.json(&["show", "shop"])?["uid"].as_str().context("uid")?.to_owned();
+    let labels = format!("project=\"default\",name=\"shop\",uid=\"{uid}\",class=\"2xx\"");
+    let line = format!("syp_requests_total{{{labels}}} {mine}");
     ensure!(text.lines().any(|l| l == line), "{line} is not in {text}");
     let top = e.json(&["top"])?;
     ensure!(top[0]["name"] == "projects/default/instances/shop" && !top[0]["metrics"].is_null(), "{top}");

@@ -105,6 +105,23 @@ impl Bare {
         })
     }
 
+    /// What a user would look at.
+    fn told(&self, e: &Engine, name: &str) -> String {
+        let mut all = String::new();
+        for what in [&["show", name][..], &["events", name, "-o", "table"]] {
+            all += &e.run(what).map_or_else(|e| e.to_string(), |said| said.out + &said.err);
+        }
+        for what in [
+            &["nodes", "-o", "wide"][..],
+            &["pods", "-A", "-o", "wide"],
+            &["endpointslices", "-A"],
+            &["events", "-A"],
+        ] {
+            all += &self.kubectl(&[&["get"], what].concat()).unwrap_or_else(|e| e.to_string());
+        }
+        all
+    }
+
     /// Nothing of a store is left.
     fn left(&self, e: &Engine) -> Result<()> {
         let kinds = "namespaces,deployments,services,secrets,pods,networkpolicies,poddisruptionbudgets,serviceaccounts";
@@ -177,7 +194,7 @@ fn api_server(b: &Bare) -> Result<()> {
     pause(30_000);
     b.api_server_starts()?;
     comes_to_rest(&e, "shop", "SERVING")?;
-    serves(&e, "shop")?;
+    serves(&e, "shop").with_context(|| b.told(&e, "shop"))?;
     let alice = e.token("shop", Some(ALICE))?;
     let load = Load::start(&e.endpoint("shop")?, "/", &alice, 2)?;
     e.ok(&["set", "shop", "--env", "A=1", "--yes", "--no-wait"])?;

@@ -135,7 +135,8 @@ fn removed_by_hand(e: &Engine, store: &str) -> Result<()> {
     sh("docker", &["rm", "-f", "-v", &nodes[0]])?;
     until("the cluster is made again", MADE, || {
         Ok(Kind::nodes(store)?.len() == 1 && serves(e, "shop").is_ok() && serves(e, "second").is_ok())
-    })?;
+    })
+    .with_context(|| told(e, &nodes[0]))?;
     ensure!(before == (e.endpoint("shop")?, e.endpoint("second")?), "callers find them where they were");
     Ok(())
 }

@@ -12,7 +12,7 @@ const CLOUDS: [(u64, u64); 3] = [(0, 0), (50, 200), (3_000, 2_000)];
 const EFFECTS: [&str; 4] = ["a", "b", "c", "d"];
 
 async fn ok(s: &Scenario) -> Result<Outcome> {
-    run(s).await.with_context(|| format!("{s:?}"))
+    Box::pin(run(s)).await.with_context(|| format!("{s:?}"))
 }
 
 async fn every_single_crash(base: &Scenario) -> Result<usize> {
@@ -221,7 +221,7 @@ async fn f3_an_update_that_fails_goes_back_by_itself_and_says_why() -> Result<()
         // a repair that fails too is tried again, and ends well
         let s = Scenario::plain(0, 0).updates(1).fault(call, Fault::Terminal);
         let s = s.fault("apply a", Fault::Terminal).fault("apply a", Fault::Terminal);
-        let _ = run(&s).await;
+        let _ = Box::pin(run(&s)).await;
         let s = Scenario::plain(50, 200).updates(1).fault(call, Fault::ExecutedTimeout);
         assert_eq!(ok(&s).await?.instance.revision_no, 2, "a timeout is not a failure");
         every_single_crash(&s).await?;

@@ -51,8 +51,9 @@ pub enum OnDrift {
 }
 
 /// As the API has it.
-pub fn scaling((min, max): (i32, i32), target_cpu: Option<i32>) -> Scaling {
-    Scaling { min, max, target_cpu: target_cpu.unwrap_or(0), ..Default::default() }
+pub fn scaling((min, max): (i32, i32), target_cpu: Option<i32>, target_rps: Option<f64>) -> Scaling {
+    let (target_cpu, target_rps) = (target_cpu.unwrap_or(0), target_rps.unwrap_or(0.0));
+    Scaling { min, max, target_cpu, target_rps, ..Default::default() }
 }
 
 // === impl Protocol ===

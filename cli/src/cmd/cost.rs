@@ -1,6 +1,7 @@
 //! `sypctl cost`: rate now, accrued so far.
 use super::{Ctx, list};
 use crate::{client::Client, exit, failure::Done, parse, render};
+use std::collections::BTreeSet;
 use syp_proto::v1::{
     CostRow, CostSummary, Energy, GetCostRequest, QueryCostsRequest, QueryCostsResponse,
     costs_client::CostsClient, energy::Source,
@@ -81,7 +82,10 @@ async fn history(ctx: &Ctx<'_>, c: &Client, a: &Args) -> Done {
     };
     let table = || {
         let rows = render::table(&heads, all.rows.iter().map(row), ctx.out.colours);
-        format!("{rows}\nTotal: {}", all.total.as_ref().map_or_else(|| "unpriced".into(), render::money))
+        let currencies: BTreeSet<_> =
+            all.rows.iter().filter_map(|r| Some(&r.accrued.as_ref()?.currency_code)).collect();
+        let none = if currencies.len() > 1 { "none: in more than one currency" } else { "unpriced" };
+        format!("{rows}\nTotal: {}", all.total.as_ref().map_or_else(|| none.into(), render::money))
     };
     let names = || all.rows.iter().map(|r| row(r).join(" ")).collect::<Vec<_>>().join("\n");
     ctx.out.document(&all, table, names)?;
@@ -92,7 +96,10 @@ fn text(c: &CostSummary) -> String {
     let how = render::accuracy(c);
     let billed = c.billed.as_ref().map_or_else(
         || c.billed_note.clone(),
-        |m| format!("{} as of {}", render::money(m), render::time(c.billed_as_of.as_ref())),
+        |m| {
+            let at = render::time(c.billed_as_of.as_ref());
+            format!("{} as of {at}, {}", render::money(m), c.billed_note)
+        },
     );
     let as_of = |t: &Option<prost_types::Timestamp>| {
         t.as_ref().map_or_else(String::new, |t| format!(", as of {}", render::time(Some(t))))

@@ -8,7 +8,7 @@ pub struct Kubernetes {
     /// On a cluster: this namespace, which must be there [default: one of its own]
     #[arg(long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// On a cluster: through an ingress, under this name
+    /// The name that callers use: on a cluster through an ingress, on AWS that of a certificate
     #[arg(long, value_name = "NAME")]
     pub domain: Vec<String>,
     /// Class of the ingress [default: the cluster's]

@@ -2,6 +2,7 @@
 pub mod access;
 pub mod apply;
 pub mod audit;
+pub mod aws;
 pub mod choices;
 pub mod completion;
 pub mod cost;
@@ -22,6 +23,7 @@ pub mod man;
 pub mod metrics;
 pub mod op;
 pub mod open;
+pub mod prices;
 pub mod provider;
 pub mod receipt;
 pub mod revisions;
@@ -111,6 +113,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Provider(c) => provider::run(&ctx, c).await,
         Command::Gate(c) => Box::pin(gate::run(&ctx, c)).await,
         Command::Tariff(c) => tariff::run(&ctx, c).await,
+        Command::Prices(c) => prices::run(&ctx, c).await,
         Command::Metrics(a) => metrics::run(&ctx, a).await,
         Command::Top(a) => top::run(&ctx, a).await,
         Command::Graph(a) => graph::run(&ctx, a).await,

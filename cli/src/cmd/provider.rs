@@ -1,5 +1,5 @@
 //! `sypctl provider`: the targets that the engine knows, and what an `up` would meet there.
-use super::Ctx;
+use super::{Ctx, aws::Aws};
 use crate::{
     exit,
     failure::{Done, Failure},
@@ -23,7 +23,7 @@ pub enum Command {
     Ls,
     /// What an 'up' would meet at a target: version, rights, room, network, price. Makes nothing
     #[command(
-        after_help = "Examples:\n  sypctl provider check\n  sypctl provider check k8s:kind-dev\n  sypctl provider check k8s:prod --namespace shop --cpu 500m --memory 256Mi --replicas 3\n  sypctl provider check k8s:prod -o json\n  sypctl provider check k8s:prod --role | kubectl apply -f -    (as who may give rights)\n\nExit code 0: an 'up' would pass, as far as can be said without its image. Each line with 'fail' says what to do next; its exit code is the one\nthat 'up' would have. A k8s target needs a role like deploy/kubernetes/cluster-role.yaml, or with --namespace like namespace-role.yaml."
+        after_help = "Examples:\n  sypctl provider check\n  sypctl provider check k8s:kind-dev\n  sypctl provider check k8s:prod --namespace shop --cpu 500m --memory 256Mi --replicas 3\n  sypctl provider check k8s:prod -o json\n  sypctl provider check aws:eu-west-1 --domain shop.example.com\n  sypctl provider check k8s:prod --role | kubectl apply -f -    (as who may give rights)\n\nExit code 0: an 'up' would pass, as far as can be said without its image. Each line with 'fail' says what to do next; its exit code is the one\nthat 'up' would have. A k8s target needs a role like deploy/kubernetes/cluster-role.yaml, or with --namespace like namespace-role.yaml;\nan aws target what deploy/aws/bootstrap.yaml makes, once for an account."
     )]
     Check(Check),
 }
@@ -31,12 +31,17 @@ pub enum Command {
 /// Which, and for what.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// docker, k8s (the current context) or k8s:CONTEXT
+    /// docker, k8s (the current context), k8s:CONTEXT or aws:REGION
     #[arg(default_value = "docker")]
     target: String,
     /// In this namespace, which is there; without it each instance gets one of its own
     #[arg(long, default_value = "", value_name = "NAME")]
     namespace: String,
+    /// On AWS: the name that callers are to use, for its certificate
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+    #[command(flatten)]
+    aws: Aws,
     /// Cores of each replica
     #[arg(long, value_parser = parse::cpu, value_name = "CORES")]
     cpu: Option<String>,
@@ -88,6 +93,8 @@ async fn check(ctx: &Ctx<'_>, a: Check) -> Done {
             memory: a.memory.unwrap_or_default(),
             ..Default::default()
         }),
+        domains: a.domain.into_iter().collect(),
+        aws: a.aws.asked(),
         scaling: Some(Scaling { min: a.replicas, max: a.replicas, ..Default::default() }),
         ..Default::default()
     };

@@ -11,7 +11,7 @@ use syp_proto::v1::{Instance, InstanceSpec};
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sypctl scale shop --replicas 3\n  sypctl scale shop --replicas 1-5 --target-cpu 60    (on a cluster with a metrics server)\n  sypctl scale shop --replicas 1 --plan"
+    after_help = "Examples:\n  sypctl scale shop --replicas 3\n  sypctl scale shop --replicas 1-5 --target-cpu 60    (on a cluster with a metrics server)\n  sypctl scale shop --replicas 1-5 --target-rps 50    (on a cluster with an external metrics API)\n  sypctl scale shop --replicas 1 --plan"
 )]
 pub struct Args {
     /// Name
@@ -23,6 +23,9 @@ pub struct Args {
     /// With a range: how busy the app shall be, in percent of its --cpu [default: 70]
     #[arg(long, value_parser = parse::percent, value_name = "PERCENT", allow_negative_numbers = true)]
     target_cpu: Option<i32>,
+    /// With a range: how many admitted requests a second a replica shall get; the cluster needs an external metrics API
+    #[arg(long, value_parser = parse::rps, value_name = "N", allow_negative_numbers = true)]
+    target_rps: Option<f64>,
     /// Only show what would change and what it would cost
     #[arg(long)]
     plan: bool,
@@ -35,7 +38,7 @@ pub struct Args {
 /// # Errors
 /// What the engine said, or what the work failed with.
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
-    let scaling = Some(choices::scaling(a.replicas, a.target_cpu));
+    let scaling = Some(choices::scaling(a.replicas, a.target_cpu, a.target_rps));
     let spec = Some(InstanceSpec { scaling, ..Default::default() });
     let instance = Instance { spec, ..Default::default() };
     let r = set::update(ctx.full(&a.name), instance, vec!["spec.scaling".into()]);

@@ -47,6 +47,9 @@ pub struct Args {
     /// With a range: how busy the app shall be, in percent of its --cpu [default: 70]
     #[arg(long, value_parser = parse::percent, value_name = "PERCENT", requires = "replicas", allow_negative_numbers = true)]
     target_cpu: Option<i32>,
+    /// With a range: how many admitted requests a second a replica shall get; the cluster needs an external metrics API
+    #[arg(long, value_parser = parse::rps, value_name = "N", requires = "replicas", allow_negative_numbers = true)]
+    target_rps: Option<f64>,
     /// A variable for the image
     #[arg(long, value_parser = parse::variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
@@ -180,7 +183,7 @@ fn request(ctx: &Ctx<'_>, a: &Args) -> Result<UpdateInstanceRequest, Failure> {
     let (cpu, memory) = (cpu.unwrap_or_default(), memory.unwrap_or_default());
     spec.resources = Some(Resources { cpu, memory, ..Default::default() });
     if let Some(r) = a.replicas {
-        spec.scaling = Some(choices::scaling(r, a.target_cpu));
+        spec.scaling = Some(choices::scaling(r, a.target_cpu, a.target_rps));
         set("scaling");
     }
     let from_file = a.env_file.as_ref().map(|f| parse::env_file(f)).transpose();

@@ -58,8 +58,14 @@ async fn figures(c: &Client, i: &Instance) -> Vec<(&'static str, String)> {
 }
 
 fn how_many(spec: &InstanceSpec, now: i32) -> String {
-    let words = scaling::words(spec);
-    if scaling::is_elastic(spec) && now > 0 { format!("{words} (now {now})") } else { words }
+    let mut words = scaling::words(spec);
+    if scaling::is_elastic(spec) && now > 0 {
+        words.push_str(&format!(" (now {now})"));
+    }
+    match scaling::aim(spec) {
+        Some(aim) => format!("{words}, {aim}"),
+        None => words,
+    }
 }
 
 fn replicas(i: &Instance) -> String {

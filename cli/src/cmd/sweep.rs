@@ -55,6 +55,15 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     };
     let names = || report.orphans.iter().map(|r| r.deterministic_id.as_str()).collect::<Vec<_>>().join("\n");
     ctx.out.document(&report, || text(&report, a.delete, ctx.out.colours), names)?;
+    if !report.left.is_empty() {
+        let what = format!("still there: {}", report.left.join("\n"));
+        return Err(Failure::new(
+            exit::FAILED,
+            "RESIDUAL_RESOURCES",
+            what,
+            "do what is said there, then sweep again",
+        ));
+    }
     if report.unreachable.is_empty() {
         return Ok(exit::OK);
     }

@@ -1,5 +1,5 @@
 //! `sypctl up`: an image becomes an instance.
-use super::{Ctx, choices, get, kubernetes::Kubernetes, request_id};
+use super::{Ctx, aws::Aws, choices, get, kubernetes::Kubernetes, request_id};
 use crate::{
     args::Work,
     client::Client,
@@ -26,6 +26,7 @@ Examples:
   sypctl up db --image my/db --port 5432 --secret PASSWORD=@./pw --secret-file /run/tls.key=@./key
   sypctl up shop --image shop:dev --on kind
   sypctl up shop --image nginx:1.27 --port 80 --on k8s:my-cluster --namespace web
+  sypctl up shop --image nginx:1.27 --port 80 --on aws:eu-west-1 --domain shop.example.com
   sypctl up job --image my/job --port 9000 --protocol h2c --egress none -- --listen :9000
 
 The same spec on a name that exists attaches to it; another spec is a conflict (exit code 7): 'sypctl set' changes what serves.")]
@@ -39,11 +40,13 @@ pub struct Args {
     /// The port the image listens on [default: the one it exposes]
     #[arg(long, value_parser = parse::port, allow_negative_numbers = true)]
     port: Option<u16>,
-    /// Where it runs: docker, k8s for the current cluster of your kubeconfig, or k8s:CONTEXT
+    /// Where it runs: docker, k8s for the current cluster of your kubeconfig, k8s:CONTEXT, or aws:REGION
     #[arg(long, default_value = "docker", value_name = "TARGET")]
     on: String,
     #[command(flatten)]
     kubernetes: Kubernetes,
+    #[command(flatten)]
+    aws: Aws,
     /// Who may call it: user: group: domain: sub: claim: [default: only you]
     #[arg(long, value_parser = parse::member, value_name = "MEMBER")]
     allow: Vec<String>,
@@ -62,6 +65,9 @@ pub struct Args {
     /// With a range: how busy the app shall be, in percent of its --cpu [default: 70]
     #[arg(long, value_parser = parse::percent, value_name = "PERCENT", requires = "replicas", allow_negative_numbers = true)]
     target_cpu: Option<i32>,
+    /// With a range: how many admitted requests a second a replica shall get; the cluster needs an external metrics API
+    #[arg(long, value_parser = parse::rps, value_name = "N", requires = "replicas", allow_negative_numbers = true)]
+    target_rps: Option<f64>,
     /// A variable for the image
     #[arg(long, value_parser = parse::variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
@@ -225,7 +231,7 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
             memory: a.memory.clone().unwrap_or_default(),
             ..Default::default()
         }),
-        scaling: a.replicas.map(|r| choices::scaling(r, a.target_cpu)),
+        scaling: a.replicas.map(|r| choices::scaling(r, a.target_cpu, a.target_rps)),
         probe: a.probe.clone().map(|path| Probe { path, ..Default::default() }),
         env,
         secrets: a.secrets.read()?,
@@ -247,6 +253,7 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         cors_origins: a.cors.clone(),
         domains: a.kubernetes.domain.clone(),
         kubernetes: a.kubernetes.asked(),
+        aws: a.aws.asked(),
         ..Default::default()
     };
     Ok(Instance { labels: a.labels.iter().cloned().collect(), spec: Some(spec), ..Default::default() })

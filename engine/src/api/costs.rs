@@ -1,5 +1,6 @@
 //! `syp.v1.Costs`: what an instance costs, and what a spec would.
 mod history;
+mod prices;
 mod tariff;
 use super::{
     Api,
@@ -25,10 +26,19 @@ use syp_proto::{
 };
 use tonic::{Code, Request, Response, Status, async_trait};
 
+/// So long who asks for figures waits for the provider's bill, when that is due.
+const BILL: Duration = Duration::from_secs(5);
+
 impl Api {
-    /// The figures of an instance, with what it has drawn.
-    async fn cost_of(&self, i: &Instance, now: Millis) -> Result<v1::CostSummary, Status> {
+    /// The figures of an instance, with what it has drawn and what was billed.
+    async fn cost_of(
+        &self,
+        i: &Instance,
+        now: Millis,
+        patience: Duration,
+    ) -> Result<v1::CostSummary, Status> {
         let mut out = cost::summary(i, now);
+        self.engine.put_bill(i, &mut out, patience).await?;
         if let Some(id) = InstanceId::parse(&i.uid) {
             out.energy = self.engine.energy(id).await?;
         }
@@ -54,11 +64,13 @@ impl Costs for Api {
                 name: "estimate".into(),
                 revision: String::new(),
             };
+            self.engine.with_prices(&target).await;
             match target.preflight(&owner, &spec, None).await {
                 Ok(p) => {
                     let pricing = cost::Pricing::of_facts(&p.facts);
-                    let known =
-                        |d: Decimal| Some(cost::money(d, &self.currency)).filter(|_| pricing.is_priced());
+                    let known = |d: Decimal| {
+                        Some(cost::money(d, self.currency_of(&*target))).filter(|_| pricing.is_priced())
+                    };
                     out.offers.push(v1::Offer {
                         target: name,
                         hourly: known(p.hourly),
@@ -82,7 +94,7 @@ impl Costs for Api {
     ) -> Result<Response<v1::CostSummary>, Status> {
         let a = Authz::of(&request)?;
         let i = self.any(&a, &request.into_inner().name, Role::Viewer).await?;
-        Ok(Response::new(self.cost_of(&i, self.engine.clock().now()).await?))
+        Ok(Response::new(self.cost_of(&i, self.engine.clock().now(), BILL).await?))
     }
 
     async fn query_costs(
@@ -111,7 +123,7 @@ impl Costs for Api {
                 let now = api.engine.clock().now();
                 yield v1::WatchCostResponse {
                     instance: view::full_name(&i),
-                    cost: Some(api.cost_of(&i, now).await?),
+                    cost: Some(api.cost_of(&i, now, Duration::ZERO).await?),
                     budget_percent: history::budget_percent(&i, now),
                     time: timestamp(now),
                 };
@@ -143,7 +155,7 @@ impl Costs for Api {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let cell = self.live(&a, &r.instance, Role::Operator).await?;
-        validate::budget(r.budget.as_ref(), &self.currency)?;
+        validate::budget(r.budget.as_ref(), self.currency_in(&cell.get()))?;
         can_be_kept(r.budget.as_ref(), &cost::Pricing::of(&cell.get()))?;
         let who = caller(&a, &r.request_id, &r)?;
         let etag = r.budget.as_ref().map(|b| b.etag.clone()).unwrap_or_default();
@@ -196,5 +208,21 @@ impl Costs for Api {
             return Ok(Response::new(held));
         }
         Ok(Response::new(self.engine.set_tariff(new, &who).await?))
+    }
+
+    async fn get_prices(
+        &self,
+        request: Request<v1::GetPricesRequest>,
+    ) -> Result<Response<v1::PriceList>, Status> {
+        let a = Authz::of(&request)?;
+        self.prices(&a, request.get_ref()).map(Response::new)
+    }
+
+    async fn refresh_prices(
+        &self,
+        request: Request<v1::RefreshPricesRequest>,
+    ) -> Result<Response<v1::RefreshPricesResponse>, Status> {
+        let a = Authz::of(&request)?;
+        self.refresh(&a, request.into_inner()).await.map(Response::new)
     }
 }

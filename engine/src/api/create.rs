@@ -118,7 +118,14 @@ impl Api {
         let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
         // 'k8s' is whatever cluster is current today
         spec.target = target.name().to_owned();
-        validate::budget(spec.budget.as_ref(), &self.currency)?;
+        if spec.aws.is_some() && !spec.target.starts_with("aws:") {
+            let why = format!(
+                "'{}' has no certificate of ACM, zone or subnet: they are for aws targets",
+                spec.target
+            );
+            return Err(invalid("spec.aws", &why));
+        }
+        validate::budget(spec.budget.as_ref(), self.currency_of(&*target))?;
         self.somebody_gets_in(&spec).map_err(|f| of_failure(&f))?;
         for p in [&spec.access, &spec.operators].into_iter().flatten() {
             self.usable("spec", p, &v1::AccessPolicy::default())?;
@@ -135,6 +142,7 @@ impl Api {
         if let Some(r) = spec.secrets.iter().find(none) {
             return Err(invalid("spec.secrets", &format!("'{}' has no value", crate::vault::name(r))));
         }
+        self.engine.with_prices(&target).await;
         let mut p = target.preflight(&owner, &spec, None).await.map_err(|f| of_failure(&f))?;
         can_be_kept(p.spec.budget.as_ref(), &cost::Pricing::of_facts(&p.facts))?;
         let bound = self.sealed(uid, 1, &mut p.spec, newest)?;
@@ -146,7 +154,7 @@ impl Api {
             labels: i.labels.clone(),
             spec: p.spec,
             facts: p.facts,
-            hourly: cost::money(p.hourly, &self.currency),
+            hourly: cost::money(p.hourly, self.currency_of(&*target)),
             expire_ms: if ttl > 0 { self.engine.clock().now() + ttl } else { 0 },
             deadline_ms: 0,
             bound,

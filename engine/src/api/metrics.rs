@@ -1,6 +1,9 @@
 //! `syp.v1.Metrics`: figures of the gate and of the replicas, right now; those of earlier are in `series.rs`.
 use super::{Api, authz::Authz, status::of_failure, watch};
-use crate::clock::{Millis, duration, duration_millis, timestamp};
+use crate::{
+    clock::{Millis, duration, duration_millis, timestamp},
+    step::{ReplicaStats, Stats},
+};
 use rust_decimal::Decimal;
 use std::{collections::BTreeMap, time::Duration};
 use syp_auth::{door::GateMetrics, histogram::Histogram, policy::Role};
@@ -24,7 +27,7 @@ impl Api {
         tokio::time::sleep(cpu_window).await;
         let s = target.stats(&self.engine.context(&cell)).await.map_err(|f| of_failure(&f))?;
         let now = self.engine.clock().now();
-        let cpu_cores = cores(s.cpu_seconds - first.cpu_seconds, now - begun);
+        let cpu_cores = cores(used(&first, &s), now - begun);
         // the counters are of this gate: a replaced one began anew
         let window_ms = s.gate.as_ref().map(|g| counted_ms(g, i.serving_ms, now));
         let gate = s.gate.unwrap_or_default();
@@ -55,6 +58,19 @@ impl Api {
 fn counted_ms(g: &GateMetrics, serving_ms: Millis, now: Millis) -> Millis {
     let began = Millis::try_from(g.started_at_ms).ok().filter(|ms| *ms > 0).unwrap_or(serving_ms);
     (now - began).max(1)
+}
+
+/// Processor time in seconds between two looks, of the replicas that answered both: what one has used since its start is no use of
+/// the moment in which it is seen first.
+fn used(first: &Stats, then: &Stats) -> f64 {
+    let by_id: BTreeMap<_, _> =
+        first.replicas.iter().map(|r| ((r.id.as_str(), r.started_ms), r.cpu_us)).collect();
+    let of = |r: &ReplicaStats| {
+        by_id.get(&(r.id.as_str(), r.started_ms)).map_or(0, |before| r.cpu_us.saturating_sub(*before))
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let us = then.replicas.iter().map(of).sum::<u64>() as f64;
+    us / 1e6
 }
 
 /// Cores in use over a while. A replica that began anew in it has used less than before: then nothing is known.
@@ -171,6 +187,25 @@ mod tests {
         assert!((rate(total(&g), Decimal::from(window) / Decimal::from(1000)) - 2.0).abs() < 1e-9);
         assert_eq!(counted_ms(&GateMetrics::default(), 1_000, 3_000), 2_000, "one that does not say");
         assert_eq!(counted_ms(&g, 0, 80_000), 1, "a clock that went back");
+    }
+
+    #[test]
+    fn a_replica_that_is_seen_first_or_began_anew_has_used_nothing_in_between() {
+        let of = |all: &[(&str, Millis, u64)]| Stats {
+            replicas: all
+                .iter()
+                .map(|(id, started_ms, cpu_us)| ReplicaStats {
+                    id: (*id).into(),
+                    started_ms: *started_ms,
+                    cpu_us: *cpu_us,
+                    memory_bytes: 0,
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let first = of(&[("a", 1, 1_000_000), ("b", 1, 9_000_000), ("gone", 1, 5)]);
+        let then = of(&[("a", 1, 1_500_000), ("b", 7, 10), ("late", 1, 3_600_000_000)]);
+        assert!((used(&first, &then) - 0.5).abs() < 1e-9);
     }
 
     #[test]

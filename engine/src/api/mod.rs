@@ -85,6 +85,16 @@ pub struct About {
 // === impl Api ===
 
 impl Api {
+    /// In which currency a target's instances are counted.
+    pub(crate) fn currency_of<'a>(&'a self, target: &'a dyn crate::step::Target) -> &'a str {
+        target.currency().unwrap_or(&self.currency)
+    }
+
+    /// In which currency an instance is counted.
+    pub(crate) fn currency_in<'a>(&'a self, i: &'a Instance) -> &'a str {
+        i.hourly_rate.as_ref().map_or(&*self.currency, |m| m.currency_code.as_str())
+    }
+
     /// Refuses new rules that no gate could use: of an issuer that nobody configured, or a subject without its issuer.
     pub(crate) fn usable(
         &self,

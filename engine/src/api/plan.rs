@@ -83,7 +83,7 @@ impl Api {
             resources: self.rehearsed(&as_if, &p).await?,
             access_changes: access_changes(&nobody, &n.spec),
             hourly_most: self.most(&*target, &n.spec, &n.facts),
-            ..self.priced(Decimal::ZERO, cost::decimal(&n.hourly))
+            ..priced(Decimal::ZERO, cost::decimal(&n.hourly), self.currency_of(&*target))
         };
         Ok(known(out, &cost::Pricing::of_facts(&n.facts)))
     }
@@ -106,7 +106,7 @@ impl Api {
             changes: words(&held, &after_spec),
             access_changes: access_changes(&held, &after_spec),
             no_change: change.edited.is_none() && change.revision.is_none(),
-            ..self.priced(before, before)
+            ..priced(before, before, self.currency_in(i))
         };
         let pricing = cost::Pricing::of(i);
         let Some(new) = &change.revision else { return Ok(known(out, &pricing)) };
@@ -133,7 +133,7 @@ impl Api {
         out.resources = self.rehearsed(&as_if, &p).await?;
         out.resources.extend(p.nodes.iter().filter_map(gone));
         let after = new.hourly_rate.as_ref().map_or(Decimal::ZERO, cost::decimal);
-        let price = self.priced(before, after);
+        let price = priced(before, after, self.currency_of(&*target));
         out.hourly_most = self.most(&*target, &change.spec, &facts);
         (out.hourly_after, out.monthly_after) = (price.hourly_after, price.monthly_after);
         out.hourly_before = out.hourly_before.filter(|_| pricing.is_priced());
@@ -155,7 +155,7 @@ impl Api {
         let before = cost::rate(&i);
         let out = v1::Plan {
             resources: rows.map(|x| planned(&x.kind, &x.key, change, x.hourly.clone())).collect(),
-            ..self.priced(before, if gone { Decimal::ZERO } else { before })
+            ..priced(before, if gone { Decimal::ZERO } else { before }, self.currency_in(&i))
         };
         Ok(known(out, &cost::Pricing::of(&i)))
     }
@@ -185,16 +185,16 @@ impl Api {
         let mut all = facts.clone();
         all[scaling::REPLICAS] = scaling::range(spec).1.into();
         let (hourly, _) = target.reprice(None, spec, &all)?;
-        Some(cost::money(hourly, &self.currency))
+        Some(cost::money(hourly, self.currency_of(target)))
     }
+}
 
-    pub(super) fn priced(&self, before: Decimal, after: Decimal) -> v1::Plan {
-        v1::Plan {
-            hourly_before: Some(cost::money(before, &self.currency)),
-            hourly_after: Some(cost::money(after, &self.currency)),
-            monthly_after: Some(cost::money(after * Decimal::from(730), &self.currency)),
-            ..Default::default()
-        }
+pub(super) fn priced(before: Decimal, after: Decimal, currency: &str) -> v1::Plan {
+    v1::Plan {
+        hourly_before: Some(cost::money(before, currency)),
+        hourly_after: Some(cost::money(after, currency)),
+        monthly_after: Some(cost::money(after * Decimal::from(730), currency)),
+        ..Default::default()
     }
 }
 
@@ -231,7 +231,11 @@ fn words(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
             "image" => out.push(format!("image: {} -> {}", before.image, after.image)),
             "port" => out.push(format!("port: {} -> {}", before.port, after.port)),
             "scaling" => {
-                out.push(format!("replicas: {} -> {}", scaling::words(before), scaling::words(after)));
+                let all = |s| match scaling::aim(s) {
+                    Some(aim) => format!("{} ({aim})", scaling::words(s)),
+                    None => scaling::words(s),
+                };
+                out.push(format!("replicas: {} -> {}", all(before), all(after)));
             }
             "env" => {
                 let keys =

@@ -73,8 +73,13 @@ impl Providers for Api {
                     for f in found.into_iter().filter(|f| self.is_orphan(f)) {
                         report.orphans.push(orphan(&f));
                         if r.delete && !r.validate_only {
-                            t.remove(&store, &f).await.map_err(|f| of_failure(&f))?;
-                            report.deleted_count += 1;
+                            match t.remove(&store, &f).await {
+                                Ok(()) => report.deleted_count += 1,
+                                // the others are not the worse for it
+                                Err(why) => {
+                                    report.left.push(format!("{}: {}; {}", f.key, why.message, why.hint))
+                                }
+                            }
                         }
                     }
                 }

@@ -61,6 +61,8 @@ const TABLE: &[(&str, Need)] = &[
     ("syp.v1.Costs/UpdateBudget", Need::Instance(Role::Operator)),
     ("syp.v1.Costs/ListTariffs", Need::Global(Role::Viewer)),
     ("syp.v1.Costs/SetTariff", Need::Global(Role::Admin)),
+    ("syp.v1.Costs/GetPrices", Need::Global(Role::Viewer)),
+    ("syp.v1.Costs/RefreshPrices", Need::Global(Role::Admin)),
     ("syp.v1.Metrics/GetMetrics", Need::Instance(Role::Viewer)),
     ("syp.v1.Metrics/QueryMetrics", Need::Instance(Role::Viewer)),
     ("syp.v1.Metrics/WatchMetrics", Need::Instance(Role::Viewer)),
@@ -104,11 +106,12 @@ pub fn need(path: &str) -> Option<Need> {
 
 /// Whether a method may change something: its audit row is on disk before its answer goes out.
 pub fn changes(path: &str) -> bool {
-    const VERBS: [&str; 14] = [
+    const VERBS: [&str; 15] = [
         "Create",
         "Update",
         "Delete",
         "Set",
+        "Refresh",
         "Transition",
         "Rollback",
         "Adopt",

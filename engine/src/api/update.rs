@@ -94,7 +94,7 @@ impl Api {
                         (if ttl > 0 { self.engine.clock().now() + ttl } else { 0 }, true);
                 }
                 "spec.budget" => {
-                    validate::budget(asked.budget.as_ref(), &self.currency)?;
+                    validate::budget(asked.budget.as_ref(), self.currency_in(i))?;
                     can_be_kept(asked.budget.as_ref(), &cost::Pricing::of(i))?;
                     (e.budget, e.set_budget) = (asked.budget.clone(), true);
                 }
@@ -207,7 +207,7 @@ impl Api {
             no,
             spec: Some(revision::part(&p.spec)),
             facts: p.facts.to_string(),
-            hourly_rate: Some(cost::money(p.hourly, &self.currency)),
+            hourly_rate: Some(cost::money(p.hourly, self.currency_of(&*target))),
             ..Default::default()
         }))
     }
@@ -348,6 +348,9 @@ fn paths(mask: &[String], new: &v1::Instance, i: &Instance) -> Result<Vec<String
     if asked.kubernetes.is_some() && asked.kubernetes != held.kubernetes {
         return Err(immutable("spec.kubernetes"));
     }
+    if asked.aws.is_some() && asked.aws != held.aws {
+        return Err(immutable("spec.aws"));
+    }
     if !asked.domains.is_empty() && asked.domains != held.domains {
         return Err(immutable("spec.domains"));
     }
@@ -373,7 +376,7 @@ fn revision_field(path: &str) -> Result<&str, Status> {
     if REVISION.contains(&first) {
         return Ok(inside);
     }
-    if matches!(first, "target" | "publish" | "kubernetes" | "domains") {
+    if matches!(first, "target" | "publish" | "kubernetes" | "aws" | "domains") {
         return Err(immutable(path));
     }
     Err(invalid(

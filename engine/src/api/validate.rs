@@ -13,6 +13,9 @@ pub const MAX_PORT: i32 = 65_534;
 /// Where the holder tells the gate how it is: not for an app.
 const HOLDER_PORT: i32 = 49_150;
 const MAX_REPLICAS: i32 = 64;
+/// Requests a second.
+const MIN_RPS: f64 = 0.001;
+const MAX_RPS: f64 = 1e6;
 const MAX_LABELS: usize = 64;
 /// What a replica may be given: more than any machine has; what the target's host really has is the preflight's business.
 const MAX_CPU_MILLIS: u64 = 4_096_000;
@@ -157,10 +160,19 @@ pub fn spec(s: &InstanceSpec) -> Result<(), Status> {
             "1 to 100: percent of the processor that a replica is given",
         ));
     }
-    if scaling.target_rps != 0.0 || scaling.target_concurrency != 0 || scaling.scale_down_delay.is_some() {
+    if scaling.target_rps != 0.0 && !(MIN_RPS..=MAX_RPS).contains(&scaling.target_rps) {
+        return Err(invalid(
+            "spec.scaling.target_rps",
+            &format!("{MIN_RPS} to {MAX_RPS}: requests a second that a replica should get"),
+        ));
+    }
+    if scaling.target_rps != 0.0 && scaling.max <= scaling.min.max(1) {
+        return Err(invalid("spec.scaling.target_rps", "it needs a range of replicas: max above min"));
+    }
+    if scaling.target_concurrency != 0 || scaling.scale_down_delay.is_some() {
         return Err(invalid(
             "spec.scaling",
-            "replicas are scaled by how busy their processor is: min, max and target_cpu; nothing else yet",
+            "replicas are scaled by target_cpu, target_rps or both; by nothing else",
         ));
     }
     if let Some(r) = &s.resources {

@@ -38,7 +38,16 @@ pub(super) fn step_intent(i: &mut Instance, r: &Record, s: &journal::StepIntent)
     let (Some(effect), Some(deps)) = (def.effect, deps) else { return Ok(()) };
     let live = i.ledger.iter().position(|x| x.key == effect.key && x.kind == def.kind && !over(x));
     if let Some(x) = live {
+        // while it is made anew it rests on what it rested on and on what it will
+        let more: Vec<u32> =
+            i.ledger.iter().filter(|x| !over(x) && deps.contains(&x.node)).map(|x| x.ordinal).collect();
+        let moves = i.run.as_ref().is_some_and(|run| i.ledger[x].deps.iter().any(|d| retires(run, *d)));
         let x = &mut i.ledger[x];
+        if moves {
+            x.deps.extend(more);
+            x.deps.sort_unstable();
+            x.deps.dedup();
+        }
         x.ever_in_doubt |= again;
         x.in_doubt = true;
         x.attempt_ms = r.at_ms;
@@ -109,6 +118,12 @@ pub(super) fn step_outcome(
     }
     let at = row_of_node(i, &o.node).ok_or("outcome without a ledger row")?;
     let row = &mut i.ledger[at];
+    if o.result() == step_outcome::Result::Ok
+        && let Some(run) = &i.run
+    {
+        // what the plan takes away after it, it rests on no more
+        row.deps.retain(|d| !retires(run, *d));
+    }
     if o.result() == step_outcome::Result::Ok {
         row.set_state(ledger_row::State::Exists);
         row.exists_ms = if row.exists_ms == 0 { r.at_ms } else { row.exists_ms };
@@ -120,6 +135,10 @@ pub(super) fn step_outcome(
         row.ever_in_doubt = true;
     }
     Ok(())
+}
+
+fn retires(run: &journal::Run, row: u32) -> bool {
+    run.plan.iter().flat_map(|p| &p.nodes).any(|n| n.retires == Some(row))
 }
 
 pub(super) fn undo_intent(i: &mut Instance, r: &Record, u: &journal::UndoIntent) -> Result<(), &'static str> {

@@ -291,9 +291,7 @@ async fn sample(e: &Engine, id: InstanceId) {
     let cx = calls::context(&e.inner, &cell, &i, "", serde_json::Value::Null, CancellationToken::new());
     match tokio::time::timeout(PATIENCE, target.stats(&cx)).await {
         Ok(Ok(s)) => {
-            if let Some(running) = s.running
-                && let Err(error) = e.counted(&cell, running).await
-            {
+            if let Err(error) = e.counted(&cell, s.running, s.blind.as_deref()).await {
                 tracing::warn!(instance = %id, %error, "how many replicas there are is not written down");
             }
             let i = cell.get();

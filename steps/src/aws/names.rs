@@ -1,8 +1,11 @@
 //! What things of an instance are called at AWS. All begin with what the policies of `bootstrap.yaml` allow.
+use std::collections::BTreeSet;
 use syp_engine::step::Owner;
 
 /// The gate's port, the only one that the load balancer reaches.
 pub const TRAFFIC: u16 = 8443;
+/// The gate's program in its image.
+pub const PROGRAM: &str = "/syp-gate";
 /// Where the gate listens to nobody but its own task.
 pub const ADMIN: u16 = 9901;
 
@@ -24,6 +27,16 @@ pub fn logs(owner: &Owner) -> String {
 /// Of a secret: `gate`, or `app-N` of a revision.
 pub fn secret(owner: &Owner, which: &str) -> String {
     format!("sypctl/{}/{which}", id(owner))
+}
+
+/// What a token of a request may hold. Pure.
+pub fn word(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(100).collect()
+}
+
+/// Ports in a task that are not our own. Pure.
+pub fn without_own(ports: &BTreeSet<u16>) -> BTreeSet<u16> {
+    ports.iter().copied().filter(|p| ![TRAFFIC, ADMIN].contains(p)).collect()
 }
 
 #[cfg(test)]

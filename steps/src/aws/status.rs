@@ -68,6 +68,8 @@ pub fn towards(held: Option<&Held>, digest: &str, token: &str) -> Next {
         "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "IMPORT_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE" => {
             Next::Update
         }
+        // of a run that was given up: nobody wants to know how it ends
+        "UPDATE_IN_PROGRESS" if !of_this => Next::Cancel,
         "UPDATE_ROLLBACK_FAILED" => Next::Continue(h.failed.clone()),
         "UPDATE_FAILED" => Next::Rollback,
         "CREATE_FAILED" | "ROLLBACK_COMPLETE" | "ROLLBACK_FAILED" if of_this => Next::Failed,
@@ -184,6 +186,12 @@ mod tests {
         let stuck = held("UPDATE_ROLLBACK_FAILED", "old", "t");
         assert_eq!(towards(Some(&stuck), "d", "t"), Next::Continue(["Service".to_owned()].into()));
         assert_eq!(towards(Some(&held("UPDATE_FAILED", "old", "t")), "d", "t"), Next::Rollback);
+    }
+
+    #[test]
+    fn an_update_of_a_run_that_was_given_up_is_called_off() {
+        assert_eq!(towards(Some(&held("UPDATE_IN_PROGRESS", "", "earlier")), "d", "t"), Next::Cancel);
+        assert_eq!(towards(Some(&held("UPDATE_IN_PROGRESS", "", "t")), "d", "t"), Next::Wait);
     }
 
     #[test]

@@ -2,15 +2,15 @@
 //! cut at 4,096 bytes, and a template with nothing left to decide is what `--plan` shows and what its digest stands for.
 //! It began as a template that was linted and deployed on two emulators; why each resource is as it is, says the comment beside it.
 use super::{
-    names::{self, ADMIN, TRAFFIC},
+    names::{self, ADMIN, PROGRAM, TRAFFIC},
     size::Size,
 };
-use crate::labels::{INSTANCE, NAME, STORE, TMP};
+use crate::labels::{INSTANCE, NAME, STORE, TEMPLATE, TMP};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use syp_auth::door::Protocol;
-use syp_engine::{door, step::Owner};
+use syp_engine::{door, scaling, step::Owner};
 use syp_proto::v1::InstanceSpec;
 
 /// What `CreateStack` takes in one request.
@@ -73,7 +73,7 @@ pub fn resolved(spec: &InstanceSpec) -> Option<&str> {
     words.chain(path).map(String::as_str).find(|w| w.contains("{{resolve:"))
 }
 
-/// A template, and its digest. A spec with something [`resolved`] is refused before.
+/// A template, and its digest, which is in its metadata too. A spec with something [`resolved`] is refused before.
 pub fn render(owner: &Owner, spec: &InstanceSpec, site: &Site) -> (String, String) {
     let mut resources = BTreeMap::from([
         ("AlbSecurityGroup", front_group(owner, site)),
@@ -96,7 +96,7 @@ pub fn render(owner: &Owner, spec: &InstanceSpec, site: &Site) -> (String, Strin
         resources.insert("ScalableTarget", scalable(scaling.min.max(1), scaling.max));
         resources.insert("ScaleOnCpu", scale_on_cpu(owner, scaling.target_cpu));
     }
-    let out = json!({
+    let mut out = json!({
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": format!("sypctl instance {} ({})", owner.name, owner.uid),
         "Resources": resources,
@@ -111,9 +111,9 @@ pub fn render(owner: &Owner, spec: &InstanceSpec, site: &Site) -> (String, Strin
             "TaskDefinitionArn": { "Value": reference("TaskDefinition") },
         },
     });
-    let text = out.to_string();
-    let digest = hex::encode(&Sha256::digest(&text)[..8]);
-    (text, digest)
+    let digest = hex::encode(&Sha256::digest(out.to_string())[..8]);
+    out["Metadata"] = json!({ TEMPLATE: digest });
+    (out.to_string(), digest)
 }
 
 fn reference(what: &str) -> Value {
@@ -304,6 +304,8 @@ fn cluster(owner: &Owner) -> Value {
     json!({
         "Type": "AWS::ECS::Cluster",
         "Properties": {
+            // by name, so that its tasks can be looked at before the stack says its outputs
+            "ClusterName": names::stack(owner),
             // enabled, AWS would make a log group of its own beside the stack, which nobody removes
             "ClusterSettings": [{ "Name": "containerInsights", "Value": "disabled" }],
             "Tags": tags(owner),
@@ -347,6 +349,8 @@ fn gate(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
         "Essential": true,
         "ReadonlyRootFilesystem": true,
         "User": "64151",
+        // images that were made of the program alone begin nothing by themselves
+        "EntryPoint": [PROGRAM],
         "Command": args,
         // told to go before the app: what is under way has its app until then
         "DependsOn": [{ "ContainerName": "app", "Condition": "START" }],
@@ -414,15 +418,14 @@ fn task(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
 }
 
 fn service(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
-    let wanted = spec.scaling.unwrap_or_default().min.max(1);
-    json!({
+    let mut out = json!({
         "Type": "AWS::ECS::Service",
         "DependsOn": ["HttpsListener"],
         "Properties": {
+            "ServiceName": names::stack(owner),
             "Cluster": reference("Cluster"),
             "LaunchType": "FARGATE",
             "TaskDefinition": reference("TaskDefinition"),
-            "DesiredCount": wanted,
             "HealthCheckGracePeriodSeconds": 60,
             "EnableECSManagedTags": true,
             "PropagateTags": "SERVICE",
@@ -444,7 +447,12 @@ fn service(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
             ],
             "Tags": tags(owner),
         },
-    })
+    });
+    // where AWS chooses how many, an update that said a number would bring it back to that
+    if !scaling::is_elastic(spec) {
+        out["Properties"]["DesiredCount"] = scaling::range(spec).0.into();
+    }
+    out
 }
 
 fn scalable(min: i32, max: i32) -> Value {
@@ -477,5 +485,7 @@ fn scale_on_cpu(owner: &Owner, target_cpu: i32) -> Value {
     })
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,6 @@ use super::{
     container, files,
 };
 use crate::labels::TMP;
-use async_trait::async_trait;
 use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -76,7 +75,6 @@ fn nano_cpus(cpu: &str) -> Option<i64> {
     i64::try_from(validate::cpu_millis(cpu)?).ok()?.checked_mul(1_000_000)
 }
 
-#[async_trait]
 impl Step for App {
     fn kind(&self) -> &'static str {
         "docker.app@1"

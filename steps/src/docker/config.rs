@@ -5,7 +5,6 @@ use super::{
     names::ADMIN,
     routes::Routes,
 };
-use async_trait::async_trait;
 use serde_json::json;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -71,7 +70,6 @@ async fn told(s: &Shared, cx: &StepCx) -> Result<(), Failure> {
     }
 }
 
-#[async_trait]
 impl Step for Config {
     fn kind(&self) -> &'static str {
         "docker.config@1"

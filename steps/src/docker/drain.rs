@@ -4,7 +4,6 @@ use super::{
     client::{inspect, key, running},
     config,
 };
-use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::{GateStatus, Mode};
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
@@ -13,7 +12,6 @@ use tokio::time::Instant;
 
 pub(super) struct Drain(pub Arc<Shared>);
 
-#[async_trait]
 impl Step for Drain {
     fn kind(&self) -> &'static str {
         "docker.drain@1"

@@ -5,7 +5,6 @@
 //! The Docker engine is on this host (preflight and the gate's address ask for that anyway). After a reboot the folder is gone;
 //! the repair that brings the instance back makes it again.
 use super::client::{failed_io, key};
-use async_trait::async_trait;
 use bollard::models::{Mount, MountType};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use secrecy::ExposeSecret;
@@ -106,7 +105,6 @@ fn remove(path: &Path) -> Result<bool, Failure> {
     }
 }
 
-#[async_trait]
 impl Step for Files {
     fn kind(&self) -> &'static str {
         KIND

@@ -8,7 +8,6 @@ use super::{
     network::removed_twin,
     tls,
 };
-use async_trait::async_trait;
 use bollard::{
     models::{
         ContainerCreateBody, ContainerInspectResponse, EndpointIpamConfig, EndpointSettings, HostConfig,
@@ -178,7 +177,6 @@ pub(super) fn has_tls(cx: &StepCx) -> bool {
     cx.spec.publish.as_ref().is_some_and(|p| !p.tls_cert_file.is_empty())
 }
 
-#[async_trait]
 impl Step for Gate {
     fn kind(&self) -> &'static str {
         "docker.gate@1"

@@ -8,7 +8,6 @@ use super::{
     names::HOLDER,
     network::removed_twin,
 };
-use async_trait::async_trait;
 use bollard::{
     container::LogOutput,
     models::{ContainerCreateBody, ContainerInspectResponse, HostConfig},
@@ -115,7 +114,6 @@ impl Holder {
     }
 }
 
-#[async_trait]
 impl Step for Holder {
     fn kind(&self) -> &'static str {
         "docker.holder@1"

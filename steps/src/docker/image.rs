@@ -3,7 +3,6 @@ use super::{
     Shared,
     client::{failed, optional},
 };
-use async_trait::async_trait;
 use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt;
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Image(pub Arc<Shared>);
 
-#[async_trait]
 impl Step for Image {
     fn kind(&self) -> &'static str {
         "docker.image@1"

@@ -4,7 +4,6 @@
 //! the truth before the app has started, and costs no time beside its start. With `--isolation none` nothing is tried, and the
 //! condition says so for as long as the instance lives.
 use super::admin;
-use async_trait::async_trait;
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -24,7 +23,6 @@ pub(super) struct Isolation;
 /// An address on a local bridge answers within a fraction of this.
 const PATIENCE: Duration = Duration::from_millis(120);
 
-#[async_trait]
 impl Step for Isolation {
     fn kind(&self) -> &'static str {
         "docker.isolation@1"

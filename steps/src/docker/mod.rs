@@ -37,9 +37,8 @@ use crate::{
     power::Host,
     prices::local::{Tariff, Tariffs},
 };
-use async_trait::async_trait;
 use bollard::{API_DEFAULT_VERSION, Docker};
-use futures_util::stream::BoxStream;
+use futures_util::future::BoxFuture;
 use names::Subnet;
 use parking_lot::RwLock;
 use rust_decimal::Decimal;
@@ -52,9 +51,9 @@ use syp_engine::{
     examined::Examined,
     failure::{Class, failure},
     graph::RunKind,
-    id::{InstanceId, StoreId},
+    id::StoreId,
     plan::Plan,
-    step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{DynStep, Have, Held, LogLines, LogQuery, News, Of, Owner, Preflight, Stats, StepCx, Target},
     tariffs::is_energy,
 };
 use syp_proto::{
@@ -99,7 +98,7 @@ pub(crate) struct Shared {
 /// The docker target.
 pub struct DockerTarget {
     shared: Arc<Shared>,
-    steps: BTreeMap<&'static str, Arc<dyn Step>>,
+    steps: BTreeMap<&'static str, Arc<dyn DynStep>>,
 }
 
 // === impl Shared ===
@@ -155,7 +154,7 @@ impl DockerTarget {
             key: o.key,
         });
         let s = || Arc::clone(&shared);
-        let all: Vec<Arc<dyn Step>> = vec![
+        let all: Vec<Arc<dyn DynStep>> = vec![
             Arc::new(app::App(s())),
             Arc::new(config::Config(s())),
             Arc::new(drain::Drain(s())),
@@ -174,13 +173,12 @@ impl DockerTarget {
     }
 }
 
-#[async_trait]
 impl Target for DockerTarget {
     fn name(&self) -> &'static str {
         "docker"
     }
 
-    fn step(&self, kind: &str) -> Option<Arc<dyn Step>> {
+    fn step(&self, kind: &str) -> Option<Arc<dyn DynStep>> {
         self.steps.get(kind).cloned()
     }
 
@@ -199,13 +197,13 @@ impl Target for DockerTarget {
         plan::plan(kind, owner, spec, facts, have)
     }
 
-    async fn preflight(
-        &self,
-        _: &Owner,
-        spec: &v1::InstanceSpec,
-        held: Option<&Held<'_>>,
-    ) -> Result<Preflight, Failure> {
-        preflight::check(&self.shared, spec, held).await
+    fn preflight<'a>(
+        &'a self,
+        _: &'a Owner,
+        spec: &'a v1::InstanceSpec,
+        held: Option<&'a Held<'a>>,
+    ) -> BoxFuture<'a, Result<Preflight, Failure>> {
+        Box::pin(preflight::check(&self.shared, spec, held))
     }
 
     fn tariff(&self) -> Option<v1::Tariff> {
@@ -239,44 +237,52 @@ impl Target for DockerTarget {
         Some((hourly, facts))
     }
 
-    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
-        listing::list(&self.shared, store, of.map(|o| o.uid)).await
+    fn list<'a>(
+        &'a self,
+        store: &'a StoreId,
+        of: Option<Of<'a>>,
+    ) -> BoxFuture<'a, Result<Vec<Found>, Failure>> {
+        Box::pin(listing::list(&self.shared, store, of.map(|o| o.uid)))
     }
 
-    async fn remove(&self, _: &StoreId, found: &Found) -> Result<(), Failure> {
-        listing::remove(&self.shared, found).await
+    fn remove<'a>(&'a self, _: &'a StoreId, found: &'a Found) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(listing::remove(&self.shared, found))
     }
 
-    async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure> {
-        config::push(&self.shared, cx).await
+    fn push_gate<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(config::push(&self.shared, cx))
     }
 
-    async fn wanted_key(&self, cx: &StepCx) -> Result<Option<Wanted>, Failure> {
-        admin::read(config::admin_address(cx)?, &self.shared.admin_token(&cx.owner), "/wanted").await
+    fn wanted_key<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Option<Wanted>, Failure>> {
+        Box::pin(async move {
+            admin::read(config::admin_address(cx)?, &self.shared.admin_token(&cx.owner), "/wanted").await
+        })
     }
 
-    async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure> {
-        observe::stats(&self.shared, cx).await
+    fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>> {
+        Box::pin(observe::stats(&self.shared, cx))
     }
 
-    async fn logs(
-        &self,
-        cx: &StepCx,
-        q: LogQuery,
-    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
-        logs::logs(&self.shared, cx, q).await
+    fn logs<'a>(&'a self, cx: &'a StepCx, q: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>> {
+        Box::pin(logs::logs(&self.shared, cx, q))
     }
 
-    async fn check(&self) -> Result<String, Failure> {
-        let v = self.shared.docker.version().await.map_err(|e| client::failed(&e))?;
-        Ok(format!("Docker {} (API {})", v.version.unwrap_or_default(), v.api_version.unwrap_or_default()))
+    fn check(&self) -> BoxFuture<'_, Result<String, Failure>> {
+        Box::pin(async move {
+            let v = self.shared.docker.version().await.map_err(|e| client::failed(&e))?;
+            Ok(format!(
+                "Docker {} (API {})",
+                v.version.unwrap_or_default(),
+                v.api_version.unwrap_or_default()
+            ))
+        })
     }
 
-    async fn examine(&self, spec: &v1::InstanceSpec) -> Examined {
-        examine::examine(&self.shared, spec).await
+    fn examine<'a>(&'a self, spec: &'a v1::InstanceSpec) -> BoxFuture<'a, Examined> {
+        Box::pin(examine::examine(&self.shared, spec))
     }
 
-    async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
-        observe::changes(&self.shared, store).await
+    fn changes<'a>(&'a self, store: &'a StoreId) -> BoxFuture<'a, Result<News, Failure>> {
+        Box::pin(observe::changes(&self.shared, store))
     }
 }

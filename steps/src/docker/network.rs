@@ -8,7 +8,6 @@ use super::{
     client::{self, failed, is_ours, labels, optional},
     names::{Subnet, local_routes},
 };
-use async_trait::async_trait;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptions;
 use serde_json::json;
@@ -144,7 +143,6 @@ fn subnet_of(ipam: Option<&Ipam>) -> Option<Subnet> {
     ipam?.config.as_ref()?.iter().find_map(|c| Subnet::parse(c.subnet.as_ref()?))
 }
 
-#[async_trait]
 impl Step for Network {
     fn kind(&self) -> &'static str {
         "docker.network@1"

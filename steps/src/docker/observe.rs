@@ -36,10 +36,6 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
         let Some(c) = inspect(&s.docker, &name).await.ok().flatten().filter(running) else { continue };
         if let Some(Ok(x)) = s.docker.stats(&name, Some(how)).next().await {
             let ns = x.cpu_stats.and_then(|c| c.cpu_usage).and_then(|u| u.total_usage).unwrap_or(0);
-            #[allow(clippy::cast_precision_loss)]
-            {
-                out.cpu_seconds += ns as f64 / 1e9;
-            }
             let memory_bytes = x.memory_stats.and_then(|m| m.usage).unwrap_or(0);
             out.memory_bytes += memory_bytes;
             let started_ms = started_at(&c).parse::<prost_types::Timestamp>().map_or(0, |t| millis(&t));

@@ -6,7 +6,6 @@ use super::{
     names::{HOLDER, TRAFFIC},
 };
 use crate::verdict::{self, LOG_LINES};
-use async_trait::async_trait;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -124,7 +123,6 @@ fn of_app(listeners: &[Listener]) -> BTreeSet<u16> {
     listeners.iter().filter(|l| l.address != NAME_SERVER && l.port != HOLDER).map(|l| l.port).collect()
 }
 
-#[async_trait]
 impl Step for Probe {
     fn kind(&self) -> &'static str {
         "docker.probe@1"

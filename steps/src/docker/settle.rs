@@ -1,6 +1,5 @@
 //! Waits until replicas that get nothing new have finished what they have, for as long as the grace lasts.
 use super::{Shared, admin, config};
-use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::GateStatus;
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
@@ -12,7 +11,6 @@ pub(super) struct Settle(pub Arc<Shared>);
 /// A request that had chosen its replica when the new routes came is counted within this.
 const CHOSEN: Duration = Duration::from_millis(100);
 
-#[async_trait]
 impl Step for Settle {
     fn kind(&self) -> &'static str {
         "docker.settle@1"

@@ -3,7 +3,6 @@ use super::{
     Shared,
     client::{failed, is_ours, labels, optional},
 };
-use async_trait::async_trait;
 use bollard::{models::VolumeCreateRequest, query_parameters::RemoveVolumeOptions};
 use std::sync::Arc;
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
@@ -11,7 +10,6 @@ use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Volume(pub Arc<Shared>);
 
-#[async_trait]
 impl Step for Volume {
     fn kind(&self) -> &'static str {
         "docker.volume@1"

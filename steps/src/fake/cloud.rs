@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
     id::{InstanceId, StoreId},
-    step::{Owner, Stats},
+    step::{Billed, Owner, Stats},
 };
 use syp_proto::journal::Failure;
 use tokio::{sync::watch, time::Instant};
@@ -68,6 +68,7 @@ struct State {
     most: usize,
     next: u64,
     figures: HashMap<String, Option<Stats>>,
+    bill: Option<Billed>,
 }
 
 /// The cloud; clones share it, and it outlives engines.
@@ -94,6 +95,15 @@ impl FakeCloud {
     /// What is told of an instance by its name from now on; `None`: the provider does not answer.
     pub fn tell(&self, name: &str, figures: Option<Stats>) {
         self.state.lock().figures.insert(name.into(), figures);
+    }
+
+    /// From now on somebody bills, and this.
+    pub fn bill(&self, said: Billed) {
+        self.state.lock().bill = Some(said);
+    }
+
+    pub(super) fn bill_of(&self) -> Option<Billed> {
+        self.state.lock().bill.clone()
     }
 
     pub(super) fn figures_of(&self, name: &str) -> Result<Stats, Failure> {

@@ -6,17 +6,20 @@ mod steps;
 
 pub use cloud::{Behaviour, FakeCloud, Fault, Object};
 
-use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::future::BoxFuture;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::{
+    clock::Millis,
     failure::{Class, failure},
     graph::RunKind,
-    id::{InstanceId, StoreId},
+    id::StoreId,
     plan::{Effect, InDoubt, Plan, PlanNode, Policy},
-    step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{
+        Billed, Biller, DynStep, Have, Held, LogLines, LogQuery, News, Of, Owner, Preflight, Stats, StepCx,
+        Target,
+    },
 };
 use syp_proto::{
     journal::{Failure, Found, LedgerRow},
@@ -32,13 +35,12 @@ pub fn key(owner: &Owner, node: &str) -> String {
     format!("{}-{}-{node}", owner.store, owner.uid.short())
 }
 
-#[async_trait]
 impl Target for FakeCloud {
     fn name(&self) -> &'static str {
         "fake"
     }
 
-    fn step(&self, kind: &str) -> Option<Arc<dyn Step>> {
+    fn step(&self, kind: &str) -> Option<Arc<dyn DynStep>> {
         let kind = KINDS.into_iter().find(|k| *k == kind)?;
         Some(Arc::new(steps::FakeStep { kind, cloud: self.clone() }))
     }
@@ -111,60 +113,85 @@ impl Target for FakeCloud {
         Plan { target: "fake".into(), version: 1, nodes }
     }
 
-    async fn preflight(
-        &self,
-        _: &Owner,
-        spec: &v1::InstanceSpec,
-        _: Option<&Held<'_>>,
-    ) -> Result<Preflight, Failure> {
-        if spec.image == "missing" {
-            return Err(failure(
-                Class::Terminal,
-                "IMAGE_NOT_FOUND",
-                "there is no image 'missing'",
-                "check its name",
-            ));
-        }
-        Ok(Preflight { facts: json!({}), spec: spec.clone(), hourly: Decimal::ONE, lines: vec![] })
-    }
-
-    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
-        self.call("list").await?;
-        Ok(self.visible(store, of.map(|o| o.uid)).iter().map(found).collect())
-    }
-
-    async fn remove(&self, _: &StoreId, f: &Found) -> Result<(), Failure> {
-        self.kill(&f.handle);
-        Ok(())
-    }
-
-    async fn push_gate(&self, _: &StepCx) -> Result<(), Failure> {
-        self.call("push").await
-    }
-
-    async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure> {
-        self.figures_of(&cx.owner.name)
-    }
-
-    async fn logs(
-        &self,
-        _: &StepCx,
-        q: LogQuery,
-    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
-        // an app that says nothing
-        Ok(if q.follow {
-            Box::pin(futures_util::stream::pending())
-        } else {
-            Box::pin(futures_util::stream::empty())
+    fn preflight<'a>(
+        &'a self,
+        _: &'a Owner,
+        spec: &'a v1::InstanceSpec,
+        _: Option<&'a Held<'a>>,
+    ) -> BoxFuture<'a, Result<Preflight, Failure>> {
+        Box::pin(async move {
+            if spec.image == "missing" {
+                return Err(failure(
+                    Class::Terminal,
+                    "IMAGE_NOT_FOUND",
+                    "there is no image 'missing'",
+                    "check its name",
+                ));
+            }
+            Ok(Preflight { facts: json!({}), spec: spec.clone(), hourly: Decimal::ONE, lines: vec![] })
         })
     }
 
-    async fn check(&self) -> Result<String, Failure> {
-        self.call("check").await.map(|()| "fake".into())
+    fn biller(&self) -> Option<Biller> {
+        self.bill_of().map(|_| Biller {
+            key: "fake",
+            name: "Fake Bills",
+            price: "1 EUR a question",
+            unknown: "wait",
+        })
     }
 
-    async fn changes(&self, _: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
-        Ok(self.news())
+    fn billed<'a>(&'a self, _: &'a StoreId, _: Millis) -> BoxFuture<'a, Result<Billed, Failure>> {
+        Box::pin(async {
+            self.call("bill").await?;
+            Ok(self.bill_of().unwrap_or_default())
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        store: &'a StoreId,
+        of: Option<Of<'a>>,
+    ) -> BoxFuture<'a, Result<Vec<Found>, Failure>> {
+        Box::pin(async move {
+            self.call("list").await?;
+            Ok(self.visible(store, of.map(|o| o.uid)).iter().map(found).collect())
+        })
+    }
+
+    fn remove<'a>(&'a self, _: &'a StoreId, f: &'a Found) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            self.kill(&f.handle);
+            Ok(())
+        })
+    }
+
+    fn push_gate<'a>(&'a self, _: &'a StepCx) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.call("push"))
+    }
+
+    fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>> {
+        Box::pin(async move { self.figures_of(&cx.owner.name) })
+    }
+
+    fn logs<'a>(&'a self, _: &'a StepCx, q: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>> {
+        Box::pin(async move {
+            // an app that says nothing
+            let lines: LogLines = if q.follow {
+                Box::pin(futures_util::stream::pending())
+            } else {
+                Box::pin(futures_util::stream::empty())
+            };
+            Ok(lines)
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<String, Failure>> {
+        Box::pin(async move { self.call("check").await.map(|()| "fake".into()) })
+    }
+
+    fn changes<'a>(&'a self, _: &'a StoreId) -> BoxFuture<'a, Result<News, Failure>> {
+        Box::pin(async move { Ok(self.news()) })
     }
 }
 

@@ -1,6 +1,5 @@
 //! One step type for all kinds: the kind decides how its create behaves.
 use super::cloud::{FakeCloud, Fault};
-use async_trait::async_trait;
 use serde_json::json;
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
@@ -14,7 +13,6 @@ fn mine(a: &Owner, b: &Owner) -> bool {
     a.store == b.store && a.uid == b.uid
 }
 
-#[async_trait]
 impl Step for FakeStep {
     fn kind(&self) -> &'static str {
         self.kind

@@ -9,7 +9,6 @@ use super::{
 };
 use crate::kind;
 use crate::labels::{INSTANCE, REVISION, STEP, STORE, TEMPLATE, TMP, key, labels};
-use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
@@ -249,7 +248,6 @@ fn deployment(s: &Shared, cx: &StepCx, name: &str) -> Value {
     object::object(DEPLOYMENT, &cx.owner, &cx.node, name, namespace(cx), rest)
 }
 
-#[async_trait]
 impl Step for App {
     fn kind(&self) -> &'static str {
         "k8s.app@1"

@@ -1,7 +1,6 @@
 //! Proves that nobody gets in without a token: asked at each gate of the revision that serves.
 use super::{Shared, pods, probe::node};
 use crate::admin;
-use async_trait::async_trait;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
@@ -13,8 +12,8 @@ use tokio::{net::TcpStream, time::Instant};
 pub(super) struct Check(pub Arc<Shared>);
 
 /// A node that is told of a Service listens within this, also when the API server was away: kube-proxy comes back to it with pauses of
-/// its own.
-const TOLD: Duration = Duration::from_secs(45);
+/// up to 60 s (client-go, the backoff of a reflector: 30 s and as much again by chance).
+const TOLD: Duration = Duration::from_secs(75);
 
 /// Nodes are told of a Service one after another. Where this host has a way to its port, whoever is told that it serves finds it so;
 /// where it has none (a private cluster), nobody waits.
@@ -39,7 +38,6 @@ async fn told(s: &Shared, cx: &StepCx) {
     }
 }
 
-#[async_trait]
 impl Step for Check {
     fn kind(&self) -> &'static str {
         "k8s.check@1"

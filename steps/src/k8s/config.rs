@@ -6,7 +6,6 @@ use super::{
     object, pods,
 };
 use crate::{admin, labels::key};
-use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -95,7 +94,6 @@ pub(super) async fn tell_one(s: &Shared, c: &Client, cx: &StepCx, p: &Pod) -> Re
     }
 }
 
-#[async_trait]
 impl Step for Config {
     fn kind(&self) -> &'static str {
         "k8s.config@1"

@@ -1,7 +1,6 @@
 //! Lets what is in flight finish and refuses what is new, for as long as the grace lasts.
 use super::{Shared, client::optional, config, names::namespace, pods, settle::emptied};
 use crate::labels::key;
-use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::Mode;
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
@@ -9,7 +8,6 @@ use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Drain(pub Arc<Shared>);
 
-#[async_trait]
 impl Step for Drain {
     fn kind(&self) -> &'static str {
         "k8s.drain@1"

@@ -6,7 +6,6 @@ use super::{
     object, rehearse, service,
 };
 use crate::{kind, labels::key};
-use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
@@ -56,7 +55,6 @@ pub(super) fn gets_certificate(k: &v1::Kubernetes) -> bool {
     ISSUERS.iter().any(|a| k.ingress_annotations.contains_key(*a))
 }
 
-#[async_trait]
 impl Step for Ingress {
     fn kind(&self) -> &'static str {
         "k8s.ingress@1"

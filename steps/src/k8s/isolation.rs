@@ -12,7 +12,6 @@ use super::{
     pull,
 };
 use crate::labels::key;
-use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
@@ -234,7 +233,6 @@ async fn removed(api: &Api<Pod>, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-#[async_trait]
 impl Step for Isolation {
     fn kind(&self) -> &'static str {
         "k8s.isolation@1"

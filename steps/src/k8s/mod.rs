@@ -39,7 +39,7 @@ mod secret;
 mod service;
 mod settle;
 mod switch;
-mod total;
+pub(crate) mod total;
 mod troubles;
 
 use crate::{
@@ -49,9 +49,8 @@ use crate::{
         nodes::Prices,
     },
 };
-use async_trait::async_trait;
 use client::Coming;
-use futures_util::stream::BoxStream;
+use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
 use one::One;
@@ -72,7 +71,7 @@ use syp_engine::{
     graph::RunKind,
     id::{InstanceId, StoreId},
     plan::Plan,
-    step::{Have, Held, LogLine, LogQuery, Of, Owner, Preflight, Stats, Step, StepCx, Target},
+    step::{DynStep, Have, Held, LogLines, LogQuery, News, Of, Owner, Preflight, Stats, StepCx, Target},
     tariffs::is_energy,
 };
 use syp_proto::{
@@ -144,7 +143,7 @@ struct Connected {
 /// A cluster.
 pub struct K8sTarget {
     shared: Arc<Shared>,
-    steps: BTreeMap<&'static str, Arc<dyn Step>>,
+    steps: BTreeMap<&'static str, Arc<dyn DynStep>>,
 }
 
 // === impl Shared ===
@@ -235,7 +234,7 @@ impl K8sTarget {
             connected: tokio::sync::Mutex::default(),
         });
         let s = || Arc::clone(&shared);
-        let mut all: Vec<Arc<dyn Step>> = vec![
+        let mut all: Vec<Arc<dyn DynStep>> = vec![
             Arc::new(One::<account::Account>::new(s())),
             Arc::new(app::App(s())),
             Arc::new(One::<autoscaler::Autoscaler>::new(s())),
@@ -259,7 +258,7 @@ impl K8sTarget {
         ];
         if let Some(cluster) = &shared.kind {
             let in_it =
-                |step| Arc::new(kind::Observed { cluster: Arc::clone(cluster), step }) as Arc<dyn Step>;
+                |step| Arc::new(kind::Observed { cluster: Arc::clone(cluster), step }) as Arc<dyn DynStep>;
             all = all.into_iter().map(in_it).collect();
             all.push(Arc::new(kind::ClusterStep(Arc::clone(cluster), s())));
             all.push(Arc::new(kind::Image(Arc::clone(cluster))));
@@ -272,13 +271,12 @@ impl K8sTarget {
     }
 }
 
-#[async_trait]
 impl Target for K8sTarget {
     fn name(&self) -> &str {
         &self.shared.name
     }
 
-    fn step(&self, kind: &str) -> Option<Arc<dyn Step>> {
+    fn step(&self, kind: &str) -> Option<Arc<dyn DynStep>> {
         self.steps.get(kind).cloned()
     }
 
@@ -297,16 +295,18 @@ impl Target for K8sTarget {
         plan::plan(&self.shared.name, kind, owner, spec, facts, have)
     }
 
-    async fn preflight(
-        &self,
-        owner: &Owner,
-        spec: &v1::InstanceSpec,
-        held: Option<&Held<'_>>,
-    ) -> Result<Preflight, Failure> {
-        match &self.shared.kind {
-            Some(cluster) => kind::preflight::check(&self.shared, cluster, owner, spec).await,
-            None => preflight::check(&self.shared, owner, spec, held).await,
-        }
+    fn preflight<'a>(
+        &'a self,
+        owner: &'a Owner,
+        spec: &'a v1::InstanceSpec,
+        held: Option<&'a Held<'a>>,
+    ) -> BoxFuture<'a, Result<Preflight, Failure>> {
+        Box::pin(async move {
+            match &self.shared.kind {
+                Some(cluster) => kind::preflight::check(&self.shared, cluster, owner, spec).await,
+                None => preflight::check(&self.shared, owner, spec, held).await,
+            }
+        })
     }
 
     fn tariff(&self) -> Option<v1::Tariff> {
@@ -335,55 +335,65 @@ impl Target for K8sTarget {
         Some((hourly, facts))
     }
 
-    async fn list(&self, store: &StoreId, of: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
-        match &self.shared.kind {
-            Some(cluster) => kind::listing::list(&self.shared, cluster, store, of).await,
-            None => listing::list(&self.shared, store, of).await,
-        }
+    fn list<'a>(
+        &'a self,
+        store: &'a StoreId,
+        of: Option<Of<'a>>,
+    ) -> BoxFuture<'a, Result<Vec<Found>, Failure>> {
+        Box::pin(async move {
+            match &self.shared.kind {
+                Some(cluster) => kind::listing::list(&self.shared, cluster, store, of).await,
+                None => listing::list(&self.shared, store, of).await,
+            }
+        })
     }
 
-    async fn remove(&self, store: &StoreId, found: &Found) -> Result<(), Failure> {
-        match &self.shared.kind {
-            Some(cluster) => kind::listing::remove(&self.shared, cluster, store, found).await,
-            None => listing::remove(&self.shared, found).await,
-        }
+    fn remove<'a>(&'a self, store: &'a StoreId, found: &'a Found) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            match &self.shared.kind {
+                Some(cluster) => kind::listing::remove(&self.shared, cluster, store, found).await,
+                None => listing::remove(&self.shared, found).await,
+            }
+        })
     }
 
-    async fn push_gate(&self, cx: &StepCx) -> Result<(), Failure> {
-        config::push(&self.shared, cx).await
+    fn push_gate<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(config::push(&self.shared, cx))
     }
 
-    async fn stats(&self, cx: &StepCx) -> Result<Stats, Failure> {
-        observe::stats(&self.shared, cx).await
+    fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>> {
+        Box::pin(observe::stats(&self.shared, cx))
     }
 
-    async fn logs(
-        &self,
-        cx: &StepCx,
-        q: LogQuery,
-    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
-        logs::logs(&self.shared, cx, q).await
+    fn logs<'a>(&'a self, cx: &'a StepCx, q: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>> {
+        Box::pin(logs::logs(&self.shared, cx, q))
     }
 
-    async fn check(&self) -> Result<String, Failure> {
-        if let Some(cluster) = &self.shared.kind {
-            return cluster.about().await;
-        }
-        let v = self.shared.client().await?.apiserver_version().await.map_err(|e| client::failed(&e))?;
-        Ok(format!("Kubernetes {} ({})", v.git_version, self.shared.context))
+    fn check(&self) -> BoxFuture<'_, Result<String, Failure>> {
+        Box::pin(async move {
+            if let Some(cluster) = &self.shared.kind {
+                return cluster.about().await;
+            }
+            let v = self.shared.client().await?.apiserver_version().await.map_err(|e| client::failed(&e))?;
+            Ok(format!("Kubernetes {} ({})", v.git_version, self.shared.context))
+        })
     }
 
-    async fn examine(&self, spec: &v1::InstanceSpec) -> Examined {
-        match &self.shared.kind {
-            Some(cluster) => kind::examine::examine(&self.shared, cluster, spec).await,
-            None => examine::examine(&self.shared, spec).await,
-        }
+    fn examine<'a>(&'a self, spec: &'a v1::InstanceSpec) -> BoxFuture<'a, Examined> {
+        Box::pin(async move {
+            match &self.shared.kind {
+                Some(cluster) => kind::examine::examine(&self.shared, cluster, spec).await,
+                None => examine::examine(&self.shared, spec).await,
+            }
+        })
     }
 
-    async fn changes(&self, store: &StoreId) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
-        match &self.shared.kind {
-            Some(cluster) => kind::listing::changes(&self.shared, cluster, store).await,
-            None => changes::changes(&self.shared, store).await,
-        }
+    fn changes<'a>(&'a self, store: &'a StoreId) -> BoxFuture<'a, Result<News, Failure>> {
+        Box::pin(async move {
+            match &self.shared.kind {
+                Some(cluster) => kind::listing::changes(&self.shared, cluster, store).await,
+                None => changes::changes(&self.shared, store).await,
+            }
+        })
     }
 }

@@ -1,7 +1,6 @@
 //! The instance's own namespace, where none was named. What we make keeps to the baseline of Pod Security; the rules of
 //! `--isolation rules` need more.
 use super::{Shared, client::NAMESPACE, object, rehearse};
-use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
@@ -26,7 +25,6 @@ pub(crate) fn manifest(cx: &StepCx, key: &str) -> Value {
     object::object(NAMESPACE, &cx.owner, NODE, key, "", rest)
 }
 
-#[async_trait]
 impl Step for Namespace {
     fn kind(&self) -> &'static str {
         "k8s.namespace@1"

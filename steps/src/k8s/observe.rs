@@ -1,6 +1,8 @@
 //! Figures of instances.
 use super::{
-    Shared, config,
+    Shared, autoscaler,
+    client::AUTOSCALER,
+    config,
     logs::short,
     names::namespace,
     pods::{self, container, selector},
@@ -52,6 +54,7 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
         let runs =
             all.iter().filter(|p| !pods::leaving(p) && container(p, "app", false).is_some_and(|c| c.running));
         out.running = u32::try_from(runs.count()).ok();
+        out.blind = blind(&c, cx, s.clock.now()).await;
     }
     let mut totals = s.totals.lock();
     let mine: &mut Totals = totals.entry(cx.owner.uid).or_default();
@@ -64,10 +67,6 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
         if let Some((micros, memory_bytes)) = usage.get(&name).copied() {
             let cpu_us = mine.cpu(&name, micros, s.clock.now());
             out.memory_bytes += memory_bytes;
-            #[allow(clippy::cast_precision_loss)]
-            {
-                out.cpu_seconds += cpu_us as f64 / 1e6;
-            }
             let id = short(&name);
             out.replicas.push(ReplicaStats { id, started_ms: state.started_ms, cpu_us, memory_bytes });
         }
@@ -78,6 +77,16 @@ pub(super) async fn stats(s: &Shared, cx: &StepCx) -> Result<Stats, Failure> {
     drop(totals);
     out.status = told.into_iter().filter_map(|(p, _, s)| Some((p, s?))).map(named).reduce(joined);
     Ok(out)
+}
+
+/// Why the autoscaler of the revision that serves can't choose. One that can't be looked at says nothing.
+async fn blind(c: &Client, cx: &StepCx, now_ms: i64) -> Option<String> {
+    let all = AUTOSCALER
+        .api(c, namespace(cx))
+        .list(&ListParams::default().labels(&selector(cx, None)))
+        .await
+        .ok()?;
+    all.items.iter().find_map(|o| autoscaler::blind(o, now_ms))
 }
 
 /// A gate knows its app as 'app'; the instance has one for each pod.
@@ -91,7 +100,8 @@ fn named((p, mut s): (&Pod, GateStatus)) -> GateStatus {
     s
 }
 
-fn joined(mut a: GateStatus, b: GateStatus) -> GateStatus {
+/// What all gates of an instance say, as one: it is as far as the last of them.
+pub(crate) fn joined(mut a: GateStatus, b: GateStatus) -> GateStatus {
     a.generation = a.generation.min(b.generation);
     a.in_flight += b.in_flight;
     a.tunnels += b.tunnels;

@@ -5,7 +5,6 @@ use super::{
     names::{namespace, namespace_of},
     object, rehearse,
 };
-use async_trait::async_trait;
 use serde_json::Value;
 use std::{marker::PhantomData, sync::Arc};
 use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
@@ -37,7 +36,6 @@ pub(super) fn manifest<M: Manifest>(cx: &StepCx, key: &str) -> Value {
     object::object(M::KIND, &cx.owner, &cx.node, key, namespace(cx), M::rest(cx))
 }
 
-#[async_trait]
 impl<M: Manifest> Step for One<M> {
     fn kind(&self) -> &'static str {
         M::STEP

@@ -1,7 +1,6 @@
 //! What a listing found and no step makes: a pod or a replica set that outlived what made it. It is removed where it was found.
 use super::{Shared, client::code, listing::resource_of};
 use crate::labels::{INSTANCE, STORE};
-use async_trait::async_trait;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, DynamicObject, Preconditions},
@@ -21,7 +20,6 @@ pub(super) const KIND: &str = "k8s.object@1";
 /// How long a removal is waited for before the engine shows what holds it.
 const GONE: Duration = Duration::from_secs(20);
 
-#[async_trait]
 impl Step for Other {
     fn kind(&self) -> &'static str {
         KIND

@@ -1,6 +1,7 @@
 //! Everything that can be refused before anything is made.
 use super::{
     Shared,
+    autoscaler::EXTERNAL,
     census::Room,
     client::{code, failed},
     ingress, object, own, price, pull,
@@ -157,7 +158,7 @@ async fn user(facts: &Value, held: Option<&Held<'_>>) -> Option<String> {
 }
 
 /// Do the two differ in nothing but how many there should be? Pure.
-fn only_scales(held: &Held<'_>, spec: &v1::InstanceSpec) -> bool {
+pub(crate) fn only_scales(held: &Held<'_>, spec: &v1::InstanceSpec) -> bool {
     held.have.serving.is_some_and(|serving| {
         serving.scaling != spec.scaling
             && revision::template(serving, held.facts) == revision::template(spec, held.facts)
@@ -169,16 +170,27 @@ async fn measured(s: &Shared, c: &Client, spec: &v1::InstanceSpec) -> Result<(),
     if !scaling::is_elastic(spec) {
         return Ok(());
     }
-    match c.list_api_group_resources("metrics.k8s.io/v1beta1").await {
-        Ok(_) => Ok(()),
-        Err(e) if matches!(code(&e), Some(404 | 503)) => Err(refuse(
-            "METRICS_MISSING",
-            format!(
-                "{} has no metrics API (metrics.k8s.io): it can't tell how busy a replica is, and would never scale",
-                s.name
-            ),
-            "install metrics-server, or say one number with --replicas",
-        )),
+    if scaling::by_cpu(spec) && !served(c, "metrics.k8s.io/v1beta1").await? {
+        let what =
+            "no metrics API (metrics.k8s.io): it can't tell how busy a replica is, and would never scale";
+        let next = "install metrics-server, or say one number with --replicas";
+        return Err(refuse("METRICS_MISSING", format!("{} has {what}", s.name), next));
+    }
+    // The metric itself is not looked for: it may not be listed before a first instance has it. One that never comes becomes
+    // condition MetricsMissing.
+    if scaling::target_millirps(spec).is_some() && !served(c, EXTERNAL).await? {
+        let what = "no external metrics API (external.metrics.k8s.io): it can't tell how many requests there are, and would never scale";
+        let next = "install prometheus-adapter with the rule of examples/scaling, or say --target-cpu instead of --target-rps";
+        return Err(refuse("METRICS_MISSING", format!("{} has {what}", s.name), next));
+    }
+    Ok(())
+}
+
+/// Does somebody answer for an API group that may be another server's?
+async fn served(c: &Client, group_version: &str) -> Result<bool, Failure> {
+    match c.list_api_group_resources(group_version).await {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(code(&e), Some(404 | 503)) => Ok(false),
         Err(e) => Err(failed(&e)),
     }
 }
@@ -208,11 +220,14 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
             format!("use a port of 1 to {last}"),
         ));
     }
-    if scaling::is_elastic(spec) && spec.resources.as_ref().is_none_or(|r| r.cpu.is_empty()) {
+    if scaling::is_elastic(spec)
+        && scaling::by_cpu(spec)
+        && spec.resources.as_ref().is_none_or(|r| r.cpu.is_empty())
+    {
         return Err(refuse(
             "INVALID_ARGUMENT",
             "a range of replicas is scaled by how busy the app is, in percent of its --cpu",
-            "add --cpu, or say one number with --replicas",
+            "add --cpu, choose by requests with --target-rps, or say one number with --replicas",
         ));
     }
     let k = spec.kubernetes.clone().unwrap_or_default();

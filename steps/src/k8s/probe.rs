@@ -11,7 +11,6 @@ use crate::{
     labels::key,
     verdict::{self, LOG_LINES},
 };
-use async_trait::async_trait;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -356,7 +355,6 @@ async fn last_lines_of(c: &Client, cx: &StepCx, p: &Pod, container: &str, previo
     }
 }
 
-#[async_trait]
 impl Step for Probe {
     fn kind(&self) -> &'static str {
         "k8s.probe@1"

@@ -6,7 +6,6 @@ use super::{
     object,
 };
 use crate::{labels::key, registry};
-use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -51,7 +50,6 @@ pub(crate) async fn check(spec: &v1::InstanceSpec) -> Result<(), Failure> {
     ))
 }
 
-#[async_trait]
 impl Step for Pull {
     fn kind(&self) -> &'static str {
         "k8s.pull@1"

@@ -7,7 +7,6 @@ use super::{
     object, rehearse, service,
 };
 use crate::labels::key;
-use async_trait::async_trait;
 use kube::Client;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -188,7 +187,6 @@ async fn taken(c: &Client, cx: &StepCx, s: &Shared, name: &str, at: &At) -> Resu
     }
 }
 
-#[async_trait]
 impl Step for Route {
     fn kind(&self) -> &'static str {
         KIND

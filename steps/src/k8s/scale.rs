@@ -9,7 +9,6 @@ use super::{
     probe::node,
 };
 use crate::labels::key;
-use async_trait::async_trait;
 use kube::{
     Client,
     api::{DynamicObject, Patch, PatchParams},
@@ -77,7 +76,6 @@ pub(super) async fn take_over(c: &Client, cx: &StepCx, name: &str) -> Result<(),
     }
 }
 
-#[async_trait]
 impl Step for Scale {
     fn kind(&self) -> &'static str {
         "k8s.scale@1"

@@ -5,7 +5,6 @@ use super::{
     names::{namespace, namespace_of},
     object,
 };
-use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
@@ -28,7 +27,6 @@ pub(super) fn values(spec: &v1::InstanceSpec) -> impl Iterator<Item = (usize, &v
     spec.secrets.iter().enumerate()
 }
 
-#[async_trait]
 impl Step for Secret {
     fn kind(&self) -> &'static str {
         "k8s.secret@1"

@@ -8,7 +8,6 @@ use super::{
     object, rehearse, switch,
 };
 use crate::kind::Pairs;
-use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
@@ -105,7 +104,6 @@ impl Service {
     }
 }
 
-#[async_trait]
 impl Step for Service {
     fn kind(&self) -> &'static str {
         "k8s.service@1"

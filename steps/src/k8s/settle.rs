@@ -1,7 +1,6 @@
 //! Gates of a revision that serves no more send their callers elsewhere and finish what they have, for as long as the grace lasts.
 use super::{Shared, pods};
 use crate::admin;
-use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use std::{sync::Arc, time::Duration};
@@ -45,7 +44,6 @@ pub(super) async fn emptied(s: &Shared, c: &Client, cx: &StepCx, pods: &[Pod], a
     }
 }
 
-#[async_trait]
 impl Step for Settle {
     fn kind(&self) -> &'static str {
         "k8s.settle@1"

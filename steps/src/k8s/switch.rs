@@ -9,7 +9,6 @@ use super::{
     service,
 };
 use crate::labels::key;
-use async_trait::async_trait;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use serde_json::json;
 use std::sync::Arc;
@@ -26,7 +25,6 @@ pub(super) fn holds(service: &ObjectMeta) -> bool {
     fields::of(service, |m| m == MANAGER).iter().any(|f| f.starts_with("spec.selector"))
 }
 
-#[async_trait]
 impl Step for Switch {
     fn kind(&self) -> &'static str {
         "k8s.switch@1"

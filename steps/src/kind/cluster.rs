@@ -13,7 +13,7 @@ use kube::{Api, Client, api::ListParams};
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use syp_engine::failure::{Class, failure};
 use syp_proto::journal::Failure;
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// kind waits so long for the node to be ready; the pull of its image is not in it.
 const READY: &str = "120s";
@@ -35,8 +35,8 @@ pub struct Cluster {
     pub(super) gate: GateImage,
     /// Who makes it, removes it, enters it, or looks whether anybody is in it.
     pub(super) held: Mutex<()>,
-    /// It is there now.
-    pub(super) made: Notify,
+    /// Told whenever it is there now.
+    pub(super) made: watch::Sender<()>,
 }
 
 // === impl Cluster ===
@@ -45,11 +45,6 @@ impl Cluster {
     /// Nobody else makes it, removes it or enters it meanwhile.
     pub(super) async fn hold(&self) -> MutexGuard<'_, ()> {
         self.held.lock().await
-    }
-
-    /// Until there is one that was not.
-    pub(crate) async fn appears(&self) {
-        self.made.notified().await;
     }
 
     /// The gate's image here and what it is called in the nodes.
@@ -94,7 +89,7 @@ impl Cluster {
             say("loading the gate's image");
             self.load(&here, &there).await?;
         }
-        self.made.notify_waiters();
+        self.made.send_replace(());
         Ok(ports::split(ports::of(&self.control_plane().await?)))
     }
 

@@ -1,7 +1,6 @@
 //! A revision's image in the nodes, where it is one of this machine's Docker engine.
 use super::{Cluster, load::REGISTRY, nodes::Look};
 use crate::labels::key;
-use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
 use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
@@ -18,7 +17,6 @@ fn named(key: &str) -> String {
     format!("{REGISTRY}/{key}:1")
 }
 
-#[async_trait]
 impl Step for Image {
     fn kind(&self) -> &'static str {
         "kind.image@1"

@@ -109,6 +109,8 @@ pub(crate) async fn changes(
     cluster: &std::sync::Arc<Cluster>,
     store: &StoreId,
 ) -> Result<BoxStream<'static, Option<InstanceId>>, Failure> {
+    // before the look: one that is made in this moment is heard of
+    let mut made = cluster.made.subscribe();
     if cluster.look().await? == Look::Running {
         return watched::changes(s, store).await;
     }
@@ -120,9 +122,8 @@ pub(crate) async fn changes(
         }
         None
     });
-    let cluster = std::sync::Arc::clone(cluster);
-    let until = stream::once(async move { cluster.appears().await }).filter_map(|()| async { None });
-    Ok(looks.chain(until).boxed())
+    let until = async move { made.changed().await };
+    Ok(looks.chain(stream::pending()).take_until(until).boxed())
 }
 
 // === impl Cluster ===

@@ -34,7 +34,7 @@ use syp_engine::{
     id::StoreId,
 };
 use syp_proto::journal::Failure;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, watch};
 
 /// What kind writes on the containers of a cluster.
 const LABEL: &str = "io.x-k8s.kind.cluster";
@@ -75,7 +75,7 @@ impl Cluster {
             docker: crate::docker::connect(&o.docker_host)?,
             gate: GateImage::new(o.gate_binary),
             held: Mutex::new(()),
-            made: Notify::new(),
+            made: watch::Sender::new(()),
         })
     }
 

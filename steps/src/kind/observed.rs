@@ -4,18 +4,16 @@ use super::{
     Cluster,
     nodes::{Look, gone},
 };
-use async_trait::async_trait;
 use std::sync::Arc;
 use syp_engine::failure::Class;
-use syp_engine::step::{Done, Observed as Seen, Owner, Rehearsed, Step, StepCx};
+use syp_engine::step::{Done, DynStep, Observed as Seen, Owner, Rehearsed, Step, StepCx};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(crate) struct Observed {
     pub cluster: Arc<Cluster>,
-    pub step: Arc<dyn Step>,
+    pub step: Arc<dyn DynStep>,
 }
 
-#[async_trait]
 impl Step for Observed {
     fn kind(&self) -> &'static str {
         self.step.kind()

@@ -7,7 +7,6 @@ use crate::{
     k8s::{Shared, client::NAMESPACE, namespace, object},
     labels::key,
 };
-use async_trait::async_trait;
 use serde_json::json;
 use std::sync::Arc;
 use syp_engine::{
@@ -30,7 +29,6 @@ fn no_doors() -> Failure {
 
 pub(crate) struct ClusterStep(pub Arc<Cluster>, pub Arc<Shared>);
 
-#[async_trait]
 impl Step for ClusterStep {
     fn kind(&self) -> &'static str {
         "kind.cluster@1"

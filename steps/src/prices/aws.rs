@@ -1,10 +1,10 @@
 //! What an instance on AWS costs: list prices from a catalogue with currency, source and date, times what is provisioned. Decimal and
-//! pure. Free tiers are never subtracted.
+//! pure. Free tiers are never subtracted. The catalogue that comes with the program has one region; of others the provider's list is read.
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use syp_engine::cost;
-use syp_proto::v1;
+use syp_proto::v1::{self, PriceList, price_list};
 
 /// The catalogue that comes with the program.
 const BUILT_IN: &str = include_str!("aws.json");
@@ -25,6 +25,59 @@ pub struct Catalogue {
 #[derive(Clone, Debug, Deserialize)]
 struct Price {
     price: Decimal,
+    unit: String,
+    /// Whose price it is.
+    service: String,
+    /// How its use is called on bills and in the list, behind a prefix of the region.
+    usagetype: String,
+    /// Where a service's kinds of things have uses of the same name.
+    #[serde(rename = "productFamily")]
+    family: Option<String>,
+}
+
+/// Prices without which nothing can be priced.
+const NEEDED: [&str; 10] = [
+    "fargate_vcpu_hour",
+    "fargate_gb_hour",
+    "fargate_arm_vcpu_hour",
+    "fargate_arm_gb_hour",
+    "public_ipv4_hour",
+    "alb_hour",
+    "alb_lcu_hour",
+    "secret_month",
+    "alarm_month",
+    "logs_ingest_gb",
+];
+/// The region of the catalogue that comes with the program, and its prefix.
+const HOME: (&str, &str) = ("us-east-1", "USE1-");
+
+/// How a price is found in the provider's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its key here.
+    pub key: &'static str,
+    /// For what it is.
+    pub unit: String,
+    /// Whose it is.
+    pub service: String,
+    /// How its use is called, without the region's prefix.
+    pub usage: String,
+    /// Only products of this family.
+    pub family: Option<String>,
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// Is this the use? The prefix of a region is one word of capitals and digits; other words mean other things (`SpotUsage-`).
+    pub fn is(&self, usage: &str) -> bool {
+        usage.strip_suffix(self.usage.as_str()).is_some_and(|before| {
+            before.is_empty()
+                || before.strip_suffix('-').is_some_and(|p| {
+                    !p.is_empty() && p.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+                })
+        })
+    }
 }
 
 /// What is provisioned for an instance.
@@ -78,6 +131,77 @@ impl Catalogue {
     /// It can't be read, which a test rules out.
     pub fn built_in() -> Result<Self, serde_json::Error> {
         serde_json::from_str(BUILT_IN)
+    }
+
+    /// With a list of the provider for one region, instead of what it had for that.
+    ///
+    /// # Errors
+    /// A price that is no number.
+    pub fn with(&self, region: &str, list: &PriceList) -> Result<Self, rust_decimal::Error> {
+        let price = |p: &price_list::Price| {
+            let held = Price {
+                price: p.amount.parse()?,
+                unit: p.unit.clone(),
+                service: String::new(),
+                usagetype: p.usage_type.clone(),
+                family: None,
+            };
+            Ok::<_, rust_decimal::Error>((p.key.clone(), held))
+        };
+        let prices: Result<BTreeMap<_, _>, _> = list.prices.iter().map(price).collect();
+        Ok(Self {
+            version: list.source.clone(),
+            currency: list.currency_code.clone(),
+            fetched: list.as_of.as_ref().map(day).unwrap_or_default(),
+            hours_per_month: self.hours_per_month,
+            regions: [(region.to_owned(), prices?)].into(),
+        })
+    }
+
+    /// The prices of a region; none, where none are known.
+    pub fn list(&self, region: &str) -> PriceList {
+        let price = |(key, p): (&String, &Price)| price_list::Price {
+            key: key.clone(),
+            unit: p.unit.clone(),
+            amount: p.price.normalize().to_string(),
+            usage_type: p.usagetype.clone(),
+        };
+        PriceList {
+            target: format!("aws:{region}"),
+            currency_code: self.currency.clone(),
+            as_of: format!("{}T00:00:00Z", self.fetched).parse().ok(),
+            source: self.version.clone(),
+            prices: self.regions.get(region).into_iter().flatten().map(price).collect(),
+        }
+    }
+
+    /// What to look for in the provider's list.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let home = self.regions.get(HOME.0);
+        let one = |key: &'static str| {
+            let p = home?.get(key)?;
+            Some(Wanted {
+                key,
+                unit: p.unit.clone(),
+                service: p.service.clone(),
+                usage: p.usagetype.strip_prefix(HOME.1).unwrap_or(&p.usagetype).to_owned(),
+                family: p.family.clone(),
+            })
+        };
+        NEEDED.into_iter().filter_map(one).collect()
+    }
+
+    /// Where its prices are from.
+    pub fn words(&self) -> String {
+        format!(
+            "list prices of AWS in {}, catalogue {} as of {}; free tiers not subtracted",
+            self.currency, self.version, self.fetched
+        )
+    }
+
+    /// Has it prices of a region?
+    pub fn knows(&self, region: &str) -> bool {
+        self.regions.contains_key(region)
     }
 
     fn price(&self, region: &str, key: &'static str) -> Result<Decimal, Missing> {
@@ -139,6 +263,10 @@ impl Catalogue {
         line("logs", format!("by use: {} {c} a GB", n(log)), Decimal::ZERO);
         Ok(Rate { hourly: sum, task, lines })
     }
+}
+
+fn day(at: &prost_types::Timestamp) -> String {
+    at.to_string().split('T').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -205,6 +333,51 @@ mod tests {
         assert!(of(Provisioned { arm: true, ..SMALL }).hourly < of(SMALL).hourly);
         let inside = of(Provisioned { public_ip: false, ..SMALL });
         assert_eq!(of(SMALL).hourly - inside.hourly, decimal("0.005"));
+    }
+
+    #[test]
+    fn a_use_is_known_behind_the_prefix_of_its_region() {
+        let all = Catalogue::built_in().unwrap().wanted();
+        assert_eq!(all.len(), NEEDED.len(), "{all:?}");
+        let of = |key| all.iter().find(|w| w.key == key).unwrap();
+        let cpu = of("fargate_vcpu_hour");
+        for here in
+            ["Fargate-vCPU-Hours:perCPU", "USE1-Fargate-vCPU-Hours:perCPU", "EUC1-Fargate-vCPU-Hours:perCPU"]
+        {
+            assert!(cpu.is(here), "{here}");
+        }
+        for other in [
+            "EU-Fargate-ARM-vCPU-Hours:perCPU",
+            "EU-SpotUsage-Fargate-vCPU-Hours:perCPU",
+            "EU-Fargate-vCPU-Hours",
+            "-Fargate-vCPU-Hours:perCPU",
+        ] {
+            assert!(!cpu.is(other), "{other}");
+        }
+        assert!(of("alb_hour").is("EU-LoadBalancerUsage") && of("alb_hour").family.is_some());
+    }
+
+    #[test]
+    fn a_list_of_the_provider_takes_the_place_of_the_catalogue() {
+        let built_in = Catalogue::built_in().unwrap();
+        assert!(built_in.list("eu-west-1").prices.is_empty());
+        let mut list = built_in.list("us-east-1");
+        list.as_of = "2026-12-01T10:00:00Z".parse().ok();
+        list.source = "AWS Price List API".into();
+        let cpu = list.prices.iter_mut().find(|p| p.key == "fargate_vcpu_hour").unwrap();
+        cpu.amount = "1".into();
+        let other = built_in.with("eu-west-1", &list).unwrap();
+        assert!(
+            other
+                .words()
+                .ends_with("catalogue AWS Price List API as of 2026-12-01; free tiers not subtracted")
+        );
+        let dear = other.rate("eu-west-1", &SMALL).unwrap().hourly - of(SMALL).hourly;
+        assert_eq!(dear, decimal("0.25") * (decimal("1") - decimal("0.04048")));
+        assert_eq!(other.list("eu-west-1").prices, list.prices);
+        assert!(!other.knows("us-east-1"));
+        list.prices[0].amount = "x".into();
+        assert!(built_in.with("eu-west-1", &list).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
 use oci_client::{
     Reference, RegistryOperation,
     errors::{OciDistributionError as Error, OciErrorCode},
+    manifest::OciManifest,
 };
 use std::time::Duration;
 
@@ -68,6 +69,30 @@ pub(crate) async fn user(image: &str) -> Option<String> {
     let config = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()?;
     let config: serde_json::Value = serde_json::from_str(&config).ok()?;
     Some(config["config"]["User"].as_str().unwrap_or_default().to_owned())
+}
+
+/// For which processors an image is, as its registry says it. `None`: it does not say.
+pub(crate) async fn architectures(image: &str) -> Option<Vec<String>> {
+    let reference = Reference::try_from(image).ok()?;
+    let asked = async {
+        let options = Options { credentials: credentials(image).await, limit: LIMIT, ..Default::default() };
+        let place = Place(reference);
+        let client = greet(&place, &options, RegistryOperation::Pull).await?;
+        let auth = auth(options.credentials.as_ref());
+        match client.pull_manifest(&place.0, &auth).await?.0 {
+            OciManifest::ImageIndex(index) => {
+                let all = index.manifests.into_iter().filter_map(|m| m.platform);
+                Ok(all.map(|p| p.architecture.to_string()).collect())
+            }
+            OciManifest::Image(_) => {
+                let config = client.pull_manifest_and_config(&place.0, &auth).await?.2;
+                let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
+                Ok::<_, Error>(config["architecture"].as_str().map(str::to_owned).into_iter().collect())
+            }
+        }
+    };
+    let all: Vec<String> = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()?;
+    Some(all).filter(|a| !a.is_empty())
 }
 
 /// Registries that hide what they have from strangers say "denied" instead. Pure.

@@ -3,7 +3,7 @@
 //! `bench_engine STORE_DIR idle | seq N | conc C SECONDS | rec PREFIX FROM TO | park PREFIX FROM TO`, with the environment
 //! variables SIDE (file that steps append to) and GATE (file that a step waits for). Prints READY, then one JSON line where a figure is asked for.
 use anyhow::{Context, Result, bail};
-use async_trait::async_trait;
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
@@ -25,7 +25,8 @@ use syp_engine::{
     id::{InstanceId, StoreId},
     plan::{Plan, PlanNode, Policy},
     step::{
-        Done, Have, Held, LogLine, LogQuery, Observed, Of, Owner, Preflight, Stats, Step, StepCx, Target,
+        Done, DynStep, Have, Held, LogLines, LogQuery, News, Observed, Of, Owner, Preflight, Stats, Step,
+        StepCx, Target,
     },
     store::{SledKv, open},
     vault::Vault,
@@ -61,7 +62,6 @@ impl Bench {
 struct BenchTarget(Arc<Bench>);
 struct BenchStep(Arc<Bench>);
 
-#[async_trait]
 impl Step for BenchStep {
     fn kind(&self) -> &'static str {
         "bench.step@1"
@@ -115,13 +115,12 @@ impl Step for BenchStep {
     }
 }
 
-#[async_trait]
 impl Target for BenchTarget {
     fn name(&self) -> &'static str {
         "bench"
     }
 
-    fn step(&self, _: &str) -> Option<Arc<dyn Step>> {
+    fn step(&self, _: &str) -> Option<Arc<dyn DynStep>> {
         Some(Arc::new(BenchStep(Arc::clone(&self.0))))
     }
 
@@ -148,49 +147,41 @@ impl Target for BenchTarget {
         Plan { target: "bench".into(), version: 1, nodes: nodes.collect() }
     }
 
-    async fn preflight(
-        &self,
-        _: &Owner,
-        spec: &v1::InstanceSpec,
-        _: Option<&Held<'_>>,
-    ) -> Result<Preflight, Failure> {
-        Ok(Preflight { spec: spec.clone(), ..Default::default() })
+    fn preflight<'a>(
+        &'a self,
+        _: &'a Owner,
+        spec: &'a v1::InstanceSpec,
+        _: Option<&'a Held<'a>>,
+    ) -> BoxFuture<'a, Result<Preflight, Failure>> {
+        Box::pin(async move { Ok(Preflight { spec: spec.clone(), ..Default::default() }) })
     }
 
-    async fn list(&self, _: &StoreId, _: Option<Of<'_>>) -> Result<Vec<Found>, Failure> {
-        Ok(vec![])
+    fn list<'a>(&'a self, _: &'a StoreId, _: Option<Of<'a>>) -> BoxFuture<'a, Result<Vec<Found>, Failure>> {
+        Box::pin(async move { Ok(vec![]) })
     }
 
-    async fn remove(&self, _: &StoreId, _: &Found) -> Result<(), Failure> {
-        Ok(())
+    fn remove<'a>(&'a self, _: &'a StoreId, _: &'a Found) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
     }
 
-    async fn push_gate(&self, _: &StepCx) -> Result<(), Failure> {
-        Ok(())
+    fn push_gate<'a>(&'a self, _: &'a StepCx) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
     }
 
-    async fn stats(&self, _: &StepCx) -> Result<Stats, Failure> {
-        Ok(Stats::default())
+    fn stats<'a>(&'a self, _: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>> {
+        Box::pin(async { Ok(Stats::default()) })
     }
 
-    async fn logs(
-        &self,
-        _: &StepCx,
-        _: LogQuery,
-    ) -> Result<std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<LogLine, Failure>> + Send>>, Failure>
-    {
-        Ok(Box::pin(futures_util::stream::empty()))
+    fn logs<'a>(&'a self, _: &'a StepCx, _: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>> {
+        Box::pin(async { Ok(stream::empty().boxed()) })
     }
 
-    async fn check(&self) -> Result<String, Failure> {
-        Ok("bench".into())
+    fn check(&self) -> BoxFuture<'_, Result<String, Failure>> {
+        Box::pin(async move { Ok("bench".into()) })
     }
 
-    async fn changes(
-        &self,
-        _: &StoreId,
-    ) -> Result<std::pin::Pin<Box<dyn futures_util::Stream<Item = Option<InstanceId>> + Send>>, Failure> {
-        Ok(Box::pin(futures_util::stream::pending()))
+    fn changes<'a>(&'a self, _: &'a StoreId) -> BoxFuture<'a, Result<News, Failure>> {
+        Box::pin(async { Ok(stream::pending().boxed()) })
     }
 }
 

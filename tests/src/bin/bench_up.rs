@@ -184,6 +184,7 @@ impl Bare {
                 let cx = StepCx {
                     owner: owner.clone(),
                     spec: Arc::new(spec.clone()),
+                    run: 1,
                     node: n.id.clone(),
                     params: serde_json::from_str(&n.params)?,
                     facts: facts.clone(),

@@ -1,6 +1,6 @@
 //! A real cluster of the kubeconfig (`KUBECONFIG`, its current context), one whose network enforces no NetworkPolicy.
 use super::{Bed, pods};
-use crate::product::{Engine, sh};
+use crate::product::{Engine, pause, sh};
 use anyhow::Result;
 use serde_json::Value;
 
@@ -121,7 +121,15 @@ impl Bed for Cluster {
     }
 
     fn left(&self, store: &str) -> Result<Vec<String>> {
-        let kinds = self.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
+        // an API of another suite that comes or goes makes kubectl give up for a second or two
+        let mut tries = 0;
+        let kinds = loop {
+            tries += 1;
+            match self.kubectl(&["api-resources", "--verbs=list", "-o", "name"]) {
+                Err(e) if tries < 10 && format!("{e:#}").contains("server APIs") => pause(1_000),
+                said => break said?,
+            }
+        };
         let kinds =
             kinds.split_whitespace().filter(|k| !k.contains("metrics.k8s.io")).collect::<Vec<_>>().join(",");
         let label = format!("syp.dev/store={store}");

@@ -80,7 +80,7 @@ fn unwell(all: &[Instance]) -> Check {
                     c.status() == condition::Status::False
                         && !["DRAINING", "DESTROYED"].contains(&c.reason.as_str())
                 }
-                "Blocked" | "Drifted" => c.status() == condition::Status::True,
+                "Blocked" | "Drifted" | "MetricsMissing" => c.status() == condition::Status::True,
                 _ => false,
             };
             bad && !c.reason.is_empty()

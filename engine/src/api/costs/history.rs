@@ -12,7 +12,7 @@ use crate::{
     cost, meter, revision, view,
 };
 use rust_decimal::{Decimal, prelude::ToPrimitive};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use syp_auth::policy::Role;
 use syp_proto::{journal::Instance, v1};
 use tonic::{Code, Status};
@@ -54,9 +54,11 @@ impl Api {
         if from.zip(until).is_some_and(|(f, u)| f >= u) {
             return Err(invalid("end_time", "after start_time"));
         }
-        let mut rows: BTreeMap<Group, (Decimal, i64, i64, bool)> = BTreeMap::new();
+        // sums of two currencies are none
+        let mut rows: BTreeMap<(Group, String), (Decimal, i64, i64, bool)> = BTreeMap::new();
         for i in self.asked(a, &r).await? {
             let pricing = cost::Pricing::of(&i);
+            let currency = self.currency_in(&i).to_owned();
             let unpriced = !pricing.is_priced() || pricing.unpriced_until.is_some();
             for p in meter::pieces(&i, now) {
                 let within = from.is_none_or(|f| p.day >= meter::day(f))
@@ -65,21 +67,23 @@ impl Api {
                     continue;
                 }
                 let group = by.iter().map(|g| (g.clone(), value(&i, &p, g))).collect();
-                let row = rows.entry(group).or_insert((Decimal::ZERO, p.day, p.day, false));
+                let row =
+                    rows.entry((group, currency.clone())).or_insert((Decimal::ZERO, p.day, p.day, false));
                 row.0 += p.rate_ms;
                 (row.1, row.2, row.3) = (row.1.min(p.day), row.2.max(p.day), row.3 || unpriced);
             }
         }
         // what had no price at all is not shown as 0
-        let money = |d: Decimal, unpriced: bool| {
-            (!unpriced || !d.is_zero())
-                .then(|| cost::money(d / Decimal::from(meter::HOUR_MS), &self.currency))
+        let money = |d: Decimal, unpriced: bool, currency: &str| {
+            (!unpriced || !d.is_zero()).then(|| cost::money(d / Decimal::from(meter::HOUR_MS), currency))
         };
         let total: Decimal = rows.values().map(|r| r.0).sum();
-        let total = money(total, rows.values().any(|r| r.3));
-        let all = rows.into_iter().map(|(group, (sum, first, last, unpriced))| v1::CostRow {
+        let currencies: BTreeSet<String> = rows.keys().map(|(_, c)| c.clone()).collect();
+        let of_all = currencies.first().map_or(&*self.currency, String::as_str);
+        let total = money(total, rows.values().any(|r| r.3), of_all).filter(|_| currencies.len() < 2);
+        let all = rows.into_iter().map(|((group, currency), (sum, first, last, unpriced))| v1::CostRow {
             group: group.into_iter().collect(),
-            accrued: money(sum, unpriced),
+            accrued: money(sum, unpriced, &currency),
             billed: None,
             start_time: timestamp(first * meter::DAY_MS),
             end_time: timestamp((last + 1) * meter::DAY_MS),

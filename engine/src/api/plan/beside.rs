@@ -1,6 +1,6 @@
 //! Plans of what lives beside revisions: policies, tokens, secrets, prices. Each one asks the very call, which checks and changes
 //! nothing, and says the difference to what is there.
-use super::{rule_changes, rules_words};
+use super::{priced, rule_changes, rules_words};
 use crate::{
     api::{Api, authz::Authz, status::invalid},
     cost, door,
@@ -45,12 +45,12 @@ impl Api {
 
     /// The cost stays, `full` names whose it is; nothing for what costs nothing by itself.
     async fn same_cost(&self, a: &Authz, full: &str) -> Result<Plan, Status> {
-        let rate = if full.is_empty() {
-            Decimal::ZERO
-        } else {
-            cost::rate(&self.live(a, full, Role::Operator).await?.get())
-        };
-        Ok(self.priced(rate, rate))
+        if full.is_empty() {
+            return Ok(priced(Decimal::ZERO, Decimal::ZERO, &self.currency));
+        }
+        let i = self.live(a, full, Role::Operator).await?.get();
+        let rate = cost::rate(&i);
+        Ok(priced(rate, rate, self.currency_in(&i)))
     }
 
     async fn plan_policy(&self, a: &Authz, mut r: v1::SetAccessPolicyRequest) -> Result<Plan, Status> {
@@ -92,7 +92,7 @@ impl Api {
         r.validate_only = true;
         r.request_id.clear();
         self.revoke_token(of(a, r)).await?;
-        let mut out = self.priced(Decimal::ZERO, Decimal::ZERO);
+        let mut out = priced(Decimal::ZERO, Decimal::ZERO, &self.currency);
         let own = self.identities.machines().all().into_iter().find(|t| t.id == id);
         let of_instance =
             || self.engine.cells().into_iter().find(|c| c.get().tokens.iter().any(|t| t.id == id));
@@ -102,7 +102,7 @@ impl Api {
                 let cell = of_instance().ok_or_else(|| Status::not_found(id.clone()))?;
                 let i = cell.get();
                 let rate = cost::rate(&i);
-                out = self.priced(rate, rate);
+                out = priced(rate, rate, self.currency_in(&i));
                 let t = i.tokens.iter().find(|t| t.id == id).cloned().unwrap_or_default();
                 crate::api::tokens::shown(&crate::view::full_name(&i), t)
             }
@@ -126,6 +126,9 @@ impl Api {
             else {
                 continue;
             };
+            if self.currency_of(&*target) != &*self.currency {
+                continue;
+            }
             let facts = serde_json::from_str(&i.facts).unwrap_or_default();
             let unpriced = !cost::Pricing::of_facts(&facts).is_priced();
             let next = match target.reprice(Some(&new), &spec, &facts) {
@@ -138,7 +141,7 @@ impl Api {
                 lines.push(format!("{}: {rate} -> {next} {} an hour", i.name, self.currency));
             }
         }
-        let mut out = self.priced(before, after);
+        let mut out = priced(before, after, &self.currency);
         for (what, b, n) in [
             ("per kWh", &held.per_kwh, &new.per_kwh),
             ("watts per core", &held.watts_per_core, &new.watts_per_core),
@@ -168,7 +171,7 @@ impl Api {
         Ok(Plan {
             changes: vec![format!("secret {id}: made, at version 1")],
             access_changes: rule_changes("operate", None, Some(&operators)),
-            ..self.priced(Decimal::ZERO, Decimal::ZERO)
+            ..priced(Decimal::ZERO, Decimal::ZERO, &self.currency)
         })
     }
 
@@ -179,7 +182,7 @@ impl Api {
         // a validated value that is the newest one already is answered with that version
         let v = self.add_secret_version(of(a, r)).await?.into_inner();
         let s = self.get_secret(of(a, v1::GetSecretRequest { name: name.clone() })).await?.into_inner();
-        let mut out = self.priced(Decimal::ZERO, Decimal::ZERO);
+        let mut out = priced(Decimal::ZERO, Decimal::ZERO, &self.currency);
         if !v.name.is_empty() {
             out.no_change = true;
             return Ok(out);
@@ -200,7 +203,7 @@ impl Api {
                 format!("{short}: stays as it is until its next change")
             });
         }
-        let price = self.priced(rate, rate);
+        let price = priced(rate, rate, &self.currency);
         Ok(Plan { changes: out.changes, ..price })
     }
 
@@ -213,7 +216,7 @@ impl Api {
         r.validate_only = true;
         r.request_id.clear();
         self.update_secret(of(a, r)).await?;
-        let mut out = self.priced(Decimal::ZERO, Decimal::ZERO);
+        let mut out = priced(Decimal::ZERO, Decimal::ZERO, &self.currency);
         if operators {
             let mine = || crate::api::create::only(&a.identity, v1::Role::Operator);
             let after: AccessPolicy = new.operators.filter(|p| !p.rules.is_empty()).unwrap_or_else(mine);
@@ -237,7 +240,7 @@ impl Api {
         Ok(Plan {
             changes: std::iter::once(gone).chain(earlier).collect(),
             access_changes: rule_changes("operate", s.operators.as_ref(), None),
-            ..self.priced(Decimal::ZERO, Decimal::ZERO)
+            ..priced(Decimal::ZERO, Decimal::ZERO, &self.currency)
         })
     }
 }

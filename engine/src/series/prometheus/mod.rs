@@ -1,6 +1,7 @@
 //! What Prometheus scrapes: all instances at once, from memory, with a bounded number of series for each.
 //!
-//! The label of an instance is `name`: `instance` is Prometheus' own, of the process that it scrapes.
+//! The label of an instance is `name`: `instance` is Prometheus' own, of the process that it scrapes. `uid` is beside it, since names come
+//! again and other engines have them too.
 mod native;
 mod text;
 
@@ -14,6 +15,7 @@ const BOUNDS: std::ops::RangeInclusive<u32> = 9..=24;
 
 /// One instance at one moment.
 struct Sampled {
+    uid: String,
     project: String,
     name: String,
     total: Counters,
@@ -157,9 +159,10 @@ pub fn expose(all: &Series, now: Millis, accept: &str) -> (&'static str, Vec<u8>
     let mut sampled: Vec<Sampled> = all
         .all()
         .into_iter()
-        .map(|(_, live)| {
+        .map(|(id, live)| {
             let l = live.lock();
             Sampled {
+                uid: id.to_string(),
                 project: l.project.clone(),
                 name: l.name.clone(),
                 total: l.head.total(),
@@ -205,6 +208,8 @@ mod tests {
     };
     use prost::Message;
 
+    const UID: &str = "0123456789abcdef0123456789abcdef";
+
     fn one() -> Series {
         let mut head = Head { restarts: 1, cpu_us: 2_500_000, ..Default::default() };
         head.carried.classes[2] = 7;
@@ -223,7 +228,7 @@ mod tests {
             ..Default::default()
         };
         let all = Series::default();
-        all.put(InstanceId::random(), live);
+        all.put(InstanceId::parse(UID).unwrap(), live);
         all
     }
 
@@ -232,7 +237,7 @@ mod tests {
         let (kind, body) = expose(&one(), 1_000, "text/plain");
         let text = String::from_utf8(body).unwrap();
         assert!(kind.starts_with("text/plain; version=0.0.4"));
-        let i = "project=\"default\",name=\"shop\"";
+        let i = format!("project=\"default\",name=\"shop\",uid=\"{UID}\"");
         for line in [
             "# TYPE syp_requests_total counter",
             &format!("syp_requests_total{{{i},class=\"2xx\"}} 10"),

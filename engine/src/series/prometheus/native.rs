@@ -105,7 +105,8 @@ pub(super) fn write(all: &[Sampled]) -> Vec<u8> {
         let mut metric = Vec::new();
         for s in all {
             (f.each)(s, &mut |label, value| {
-                let own = [("project", s.project.as_str()), ("name", s.name.as_str())];
+                let own =
+                    [("project", s.project.as_str()), ("name", s.name.as_str()), ("uid", s.uid.as_str())];
                 let pair = |(k, v): (&str, &str)| LabelPair { name: Some(k.into()), value: Some(v.into()) };
                 let mut m =
                     Metric { label: own.into_iter().chain(label).map(pair).collect(), ..Default::default() };

@@ -38,7 +38,7 @@ pub(super) fn write(all: &[Sampled]) -> String {
 
 /// Names and projects are lower-case letters, digits and hyphens, and so need no escaping.
 fn line(out: &mut String, name: &str, suffix: &str, s: &Sampled, label: Label<'_>, value: f64) {
-    let _ = write!(out, "{name}{suffix}{{project=\"{}\",name=\"{}\"", s.project, s.name);
+    let _ = write!(out, "{name}{suffix}{{project=\"{}\",name=\"{}\",uid=\"{}\"", s.project, s.name, s.uid);
     if let Some((k, v)) = label {
         let _ = write!(out, ",{k}=\"{v}\"");
     }

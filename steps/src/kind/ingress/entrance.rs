@@ -1,7 +1,6 @@
 //! Comes in as a caller does: by name, through the ingress, with TLS that only the local authority vouches for, and without a token.
 use super::{Authority, Doors};
 use crate::{admin, k8s::Shared};
-use async_trait::async_trait;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -46,7 +45,6 @@ async fn status(doors: Doors, name: &str, ca: &str) -> Result<u16, Failure> {
     admin::anonymous_at(way, name).await
 }
 
-#[async_trait]
 impl Step for Entrance {
     fn kind(&self) -> &'static str {
         "kind.entrance@1"

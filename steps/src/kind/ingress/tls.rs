@@ -6,7 +6,6 @@ use crate::k8s::{
     names::{namespace, namespace_of},
     object,
 };
-use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -26,7 +25,6 @@ const UNTIL: &str = "syp.dev/not-after";
 /// Another one is made when it holds no longer than this.
 const RENEW_S: i64 = 90 * 86_400;
 
-#[async_trait]
 impl Step for Tls {
     fn kind(&self) -> &'static str {
         "kind.tls@1"

@@ -1,0 +1,88 @@
+//! What an `up` would meet in an account, before anybody needs it.
+use super::{Shared, certificate, definitions, network, preflight, tasks};
+use syp_engine::examined::Examined;
+use syp_proto::{journal::Failure, v1};
+
+/// Nothing is called so.
+const NOTHING: &str = "sypctl-check";
+
+/// Looks at everything.
+pub(super) async fn examine(s: &Shared, spec: &v1::InstanceSpec) -> Examined {
+    let mut out = Examined::default();
+    if let Err(f) = Box::pin(look(s, spec, &mut out)).await {
+        out.fail("reachable", f);
+    }
+    out
+}
+
+/// Ends early when the account can't be asked at all.
+async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result<(), Failure> {
+    let who = s.who().await?;
+    out.ok("reachable", format!("AWS answers in {}", s.region));
+    out.identity = format!("{} of account {}", who.arn, who.account);
+    out.ok("identity", out.identity.clone());
+    let found = "the role and the boundary of deploy/aws/bootstrap.yaml";
+    out.judge("bootstrap", preflight::bootstrapped(s).await, found);
+    Box::pin(rights(s, out)).await;
+    match preflight::gate_image(s) {
+        Ok(image) => out.ok("gate's image", image),
+        Err(f) => out.fail("gate's image", f),
+    }
+    let aws = spec.aws.clone().unwrap_or_default();
+    let c = s.clients().await?;
+    match network::find(&c.query, &s.region, &aws.subnets).await {
+        Ok(p) => out.ok("network", format!("{} with {}", p.vpc, p.subnets.join(", "))),
+        Err(f) => out.fail("network", f),
+    }
+    match spec.domains.first() {
+        Some(d) => match certificate::find(&c.acm, &s.region, &aws.certificate, d).await {
+            Ok(arn) => out.ok("certificate", arn),
+            Err(f) => out.fail("certificate", f),
+        },
+        None => out.note("certificate", "'--domain NAME' looks for one"),
+    }
+    if spec.resources.is_some() {
+        match preflight::size(spec) {
+            Ok(size) => out.ok("size", format!("a task of {} CPU units and {} MiB", size.cpu, size.memory)),
+            Err(f) => out.fail("size", f),
+        }
+    }
+    let prices = s.prices.read().clone();
+    if prices.knows(&s.region) {
+        let words = prices.words();
+        out.ok("prices", words);
+    } else {
+        out.warn(
+            "prices",
+            format!("no price of {} is known", s.region),
+            format!("the first 'up' reads them, or 'sypctl prices refresh {}'", s.name),
+        );
+    }
+    Ok(())
+}
+
+/// Reads that every instance needs: those that are refused are named by their action.
+async fn rights(s: &Shared, out: &mut Examined) {
+    let of = tasks::Of { cluster: NOTHING, service: NOTHING };
+    let (stacks, service, definitions, secrets, tags) = tokio::join!(
+        super::listing::may_list_stacks(s),
+        async { tasks::service(s, of).await.map(drop) },
+        async { definitions::inactive(s, NOTHING).await.map(drop) },
+        super::listing::may_list_secrets(s),
+        super::listing::may_list_tagged(s),
+    );
+    for said in [stacks, service, definitions, secrets, tags] {
+        match said {
+            Err(f) if f.reason == "RIGHTS_MISSING" => {
+                let action = f.message.strip_prefix("AWS refused ").and_then(|m| m.split(": ").next());
+                out.missing.push(action.unwrap_or(&f.message).to_owned());
+                out.fail("rights", f);
+            }
+            Err(f) => out.fail("rights", f),
+            Ok(()) => {}
+        }
+    }
+    if out.missing.is_empty() {
+        out.note("rights", "all that was read is allowed; writes are tried by the first 'up' (deploy/aws/bootstrap.yaml has them all)");
+    }
+}

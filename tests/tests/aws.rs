@@ -1,0 +1,241 @@
+//! What a user of AWS meets before anything is made: the check, the plan, what is refused and in which words; and how often AWS is asked.
+use anyhow::{Context, Result, ensure};
+use rust_decimal::Decimal;
+use std::collections::BTreeMap;
+use syp_engine::{clock::Clock, id::StoreId, step::Target};
+use syp_steps::{
+    aws::{AwsTarget, Options},
+    prices::aws::Catalogue,
+};
+use syp_tests::{
+    conformance::{Aws, Bed},
+    product::{Engine, binary, pause},
+};
+
+const ALICE: &str = "user:alice@example.com";
+
+fn up<'a>(aws: &Aws, more: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["up", "shop", "--image", aws.image(), "--on", aws.on(), "--allow", ALICE, "--yes"];
+    all.extend(more);
+    all
+}
+
+/// Of a region that the program does not know: read from AWS' list, and kept over another start.
+fn priced(aws: &Aws, e: &Engine) -> Result<()> {
+    let check = e.ok(&["provider", "check", aws.on()])?;
+    let words = format!("sypctl prices refresh {}", aws.on());
+    ensure!(
+        check.lines().any(|l| l.contains("prices") && l.contains("warn")) && check.contains(&words),
+        "{check}"
+    );
+    ensure!(e.ok(&["prices", "show", aws.on()])?.contains(&words), "none are known yet");
+    let plan = e.json(&["prices", "refresh", aws.on(), "--plan"])?;
+    ensure!(plan["prices"]["prices"].as_array().is_some_and(|p| p.len() == 10), "{plan}");
+    ensure!(
+        e.json(&["prices", "show", aws.on()])?["prices"].as_array().is_none_or(Vec::is_empty),
+        "only shown"
+    );
+    e.ok(&["prices", "refresh", aws.on()])?;
+    e.kill9()?;
+    let held = e.json(&["prices", "show", aws.on()])?;
+    let of = |key: &str| {
+        let mut all = held["prices"].as_array().into_iter().flatten();
+        all.find(|p| p["key"] == key).and_then(|p| p["amount"].as_str()).unwrap_or_default().to_owned()
+    };
+    // not Windows', not what is left over, not a network's load balancer, not what is free
+    let want = [
+        ("fargate_vcpu_hour", "0.04048"),
+        ("alb_hour", "0.0252"),
+        ("alarm_month", "0.1"),
+        ("logs_ingest_gb", "0.57"),
+    ];
+    for (key, amount) in want {
+        ensure!(of(key) == amount, "{key}: {held}");
+    }
+    let other = e.run(&["prices", "refresh", "docker"])?;
+    ensure!(other.code != 0 && other.err.contains("has no list prices"), "{}", other.err);
+    Ok(())
+}
+
+/// A line of the check says that all is there, and a name without a certificate what to do.
+fn checked(aws: &Aws, e: &Engine) -> Result<()> {
+    let good = e.run(&["provider", "check", aws.on(), "--domain", "shop.example.com"])?;
+    for what in ["reachable", "identity", "bootstrap", "gate's image", "network", "certificate", "prices"] {
+        let line =
+            good.out.lines().find(|l| l.contains(what)).with_context(|| format!("{what}: {}", good.out))?;
+        ensure!(line.contains("ok"), "{line}");
+    }
+    ensure!(good.code == 0, "{}", good.err);
+    let bad = e.run(&["provider", "check", aws.on(), "--domain", "shop.example.net"])?;
+    ensure!(bad.code != 0 && bad.out.contains("request-certificate"), "{} {}", bad.out, bad.err);
+    Ok(())
+}
+
+/// Nothing of it has made anything.
+fn refused(aws: &Aws, e: &Engine) -> Result<()> {
+    let domain = ["--port", "8080", "--domain", "shop.example.com"];
+    let with = |more: &[&'static str]| [&domain[..], more].concat();
+    for (more, reason, words) in [
+        (vec!["--port", "8080"], "NOT_SUPPORTED", "--domain"),
+        (
+            vec!["--port", "8080", "--domain", "shop.example.net"],
+            "CERTIFICATE_UNSUITABLE",
+            "shop.example.net",
+        ),
+        (
+            with(&["--certificate", "arn:aws:acm:eu-west-1:1:certificate/none"]),
+            "CERTIFICATE_UNSUITABLE",
+            "none",
+        ),
+        (with(&["--subnet", "subnet-none", "--subnet", "subnet-other"]), "", "subnet"),
+        (with(&["--egress", "none"]), "NOT_SUPPORTED", "--egress"),
+        (with(&["--replicas", "1-3", "--target-rps", "5"]), "NOT_SUPPORTED", "--target-cpu"),
+        (with(&["--env", "X={{resolve:ssm:/prod/db}}"]), "NOT_SUPPORTED", "--secret"),
+        (with(&["--cpu", "64"]), "RESOURCES_EXCEED_HOST", "16 cores"),
+        (with(&["--budget", "5EUR/day:drain"]), "INVALID_ARGUMENT", "USD"),
+        (vec!["--domain", "shop.example.com"], "PORT_UNKNOWN", "--port"),
+    ] {
+        let said = e.run(&up(aws, &more))?;
+        ensure!(
+            said.code != 0 && said.err.contains(reason) && said.err.contains(words),
+            "{more:?}: {}",
+            said.err
+        );
+    }
+    let elsewhere = e.run(&[
+        "up",
+        "shop",
+        "--image",
+        "syp-test/hello",
+        "--port",
+        "8080",
+        "--domain",
+        "a.b",
+        "--zone",
+        "Z1",
+        "--yes",
+    ])?;
+    ensure!(elsewhere.code != 0 && elsewhere.err.contains("aws targets"), "{}", elsewhere.err);
+    let plan = e.ok(&up(aws, &with(&["--plan", "--secret", "PW=@/etc/hostname"])))?;
+    for part in ["AWS::ECS::Service", "sypctl/", "0.0", "USD"] {
+        ensure!(plan.contains(part), "{part}: {plan}");
+    }
+    ensure!(aws.left(&e.store_id()?)?.is_empty(), "nothing was made");
+    let made = aws.bed.calls().into_iter().filter(|c| c.contains(":Create") || c.contains(":Put"));
+    ensure!(made.count() == 0, "nothing was asked for");
+    Ok(())
+}
+
+/// What lives is no orphan, whoever sweeps; what nobody knows any more is one.
+fn swept(aws: &Aws, e: &Engine) -> Result<()> {
+    let said = e.json(&["sweep", "--provider", aws.on()])?;
+    ensure!(said["orphans"].as_array().is_none_or(Vec::is_empty), "what lives is no orphan: {said}");
+    e.ok(&["sweep", "--provider", aws.on(), "--delete", "--yes"])?;
+    ensure!(e.state("shop")? == "SERVING" && !aws.left(&e.store_id()?)?.is_empty(), "it lives on");
+    Ok(())
+}
+
+/// An instance of which the engine knows nothing any more, since its store is one of before it.
+fn orphaned(aws: &Aws, e: &Engine) -> Result<()> {
+    let away = tempfile::tempdir()?;
+    let path = away.path().join("b").to_string_lossy().into_owned();
+    e.ok(&["server", "backup", &path])?;
+    let (domain, store) = (Aws::domain(e, "lost"), e.store_id()?);
+    let before = aws.left(&store)?.len();
+    let mut lost = up(aws, &["--port", "8080", "--domain", &domain, "--secret", "PW=@/etc/hostname"]);
+    lost[1] = "lost";
+    e.ok(&lost)?;
+    let uid = e.json(&["show", "lost"])?["uid"].as_str().unwrap_or_default().to_owned();
+    e.ok(&["server", "stop"])?;
+    e.ok(&["server", "restore", "--replace", &path])?;
+    let said = e.json(&["sweep", "--provider", aws.on()])?;
+    let orphans: Vec<String> =
+        said["orphans"].as_array().into_iter().flatten().map(|o| o["step"].to_string()).collect();
+    ensure!(
+        !orphans.is_empty() && orphans.iter().all(|o| o.contains(&uid)),
+        "{uid} is one, all of it: {said}"
+    );
+    e.ok(&["sweep", "--provider", aws.on(), "--delete", "--yes"])?;
+    let left = aws.left(&store)?;
+    ensure!(left.len() == before, "all of the orphan is gone, and nothing else: {left:?}");
+    ensure!(e.state("shop")? == "SERVING", "what lives lives on");
+    Ok(())
+}
+
+/// The store whose bill a process is asked for that has a region's environment.
+const BILL_OF: &str = "SYP_TEST_BILL_OF";
+
+/// In a process of its own, where the environment says where AWS is.
+#[tokio::test]
+async fn a_bill_of_a_store() -> Result<()> {
+    let Ok(store) = std::env::var(BILL_OF) else { return Ok(()) };
+    let target = AwsTarget::new(Options {
+        region: "eu-west-1".into(),
+        gate_image: None,
+        key: vec![0; 32].into(),
+        prices: Catalogue::built_in().map_err(anyhow::Error::msg)?,
+        clock: Clock::System,
+    });
+    let bill = target.billed(&StoreId::from_stored(store), Clock::System.now()).await;
+    let bill = bill.map_err(|f| anyhow::anyhow!("{}: {}", f.reason, f.message))?;
+    println!("\nBILL {} {}", bill.currency, serde_json::to_string(&bill.amounts)?);
+    Ok(())
+}
+
+/// Cost Explorer is not asked of what is younger than it knows; what it says is by instance.
+fn billed(aws: &Aws, e: &Engine) -> Result<()> {
+    let cost = e.ok(&["cost", "shop"])?;
+    ensure!(cost.contains("none yet: Cost Explorer knows of a day's use a day later"), "{cost}");
+    ensure!(!aws.bed.calls().iter().any(|c| c.starts_with("ce:")), "a question that costs and has no answer");
+    let o = std::process::Command::new(std::env::current_exe()?)
+        .args(["--exact", "a_bill_of_a_store", "--nocapture"])
+        .envs(aws.bed.env())
+        .env(BILL_OF, e.store_id()?)
+        .output()?;
+    let said = String::from_utf8_lossy(&o.stdout).into_owned();
+    let line = said.lines().find_map(|l| l.strip_prefix("BILL USD ")).with_context(|| said.clone())?;
+    let amounts: BTreeMap<String, Decimal> = serde_json::from_str(line)?;
+    let uid = e.json(&["show", "shop"])?["uid"].as_str().unwrap_or_default().to_owned();
+    ensure!(amounts.len() == 1 && amounts.get(&uid).is_some_and(|a| a.is_sign_positive()), "{uid}: {line}");
+    Ok(())
+}
+
+/// How often each call was made since `before`.
+fn since(aws: &Aws, before: usize) -> BTreeMap<String, usize> {
+    let mut out = BTreeMap::new();
+    for call in aws.bed.calls().into_iter().skip(before) {
+        *out.entry(call).or_default() += 1;
+    }
+    out
+}
+
+#[test]
+fn what_is_said_before_anything_is_made_and_how_often_aws_is_asked() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let Some(aws) = Aws::start(&sypctl)? else { return Ok(()) };
+    let e = aws.engine(&sypctl)?;
+    priced(&aws, &e)?;
+    checked(&aws, &e)?;
+    refused(&aws, &e)?;
+    let count = || aws.bed.calls().len();
+    let domain = Aws::domain(&e, "shop");
+    let begun = count();
+    e.ok(&up(&aws, &["--port", "8080", "--domain", &domain]))?;
+    let of_up = since(&aws, begun);
+    let begun = count();
+    pause(60_000);
+    let resting = since(&aws, begun);
+    billed(&aws, &e)?;
+    swept(&aws, &e)?;
+    orphaned(&aws, &e)?;
+    let begun = count();
+    e.down("shop")?;
+    let of_down = since(&aws, begun);
+    for (what, calls) in [("up", &of_up), ("a minute of serving", &resting), ("down", &of_down)] {
+        println!("calls of {what}: {} ({calls:?})", calls.values().sum::<usize>());
+    }
+    ensure!(of_up["cloudformation:CreateStack"] == 1 && of_down["cloudformation:DeleteStack"] == 1);
+    ensure!(resting.values().sum::<usize>() <= 30, "it asks too often while nothing happens: {resting:?}");
+    ensure!(aws.left(&e.store_id()?)?.is_empty(), "left behind");
+    Ok(())
+}
