@@ -200,11 +200,11 @@ samples_applied() {
 # === the engine ===
 
 free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-# wait_for PID CMD...: until CMD succeeds, while the process lives, ten seconds at most.
+# wait_for PID CMD...: until CMD succeeds, while the process lives, two minutes at most.
 wait_for() {
-  local pid=$1 i
+  local pid=$1 end=$((EPOCHSECONDS + 120))
   shift
-  for ((i = 0; i < 100; i++)); do
+  while [ "$EPOCHSECONDS" -lt "$end" ]; do
     if "$@" >/dev/null 2>&1; then return 0; fi
     kill -0 "$pid" 2>/dev/null || return 1
     sleep 0.1
@@ -306,13 +306,13 @@ make_slow() {
   local id
   id=$(docker create syp-example/python-wrapper:latest) || return 1
   docker commit -c 'ENV WRAPPER_METHOD=GET' -c 'ENV WRAPPER_CALLABLE=platform:node' \
-    -c 'CMD ["python3","-c","import time, runpy; time.sleep(5); runpy.run_module(\"syp_wrapper\", run_name=\"__main__\")"]' "$id" "syp-example/slow-$$:latest" >/dev/null
+    -c 'CMD ["python3","-c","import time, runpy; time.sleep(12); runpy.run_module(\"syp_wrapper\", run_name=\"__main__\")"]' "$id" "syp-example/slow-$$:latest" >/dev/null
   docker rm "$id" >/dev/null
 }
 # When all clients see the slow app being waited for.
 kill_engine() {
-  local l i all
-  for ((i = 0; i < 100; i++)); do
+  local l all='' end=$((EPOCHSECONDS + 120))
+  while [ "$EPOCHSECONDS" -lt "$end" ]; do
     all=1
     for l in "$@"; do grep -q 'step probe *running' "$TMP/$l-slow.out" 2>/dev/null || all=; done
     [ -z "$all" ] || break

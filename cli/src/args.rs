@@ -130,6 +130,8 @@ pub enum Command {
     Graph(cmd::graph::Args),
     /// Wait for a state or a condition
     Wait(cmd::wait::Args),
+    /// What is no longer as it was made, because somebody changed it
+    Drift(cmd::drift::Args),
     /// Operations: what runs and what ran
     #[command(subcommand)]
     Op(cmd::op::Command),
@@ -252,8 +254,9 @@ mod tests {
             "test",
             "check",
         ];
-        // a session of one's own; work that was planned when it began; 'sweep' plans unless it is told to delete
-        const OWN: &[&str] = &["login", "logout", "server", "cancel", "pause", "resume", "retry", "sweep"];
+        // a session of one's own; work that was planned when it began; 'drift' and 'sweep' plan unless they are told otherwise
+        const OWN: &[&str] =
+            &["login", "logout", "server", "cancel", "pause", "resume", "retry", "drift", "sweep"];
         fn walk(c: &clap::Command, path: &str) {
             for s in c.get_subcommands().filter(|s| s.get_name() != "help") {
                 let path = format!("{path} {}", s.get_name());
@@ -300,6 +303,8 @@ mod tests {
             "sypctl wait shop --for state=serving --timeout 10s",
             "sypctl tariff show",
             "sypctl tariff set --per-kwh 0.31",
+            "sypctl drift shop",
+            "sypctl drift shop --fix --yes",
             "sypctl op ls",
             "sypctl op watch x",
             "sypctl op cancel x",

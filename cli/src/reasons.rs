@@ -281,7 +281,9 @@ mod tests {
             if path.is_dir() {
                 sources(&path, out);
             } else if path.extension().is_some_and(|e| e == "rs")
-                && path.file_name().is_some_and(|n| n != "tests.rs" && n != "variants.rs")
+                && path.file_name().and_then(|n| n.to_str()).is_some_and(|n| {
+                    !n.ends_with("tests.rs") && !n.starts_with("scripted") && n != "variants.rs"
+                })
             {
                 let text = fs::read_to_string(&path).unwrap();
                 // what stands in tests is made up

@@ -170,6 +170,18 @@ impl Engine {
     /// # Errors
     /// When the provider can't be asked.
     pub async fn findings(&self, cell: &Cell) -> Result<Vec<Difference>, Failure> {
+        self.differences(cell, false).await
+    }
+
+    /// The same, and what only a look that takes its time finds ([`crate::step::Step::inspect`]).
+    ///
+    /// # Errors
+    /// When the provider can't be asked, or needs more time.
+    pub async fn close_findings(&self, cell: &Cell) -> Result<Vec<Difference>, Failure> {
+        self.differences(cell, true).await
+    }
+
+    async fn differences(&self, cell: &Cell, closely: bool) -> Result<Vec<Difference>, Failure> {
         let i = cell.get();
         let mut out = Vec::new();
         for row in i.ledger.iter().filter(|r| !over(r) && r.state() == ledger_row::State::Exists) {
@@ -177,6 +189,11 @@ impl Engine {
             let params = serde_json::from_str(&row.params).unwrap_or(Value::Null);
             let cx = calls::context(&self.inner, cell, &i, &row.node, params, CancellationToken::new());
             match step.observe(&cx, &row.key).await? {
+                Observed::Present { ours: true, healthy: true, .. } if closely => {
+                    let found = step.inspect(&cx, &row.key).await?;
+                    let said = found.into_iter().map(|by| format!("{} was changed: {by}", row.key));
+                    out.extend(said.map(|words| differs(How::Changed, words)));
+                }
                 Observed::Present { ours: true, healthy: true, .. } | Observed::Busy => {}
                 Observed::Present { ours: false, .. } => {
                     out.push(differs(How::Gone, format!("{} is no longer ours", row.key)));

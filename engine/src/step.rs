@@ -201,6 +201,11 @@ pub trait Step: Send + Sync {
     ) -> impl Future<Output = Result<Option<Rehearsed>, Failure>> + Send {
         async { Ok(None) }
     }
+    /// What of an effect that [`Step::observe`] finds healthy is not as it was made, a line each. It may take minutes, so only
+    /// somebody who asks for it has it done.
+    fn inspect(&self, _: &StepCx, _: &str) -> impl Future<Output = Result<Vec<String>, Failure>> + Send {
+        async { Ok(vec![]) }
+    }
     /// Removes it; `Ok(true)` when it was there.
     fn destroy(&self, owner: &Owner, row: &LedgerRow) -> impl Future<Output = Result<bool, Failure>> + Send;
 }
@@ -220,6 +225,8 @@ pub trait DynStep: Send + Sync {
         cx: &'a StepCx,
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Rehearsed>, Failure>>;
+    /// [`Step::inspect`].
+    fn inspect<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
     /// [`Step::destroy`].
     fn destroy<'a>(&'a self, owner: &'a Owner, row: &'a LedgerRow) -> BoxFuture<'a, Result<bool, Failure>>;
 }
@@ -240,6 +247,9 @@ impl<T: Step> DynStep for T {
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Rehearsed>, Failure>> {
         Box::pin(Step::rehearse(self, cx, key))
+    }
+    fn inspect<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        Box::pin(Step::inspect(self, cx, key))
     }
     fn destroy<'a>(&'a self, owner: &'a Owner, row: &'a LedgerRow) -> BoxFuture<'a, Result<bool, Failure>> {
         Box::pin(Step::destroy(self, owner, row))

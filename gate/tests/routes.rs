@@ -1,20 +1,12 @@
 //! Replicas that come and go: closed ones finish what they have, and callers wait where they are told to.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use http::Response;
 
-use crate::common::app::full;
 use crate::common::{ALICE, App, Gate, get, next, soon, until};
 
 #[tokio::test]
 async fn a_closed_replica_gets_nothing_new_and_finishes_what_it_has() -> Result<()> {
-    let old = App::http1(|_| async {
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        Response::new(full("old"))
-    })
-    .await?;
+    let old = App::slow().await?;
     let new = App::named("new").await?;
     let (gate, issuer, first) = Gate::before(&[&old, &new]).await?;
     let token = issuer.token(ALICE)?;
@@ -22,7 +14,7 @@ async fn a_closed_replica_gets_nothing_new_and_finishes_what_it_has() -> Result<
     let standby = next(&first, |c| c.upstreams[1].closed = true);
     gate.push(&standby).await?;
     let mut waiting = gate.wire().await?;
-    waiting.send(get("/", &token)).await?;
+    waiting.send(get("/held", &token)).await?;
     until("the old one has it", async || Ok(gate.status().await?.upstreams[0].in_flight == 1)).await?;
     until("the new one is ready", async || Ok(gate.status().await?.upstreams[1].ready)).await?;
     ensure!(new.requests() == 0, "closed");
@@ -32,7 +24,8 @@ async fn a_closed_replica_gets_nothing_new_and_finishes_what_it_has() -> Result<
         ensure!(gate.get("/", &token).await?.text() == "new");
     }
     ensure!(gate.status().await?.upstreams[0].in_flight == 1, "it still has its request");
-    ensure!(soon("the old answer", waiting.reply()).await??.text() == "old", "and answers it");
+    old.let_go();
+    ensure!(soon("the old answer", waiting.reply()).await??.text() == "done", "and answers it");
     until("it has nothing any more", async || Ok(gate.status().await?.upstreams[0].in_flight == 0)).await
 }
 

@@ -110,7 +110,7 @@ impl World {
             name: format!("projects/default/instances/{name}"),
             ..Default::default()
         };
-        for _ in 0..500 {
+        for _ in 0..6_000 {
             if i.get_instance(ask.clone()).await?.get_ref().state() == v1::instance::State::Serving {
                 return Ok(w);
             }

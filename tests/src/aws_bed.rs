@@ -8,6 +8,7 @@ mod agent;
 mod authority;
 mod behind;
 mod billing;
+mod change_sets;
 mod cloudformation;
 mod definition;
 mod docker;
@@ -165,6 +166,14 @@ impl Bed {
             w.plague = fault;
             std::mem::take(&mut w.met)
         })
+    }
+
+    /// Somebody changes a property of the one living stack's resource by hand.
+    pub fn tamper(&self, logical: &str, path: &str, value: &str) {
+        self.shared.with(|w| {
+            let living = w.stacks.iter_mut().find(|s| s.status != "DELETE_COMPLETE");
+            living.map(|s| s.tampered.insert(logical.to_owned(), (path.to_owned(), value.to_owned())));
+        });
     }
 
     /// From now on each status that passes stays at least so long.

@@ -140,6 +140,8 @@ impl Issuer {
             .arg("server.mjs")
             .current_dir(code)
             .env("PORT", port.to_string())
+            // longer than any test takes, unless it says something else
+            .env("ACCESS_TTL", "3600")
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -147,7 +149,7 @@ impl Issuer {
             .spawn()
             .context("node")?;
         let mut issuer = Self { child, port, _dir: dir };
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(120);
         while issuer.admin("state", &Value::Null).is_err() {
             let said = || std::fs::read_to_string(&log).unwrap_or_default();
             ensure!(issuer.child.try_wait()?.is_none(), "the test issuer ended: {}", said());
@@ -333,7 +335,7 @@ impl Server {
     }
 
     fn answers(&mut self) -> Result<()> {
-        let limit = Instant::now() + Duration::from_secs(15);
+        let limit = Instant::now() + Duration::from_secs(120);
         while self.engine.run(&["server", "status"])?.code != 0 {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the engine ended with {status}: {}", self.log());
@@ -405,7 +407,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.engine.run(&["down", "--all", "--yes", "--timeout", "60s"]);
+        let _ = self.engine.run(&["down", "--all", "--yes", "--timeout", "120s"]);
         let _ = end(&mut self.child);
     }
 }

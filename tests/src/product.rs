@@ -140,7 +140,7 @@ impl Engine {
     /// It does not answer in time.
     pub fn serve(&self, env: &[(&str, &str)]) -> Result<std::process::Child> {
         let mut child = self.start(env)?;
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(120);
         while self.run(&["server", "status"])?.code != 0 {
             if Instant::now() > end {
                 child.kill()?;
@@ -274,7 +274,7 @@ impl Engine {
     /// It does not run.
     pub fn kill9_of(&self, pid: &str) -> Result<()> {
         sh("kill", &["-9", pid])?;
-        let gone = Instant::now() + Duration::from_secs(5);
+        let gone = Instant::now() + Duration::from_secs(120);
         while Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid) {
             ensure!(Instant::now() < gone, "the engine survived kill -9");
             pause(5);
@@ -294,7 +294,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.env.clear();
-        let _ = self.run(&["down", "--all", "--yes", "--timeout", "60s"]);
+        let _ = self.run(&["down", "--all", "--yes", "--timeout", "120s"]);
         let _ = self.run(&["server", "stop"]);
     }
 }

@@ -115,7 +115,7 @@ impl Registry {
     }
 
     fn answers(self) -> Result<Self> {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(120);
         while get(&format!("http://{}/v2/", self.host), None, &[]).is_err() {
             ensure!(Instant::now() < end, "the registry does not answer");
             pause(50);

@@ -162,6 +162,24 @@ fn orphaned(aws: &Aws, e: &Engine) -> Result<()> {
     Ok(())
 }
 
+/// What an update would do is told by AWS itself; what somebody changed by hand is found when asked for, and brought back.
+fn drifted(aws: &Aws, e: &Engine) -> Result<()> {
+    let plan = e.ok(&["set", "shop", "--env", "A=b", "--plan"])?;
+    ensure!(plan.contains("AWS replaces    TaskDefinition (AWS::ECS::TaskDefinition): Properties"), "{plan}");
+    ensure!(!aws.bed.calls().iter().any(|c| c == "cloudformation:ExecuteChangeSet"), "a plan does nothing");
+    ensure!(e.ok(&["drift", "shop"])?.contains("nothing differs"), "nothing was changed");
+    aws.bed.tamper("TaskSecurityGroup", "/SecurityGroupIngress/0/FromPort", "1");
+    let found = e.run(&["drift", "shop"])?;
+    let words = "was changed: TaskSecurityGroup/SecurityGroupIngress/0/FromPort is 1, not ";
+    ensure!(found.code == 1 && found.out.contains(words) && found.err.contains("--fix"), "{found:?}");
+    let fixed = e.run(&["drift", "shop", "--fix", "--yes"])?;
+    ensure!(fixed.code == 0 && fixed.out.contains("brought back"), "{fixed:?}");
+    ensure!(e.ok(&["drift", "shop"])?.contains("nothing differs"), "it was brought back");
+    ensure!(e.ok(&["events", "shop"])?.contains(words), "and is remembered");
+    ensure!(e.state("shop")? == "SERVING", "it served all the time");
+    Ok(())
+}
+
 /// The store whose bill a process is asked for that has a region's environment.
 const BILL_OF: &str = "SYP_TEST_BILL_OF";
 
@@ -226,6 +244,7 @@ fn what_is_said_before_anything_is_made_and_how_often_aws_is_asked() -> Result<(
     pause(60_000);
     let resting = since(&aws, begun);
     billed(&aws, &e)?;
+    drifted(&aws, &e)?;
     swept(&aws, &e)?;
     orphaned(&aws, &e)?;
     let begun = count();

@@ -14,6 +14,8 @@ use syp_tests::{
 };
 
 const HELLO: &str = "syp-test/hello";
+/// It never listens: an `up` of it is under way for half a minute.
+const SILENT: &str = "syp-test/silent";
 
 fn with_engine(test: impl FnOnce(&mut Engine, PathBuf) -> Result<()>) -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
@@ -131,7 +133,13 @@ fn show_has_figures_and_says_what_the_price_rests_on() -> Result<()> {
         for _ in 0..5 {
             ensure!(get(&url, Some(&t), &[])?.0 == 200, "it serves");
         }
-        let shown = e.ok(&["show", "shop"])?;
+        // what its containers use is told late where Docker is busy
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut shown = e.ok(&["show", "shop"])?;
+        while !shown.contains("Memory") && Instant::now() < end {
+            pause(200);
+            shown = e.ok(&["show", "shop"])?;
+        }
         for w in ["1 of 1 replicas", "Requests", "2xx 5", "p50 ", "CPU ", "over the last", "Memory"] {
             ensure!(shown.contains(w), "expected '{w}' in {shown}");
         }
@@ -160,8 +168,9 @@ fn a_replaced_gate_counts_from_its_own_beginning() -> Result<()> {
         };
         let before = seconds(&e.json(&["metrics", "shop"])?)?;
         pause(2_000);
-        sh("docker", &["kill", &Docker::container(e, "shop", "gate")?])?;
-        let end = Instant::now() + Duration::from_secs(30);
+        let (gate, killed) = (Docker::container(e, "shop", "gate")?, Instant::now());
+        sh("docker", &["kill", &gate])?;
+        let end = Instant::now() + Duration::from_secs(180);
         while !get(&url, Some(&t), &["-m", "2"]).is_ok_and(|r| r.0 == 200) {
             ensure!(Instant::now() < end, "not repaired: {}", e.ok(&["events", "shop"])?);
             pause(100);
@@ -170,8 +179,12 @@ fn a_replaced_gate_counts_from_its_own_beginning() -> Result<()> {
             ensure!(get(&url, Some(&t), &[])?.0 == 200, "it serves");
         }
         let m = e.json(&["metrics", "shop"])?;
-        let after = seconds(&m)?;
-        ensure!(after < before + 2.0, "the window is the new gate's: {after} s, it was {before} s");
+        let (after, since) = (seconds(&m)?, killed.elapsed().as_secs_f64());
+        // the old one's would be longer than that by more than the pause
+        ensure!(
+            after <= since + 1.0,
+            "the window is the new gate's: {after} s, {since} s since, it was {before} s"
+        );
         let classes = m["statusClass"].as_object().context("classes")?.values();
         let count: f64 = classes.filter_map(|c| c.as_str()?.parse::<f64>().ok()).sum();
         let rps = m["rps"].as_f64().context("rps")?;
@@ -263,11 +276,12 @@ fn waiting_and_asking_have_the_same_flags_on_everything_that_works() -> Result<(
         )?;
         e.ok(&["down", "shop", "--yes", "--wait"])?;
         ensure!(e.state("shop")? == "DESTROYED", "it waited");
-        let up = ["up", "gone", "--image", HELLO, "--port", "8080", "--yes", "--no-wait"];
+        // under way until it is cancelled
+        let up = ["up", "gone", "--image", SILENT, "--port", "8080", "--yes", "--no-wait"];
         e.ok(&up)?;
         let said = e.ok(&["op", "cancel", "gone", "--yes", "--wait"])?;
         ensure!(!said.contains("asked for"), "it waited: {said}");
-        e.ok(&["wait", "gone", "--for", "deleted", "--timeout", "60s"]).map(drop)
+        e.ok(&["wait", "gone", "--for", "deleted", "--timeout", "120s"]).map(drop)
     })
 }
 
@@ -295,11 +309,15 @@ fn small_words_are_right() -> Result<()> {
 fn while_an_engine_stops_everybody_is_told_the_truth() -> Result<()> {
     with_engine(|e, _| {
         // its port is waited for: the engine needs a while to reach its next record
-        e.up("wrong", "syp-test/wrongport", &["--port", "8080", "--no-wait"])?;
-        pause(1_500);
+        e.up("silent", SILENT, &["--port", "8080", "--no-wait"])?;
+        let end = Instant::now() + Duration::from_secs(120);
+        while !e.json(&["show", "silent"])?["waitingOn"].to_string().contains("PROBING") {
+            ensure!(Instant::now() < end, "it is not probed: {}", e.ok(&["show", "silent"])?);
+            pause(100);
+        }
         let pid = e.pid()?;
         let mut stop = e.spawn(&["server", "stop"])?;
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         while e.run(&["server", "status"])?.code == 0 {
             ensure!(Instant::now() < end, "it does not begin to stop");
             pause(20);
@@ -316,7 +334,7 @@ fn while_an_engine_stops_everybody_is_told_the_truth() -> Result<()> {
         pause(200);
         e.ok(&["ls"])?;
         ensure!(stop.wait()?.success(), "it saw the end of the one it stopped");
-        e.ok(&["wait", "wrong", "--for", "deleted", "--timeout", "60s"]).map(drop)
+        e.ok(&["down", "silent", "--yes"]).map(drop)
     })
 }
 
@@ -404,7 +422,7 @@ fn a_terminal_shows_the_live_tree_asks_and_detaches_on_ctrl_c() -> Result<()> {
         ensure!(c.wait()?.code() == Some(5) && text.contains("error: ") && text.contains("next: "), "{text}");
         e.down("shop")?;
         // Ctrl-C leaves the work alone
-        let Some(mut c) = terminal("up slow --image syp-test/wrongport --port 8080 --yes")? else {
+        let Some(mut c) = terminal(&format!("up slow --image {SILENT} --port 8080 --yes"))? else {
             return Ok(());
         };
         shown(&mut c, Some("probe"))?;
@@ -485,11 +503,10 @@ fn guards_hold_and_a_wait_that_times_out_is_8() -> Result<()> {
         says(&to("draining", "serving")?, 0, &["DRAINING"])?;
         says(&to("serving", "serving")?, 6, &["STATE_DIFFERS"])?;
         says(&to("serving", "draining")?, 0, &["SERVING"])?;
-        let wait = ["wait", "shop", "--for", "state=draining", "--timeout", "1s"];
+        let wait = ["wait", "shop", "--for", "state=draining", "--timeout", "10s"];
         says(&e.run(&wait)?, 8, &["DEADLINE_EXCEEDED", "SERVING", "the work goes on"])?;
         // the work of an `up` goes on too
-        let up =
-            ["up", "slow", "--image", "syp-test/wrongport", "--port", "8080", "--yes", "--timeout", "2s"];
+        let up = ["up", "slow", "--image", SILENT, "--port", "8080", "--yes", "--timeout", "10s"];
         says(&e.run(&up)?, 8, &["DEADLINE_EXCEEDED", "sypctl op watch"])?;
         ensure!(e.state("slow")? == "PROVISIONING", "the work goes on");
         e.ok(&["down", "slow", "--yes"])?;

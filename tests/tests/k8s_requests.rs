@@ -237,10 +237,15 @@ fn replicas_follow_the_requests_that_are_let_in_and_no_others() -> Result<()> {
         ensure!(get(&endpoint, None, &[])?.0 == 401);
         pause(10);
     }
-    ensure!(source.told(&uid)? == Some(0), "{:?}", source.told(&uid)?);
+    // an API server that is busy may tell nothing at all
+    w.until("the figure is told again", || {
+        let told = source.told(&uid)?;
+        ensure!(told.unwrap_or(0) == 0, "strangers are counted: {told:?}");
+        Ok(told.is_some())
+    })?;
     ensure!(w.replicas()? == 1, "strangers bought {} replicas", w.replicas()?);
 
-    let load = Load::start(&endpoint, "/", &e.token("shop", Some("user:alice@example.com"))?, 2)?;
+    let load = Load::start(&endpoint, "/", &e.token("shop", Some("user:alice@example.com"))?, 6)?;
     w.until("all of the range", || Ok(w.replicas()? == 3))?;
     w.until("three are seen", || Ok(e.ok(&["show", "shop"])?.contains("1-3 (now 3)")))?;
     load.end()?.nothing_lost()?;

@@ -20,12 +20,12 @@ fn previous(e: &Engine, more: &[&str]) -> Result<Vec<String>> {
 
 fn kill_and_wait(e: &Engine, run: u32) -> Result<()> {
     sh("docker", &["kill", &Docker::container(e, "shop", "app-0")?])?;
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(180);
     while !e.ok(&["logs", "shop"])?.contains(&format!("run {run}\n")) {
         ensure!(Instant::now() < end, "run {run} does not begin: {}", e.ok(&["events", "shop"])?);
         pause(100);
     }
-    e.ok(&["wait", "shop", "--for", "condition=Ready", "--timeout", "30s"]).map(drop)
+    e.ok(&["wait", "shop", "--for", "condition=Ready", "--timeout", "180s"]).map(drop)
 }
 
 #[test]

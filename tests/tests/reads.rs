@@ -111,7 +111,7 @@ async fn resources_are_listed_drift_is_found_and_mended_and_a_price_is_told_befo
 /// What a watch says until it has been silent for a while.
 async fn said(s: &mut tonic::Streaming<v1::WatchInstancesResponse>) -> Result<(Vec<String>, String)> {
     let (mut words, mut token) = (Vec::new(), String::new());
-    while let Ok(e) = tokio::time::timeout(Duration::from_millis(400), s.message()).await {
+    while let Ok(e) = tokio::time::timeout(Duration::from_secs(3), s.message()).await {
         let e = e?.context("the stream ended")?;
         token = e.resume_token;
         let short = |i: &v1::Instance| i.name.rsplit('/').next().unwrap_or_default().to_owned();

@@ -48,7 +48,7 @@ impl Machine {
         args.push("syp-test/systemd");
         sh("docker", &args)?;
         let m = Self { name, before };
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         while m.run(&["docker", "version"])?.code != 0 {
             ensure!(
                 Instant::now() < end,

@@ -68,8 +68,8 @@ fn an_engine_stops_whoever_still_listens_and_nobody_starts_it_again() -> Result<
     for c in commands {
         listening.push((c[0], e.spawn(c)?));
     }
-    // until they listen
-    pause(1_500);
+    // nothing says when all of them listen
+    pause(15_000);
     let begun = Instant::now();
     e.ok(&["server", "stop"])?;
     ensure!(begun.elapsed() < Duration::from_secs(30), "it took {:?} to stop", begun.elapsed());

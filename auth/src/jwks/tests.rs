@@ -137,7 +137,7 @@ async fn futures_join<F: Future<Output = ()>>(all: Vec<F>) {
 #[tokio::test]
 async fn the_last_good_keys_serve_until_they_are_too_old() {
     let p = Provider::start(&["k"]).await;
-    let issuer = p.issuer(Options { max_age: Duration::from_millis(400), ..quick() });
+    let issuer = p.issuer(Options { max_age: Duration::from_secs(3), ..quick() });
     issuer.refresh().await.unwrap();
     p.down.store(true, Ordering::Relaxed);
     issuer.refresh().await.unwrap_err();
@@ -145,7 +145,7 @@ async fn the_last_good_keys_serve_until_they_are_too_old() {
     assert!(issuer.status().last_error.is_some());
     // not remembered as unknown: a provider that is down says nothing about a key
     issuer.refetch("later").await;
-    tokio::time::sleep(Duration::from_millis(450)).await;
+    tokio::time::sleep(Duration::from_millis(3_100)).await;
     assert!(issuer.keys().is_none() && issuer.stamp().is_none() && issuer.for_gate().is_none());
     p.down.store(false, Ordering::Relaxed);
     *p.keys.lock() = key_set(&["later"]);

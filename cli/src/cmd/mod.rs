@@ -10,6 +10,7 @@ pub mod curl;
 pub mod doctor;
 pub mod down;
 pub mod drain;
+pub mod drift;
 pub mod events;
 pub mod explain;
 pub mod fsck;
@@ -118,6 +119,7 @@ pub async fn run(cli: Cli, out: &Out) -> Done {
         Command::Top(a) => top::run(&ctx, a).await,
         Command::Graph(a) => graph::run(&ctx, a).await,
         Command::Wait(a) => wait::run(&ctx, a).await,
+        Command::Drift(a) => drift::run(&ctx, a).await,
         Command::Op(c) => op::run(&ctx, c).await,
         Command::Transition(a) => transition::run(&ctx, a).await,
         Command::Drain(a) => drain::run(&ctx, a).await,

@@ -113,7 +113,7 @@ impl Instances for Api {
             // what is being made differs from what shall be
             return Err(Error::InProgress(ops::current(&cell.get(), run.no)).into());
         }
-        let findings = words(self.engine.findings(&cell).await.map_err(|f| of_failure(&f))?);
+        let findings = words(self.engine.close_findings(&cell).await.map_err(|f| of_failure(&f))?);
         let report = v1::DriftReport {
             drifted: !findings.is_empty(),
             differences: findings

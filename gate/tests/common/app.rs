@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
@@ -30,6 +31,8 @@ pub struct App {
     pub connections: Arc<AtomicUsize>,
     /// Requests whose head arrived.
     pub requests: Arc<AtomicUsize>,
+    /// Closed: what is held is let go.
+    held: Arc<Semaphore>,
     task: JoinHandle<()>,
 }
 
@@ -96,7 +99,8 @@ impl App {
                 open.spawn(serve(stream, count.fetch_add(1, SeqCst)));
             }
         });
-        Ok(Self { address, connections, requests: Arc::default(), task })
+        let held = Arc::new(Semaphore::new(0));
+        Ok(Self { address, connections, requests: Arc::default(), held, task })
     }
 
     async fn of<F, R>(h2c: bool, answer: F) -> Result<Self>
@@ -156,17 +160,33 @@ impl App {
         Self::http1(move |_| async move { Response::new(full(name)) }).await
     }
 
-    /// Answers `/N` after N milliseconds, and opens WebSockets.
+    /// Answers `/N` after N milliseconds and `/held` when it is told to, and opens WebSockets.
     pub async fn slow() -> Result<Self> {
-        Self::http1(|request| async move {
-            if request.headers().contains_key("sec-websocket-key") {
-                return socket(request).await;
+        let held = Arc::new(Semaphore::new(0));
+        let until = held.clone();
+        let mut app = Self::http1(move |request| {
+            let until = until.clone();
+            async move {
+                if request.headers().contains_key("sec-websocket-key") {
+                    return socket(request).await;
+                }
+                let path = request.uri().path()[1..].to_owned();
+                if path == "held" {
+                    let _ = until.acquire().await;
+                } else {
+                    tokio::time::sleep(Duration::from_millis(path.parse().unwrap_or(0))).await;
+                }
+                Response::new(full("done"))
             }
-            let ms = request.uri().path()[1..].parse().unwrap_or(0);
-            tokio::time::sleep(Duration::from_millis(ms)).await;
-            Response::new(full("done"))
         })
-        .await
+        .await?;
+        app.held = held;
+        Ok(app)
+    }
+
+    /// Answers what it holds.
+    pub fn let_go(&self) {
+        self.held.close();
     }
 
     pub fn requests(&self) -> usize {

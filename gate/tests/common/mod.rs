@@ -246,7 +246,7 @@ pub fn config(issuer: &Issuer, apps: &[&App]) -> Result<GateConfig> {
         instance_uid: "uid-1".to_owned(),
         instance_name: "shop".to_owned(),
         mode: Mode::Serve,
-        drain_deadline_ms: 5_000,
+        drain_deadline_ms: 30_000,
         audiences: vec![AUDIENCE.to_owned()],
         issuers: vec![issuer.config()?],
         policy: allow(&[ALICE]),

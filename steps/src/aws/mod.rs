@@ -13,6 +13,8 @@ mod bill;
 #[cfg(feature = "aws")]
 mod certificate;
 #[cfg(feature = "aws")]
+pub mod change_set;
+#[cfg(feature = "aws")]
 mod check;
 #[cfg(feature = "aws")]
 pub mod client;
@@ -28,6 +30,8 @@ mod domain;
 mod door;
 #[cfg(feature = "aws")]
 mod drain;
+#[cfg(feature = "aws")]
+mod drift;
 #[cfg(feature = "aws")]
 mod examine;
 #[cfg(feature = "aws")]

@@ -60,11 +60,11 @@ pub struct Stack {
 /// The stacks of one region.
 #[derive(Clone, Debug)]
 pub struct Stacks {
-    client: Client,
+    pub(super) client: Client,
     /// Whose rights CloudFormation uses; empty: the caller's.
-    role: String,
+    pub(super) role: String,
     /// Between two looks.
-    pause: Duration,
+    pub(super) pause: Duration,
 }
 
 /// Says what is waited for.
@@ -311,7 +311,7 @@ where
     }
 }
 
-fn tags(w: &Wanted<'_>) -> Vec<Tag> {
+pub(super) fn tags(w: &Wanted<'_>) -> Vec<Tag> {
     let of = [
         (INSTANCE, w.owner.uid.to_string()),
         (STORE, w.owner.store.to_string()),
@@ -356,6 +356,10 @@ fn restless(s: Option<&Stack>) -> Failure {
 }
 
 #[cfg(test)]
+mod rights_tests;
+#[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod scripted_sets;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
 //! The instance's stack: network rules, load balancer, cluster, service and log group, as one effect. While AWS works on it, its events and
 //! its tasks' last words are what is waited on; an app that ends again and again ends the wait long before AWS gives up.
 use super::{
-    Shared, definitions,
+    Shared, change_set, definitions,
     facts::Facts,
     names,
-    stack::{Stacks, Wanted},
+    stack::{self, Say, Stacks, Wanted},
     status::Held,
     tasks,
     template::{LIMIT, render},
@@ -26,6 +26,8 @@ pub(super) struct Stack(pub Arc<Shared>);
 
 /// Its node.
 pub(super) const NODE: &str = "stack";
+/// Parameter of a repair: what was changed by hand is brought back as well.
+pub(super) const REVERTS: &str = "reverts";
 /// How often tasks that have ended are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// Tasks whose app has ended by itself before it is given up.
@@ -93,6 +95,22 @@ impl Stack {
         }
     }
 
+    /// Brings it to its template; a stack that has it already, in a repair, is also compared with what is really there.
+    async fn bring(&self, cx: &StepCx, w: &Wanted<'_>, say: &Say<'_>) -> Result<stack::Stack, Failure> {
+        let stacks = self.stacks(self.0.pause).await?;
+        let reverts = cx.params[REVERTS] == true;
+        let held = if reverts { stacks.look(&cx.owner, None).await? } else { None };
+        let had_it = held.is_some_and(|s| s.held.ours && s.held.digest == w.digest);
+        let made = stacks.bring(w, say).await?;
+        if had_it {
+            say("AWS compares the stack with its template");
+            if stacks.revert(&made.id, &format!("sypctl-revert-r{}", cx.run), w).await? {
+                return stacks.bring(w, say).await;
+            }
+        }
+        Ok(made)
+    }
+
     /// What tasks that have ended come to.
     async fn why(&self, cx: &StepCx, ended: &[Task], limit: usize) -> Option<Failure> {
         let f = super::verdict::of(&ended.iter().collect::<Vec<_>>(), limit)?;
@@ -118,13 +136,12 @@ impl Step for Stack {
         let say = |what: &str| {
             cx.waiting.on(&cx.node, "PROVIDER_BUSY", what, EVENTS, self.0.clock.now());
         };
-        let stacks = self.stacks(self.0.pause).await?;
         // those of before say nothing of this revision
         let before = self.ended(cx, &BTreeSet::new()).await?;
         let before = before.iter().filter_map(|t| t.task_arn().map(str::to_owned)).collect();
         let seen = Mutex::default();
         let made = tokio::select! {
-            made = stacks.bring(&wanted, &say) => match made {
+            made = self.bring(cx, &wanted, &say) => match made {
                 Ok(made) => made,
                 // AWS says of a service only that it did not come up
                 Err(f) if f.reason == "STACK_FAILED" => {
@@ -156,10 +173,11 @@ impl Step for Stack {
 
     async fn rehearse(&self, cx: &StepCx, key: &str) -> Result<Option<Rehearsed>, Failure> {
         let (wanted, digest) = template(&self.0, cx)?;
-        let stacks = self.stacks(Duration::ZERO).await?;
-        let held = match stacks.look(&cx.owner, None).await? {
-            Some(s) if s.held.ours => stacks.template(&s.id).await?,
-            _ => String::new(),
+        let stacks = self.stacks(self.0.pause).await?;
+        let there = stacks.look(&cx.owner, None).await?.filter(|s| s.held.ours);
+        let held = match &there {
+            Some(s) => stacks.template(&s.id).await?,
+            None => String::new(),
         };
         let pretty = |text: &str| {
             let value: Value = serde_json::from_str(text).unwrap_or_default();
@@ -176,8 +194,22 @@ impl Step for Stack {
             _ => Change::Update,
         };
         let diff = similar::TextDiff::from_lines(&before, &after);
-        let diff = diff.unified_diff().context_radius(3).header(key, key).to_string();
+        let mut diff = diff.unified_diff().context_radius(3).header(key, key).to_string();
+        // one that AWS works on can't be asked
+        if let Some(s) = there.filter(|s| change == Change::Update && s.held.rests()) {
+            let name = format!("sypctl-plan-{digest}-{}", self.0.clock.now());
+            let w = Wanted { owner: &cx.owner, template: &wanted, digest: &digest, token: &name };
+            diff.insert_str(0, &change_set::told(stacks.preview(&s.id, &name, &w).await?));
+        }
         Ok(Some(Rehearsed { change, diff }))
+    }
+
+    async fn inspect(&self, cx: &StepCx, _: &str) -> Result<Vec<String>, Failure> {
+        let stacks = self.stacks(self.0.pause).await?;
+        match stacks.look(&cx.owner, None).await?.filter(|s| s.held.ours) {
+            Some(s) => stacks.drift(&s.id).await,
+            None => Ok(vec![]),
+        }
     }
 
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
@@ -202,7 +234,7 @@ fn observed(id: &str, held: &Held, digest: Option<&str>) -> Observed {
         _ if !held.ours => Observed::Present { handle, ours: false, healthy: false },
         // not 'busy': whoever goes on after a crash waits with it, and knows its ARN from here on
         s if s.ends_with("_IN_PROGRESS") => Observed::Changed { handle, by: format!("it is in {s}") },
-        "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "UPDATE_ROLLBACK_COMPLETE" | "IMPORT_COMPLETE" => {
+        _ if held.rests() => {
             if digest.is_some_and(|d| d != held.digest) {
                 let by = "the stack has another template".to_owned();
                 return Observed::Changed { handle, by };

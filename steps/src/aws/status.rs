@@ -22,6 +22,16 @@ pub struct Held {
     pub failed: BTreeSet<String>,
 }
 
+// === impl Held ===
+
+impl Held {
+    /// It is what some template says, and can become another.
+    pub fn rests(&self) -> bool {
+        let all = ["CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"];
+        all.contains(&self.status.as_str())
+    }
+}
+
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {

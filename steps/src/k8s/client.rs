@@ -368,8 +368,15 @@ mod tests {
     async fn a_credential_program_that_hangs_is_met_with_words_and_started_once() {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("started");
-        let script = format!("echo x >> {}; exec sleep 3", mark.display());
+        // it hangs for as long as this test runs
+        let script = format!("echo x >> {0}; while [ -e {0} ]; do sleep 0.1; done", mark.display());
         let mut coming = Coming::new(&kubeconfig(dir.path(), &script), "c");
+        let started = async {
+            while std::fs::read_to_string(&mark).unwrap_or_default() != "x\n" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), started).await.expect("it is started");
         // as if it had been waited for long enough
         coming.since = Instant::now() - CREDENTIALS + Duration::from_millis(300);
         let began = Clock::now();
@@ -378,7 +385,7 @@ mod tests {
             assert_eq!(f.reason, "CREDENTIALS");
             assert!(f.message.contains("did not end within 20 s"), "{}", f.message);
         }
-        assert!(began.elapsed() < Duration::from_secs(2), "nobody waits once more: {:?}", began.elapsed());
+        assert!(began.elapsed() < CREDENTIALS, "nobody waits once more: {:?}", began.elapsed());
         assert_eq!(std::fs::read_to_string(&mark).unwrap(), "x\n");
         assert!(!coming.hung());
     }
@@ -387,12 +394,18 @@ mod tests {
     async fn a_credential_program_that_is_slow_holds_no_one_else() {
         let dir = tempfile::tempdir().unwrap();
         let said = r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"t"}}"#;
-        let script = format!("sleep 1; echo '{said}'");
+        let go = dir.path().join("go");
+        // ten seconds, unless somebody goes on meanwhile
+        let script = format!(
+            "n=0; until [ -e {} ] || [ $n -ge 100 ]; do sleep 0.1; n=$((n+1)); done; echo '{said}'",
+            go.display()
+        );
+        let began = Clock::now();
         let mut coming = Coming::new(&kubeconfig(dir.path(), &script), "c");
         // this test has one thread: it goes on while the program runs
-        let began = Clock::now();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        std::fs::write(&go, "").unwrap();
         let (_, namespace) = coming.come().await.unwrap().unwrap();
         assert_eq!(namespace, "n");
     }

@@ -1,6 +1,6 @@
 //! What CloudFormation is asked: in which status what may be asked for, and what is told of a stack.
 use super::{
-    life,
+    change_sets, life,
     template::{self, tags},
     wire::{Form, Refused, element, escaped},
     world::{Event, Shape, Shared, Stack, World, now, random},
@@ -14,6 +14,9 @@ const PAGE: usize = 100;
 
 /// Answers a call.
 pub fn call(shared: &Arc<Shared>, action: &str, form: &Form) -> Result<String, Refused> {
+    if let Some(said) = change_sets::call(shared, action, form) {
+        return said;
+    }
     let name = field(form, "StackName");
     match action {
         "CreateStack" => create(shared, form),
@@ -31,7 +34,7 @@ pub fn call(shared: &Arc<Shared>, action: &str, form: &Form) -> Result<String, R
     }
 }
 
-fn field(form: &Form, key: &str) -> String {
+pub(super) fn field(form: &Form, key: &str) -> String {
     form.get(key).cloned().unwrap_or_default()
 }
 
@@ -39,16 +42,16 @@ fn members(form: &Form, list: &str) -> BTreeSet<String> {
     (1..).map_while(|n| form.get(&format!("{list}.member.{n}")).cloned()).collect()
 }
 
-fn known<'a>(w: &'a World, name: &str) -> Result<&'a Stack, Refused> {
+pub(super) fn known<'a>(w: &'a World, name: &str) -> Result<&'a Stack, Refused> {
     w.stack(name).ok_or_else(|| Refused::invalid(format!("Stack with id {name} does not exist")))
 }
 
-fn state(s: &Stack, what: &str) -> Refused {
+pub(super) fn state(s: &Stack, what: &str) -> Refused {
     Refused::invalid(format!("Stack:{} is in {} state and can not be {what}.", s.id, s.status))
 }
 
 /// What a request asks for.
-fn shape(form: &Form) -> Result<Shape, Refused> {
+pub(super) fn shape(form: &Form) -> Result<Shape, Refused> {
     let text = field(form, "TemplateBody");
     if text.len() > syp_steps::aws::template::LIMIT {
         return Err(Refused::invalid(

@@ -12,7 +12,8 @@ const FAILURES: usize = 3;
 /// Nobody in a test waits for a load balancer's usual half minute.
 const DEREGISTER: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_secs(1);
-const GRACE: Duration = Duration::from_secs(10);
+/// An app of a machine that is busy takes a while to listen; the template gives it a minute.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What comes next for a service.
 #[derive(Debug, PartialEq, Eq)]

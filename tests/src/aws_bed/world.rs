@@ -78,9 +78,24 @@ pub struct Stack {
     pub cancelled: bool,
     /// Revisions that were made in the update that goes on, or were replaced by it.
     pub made: Vec<(String, String)>,
+    /// By name.
+    pub sets: BTreeMap<String, ChangeSet>,
+    /// What somebody changed by hand: of a resource a property's path, and its value now.
+    pub tampered: BTreeMap<String, (String, String)>,
     pub created: Option<OffsetDateTime>,
     pub updated: Option<OffsetDateTime>,
     pub deleted: Option<OffsetDateTime>,
+}
+
+/// A change set.
+#[derive(Clone, Default)]
+pub struct ChangeSet {
+    /// What the stack would have.
+    pub shape: Shape,
+    /// Also what was changed by hand comes back.
+    pub reverts: bool,
+    /// Somebody has asked for it: it is ready then.
+    pub looked: bool,
 }
 
 /// What a stack is made of.

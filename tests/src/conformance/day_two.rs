@@ -61,7 +61,7 @@ pub(super) fn another_engine(e: &Engine, name: &str) -> Result<()> {
     e.ok(&["set", name, "--env", "ENGINE=next", "--yes", "--no-wait"])?;
     pause(150);
     e.kill9()?;
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(300);
     loop {
         let i = e.json(&["show", name])?;
         if i["spec"]["env"].to_string().contains("next")

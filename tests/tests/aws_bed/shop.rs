@@ -31,7 +31,7 @@ use tokio::runtime::Runtime;
 pub const REGION: &str = "us-east-1";
 const TOKEN: &str = "the-admin-token-of-the-tests";
 /// Longer than any stack takes here.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The instance, and whom it is asked of.
 pub struct Shop {

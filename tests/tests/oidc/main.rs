@@ -42,7 +42,7 @@ fn connected<T>(s: &Server, go: impl AsyncFnOnce(Channel) -> Result<T>) -> Resul
     let endpoint = Endpoint::from_shared(s.url().to_owned())?.tls_config(tls)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let limit = Duration::from_secs(60);
+        let limit = Duration::from_secs(300);
         tokio::time::timeout(limit, async { go(endpoint.connect().await?).await }).await?
     })
 }
@@ -59,7 +59,7 @@ async fn outcome(channel: &Channel, path: &str, token: Option<&str>) -> Result<C
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     match grpc.server_streaming(request, path.parse()?, codec).await {
         Ok(mut answer) => {
-            match tokio::time::timeout(Duration::from_millis(300), answer.get_mut().message()).await {
+            match tokio::time::timeout(Duration::from_secs(2), answer.get_mut().message()).await {
                 Ok(Err(status)) => Ok(status.code()),
                 _ => Ok(Code::Ok),
             }

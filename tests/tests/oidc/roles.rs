@@ -212,7 +212,7 @@ fn every_call_is_in_the_audit_trail_with_who_what_and_outcome_and_without_its_to
         ];
         for (who, what, target, outcome) in wanted {
             let mut all = Vec::new();
-            until("the audit row is there", Duration::from_secs(5), || {
+            until("the audit row is there", Duration::from_secs(60), || {
                 all = audit(s, &alice)?;
                 Ok(all.iter().any(|e| {
                     e.actor.as_ref().is_some_and(|a| a.subject.starts_with(who))

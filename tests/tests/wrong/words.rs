@@ -56,7 +56,7 @@ const ROWS: &[(&str, i32, &str, &str)] = &[
     ("transition shop --to gone", 2, USAGE, "one of serving, draining, destroyed"),
     ("transition shop --to draining --if-state draining --yes", 6, "STATE_DIFFERS", "it is SERVING"),
     ("wait shop --for state=sering", 2, USAGE, "state=serving"),
-    ("wait shop --for state=draining --timeout 1s", 8, "DEADLINE_EXCEEDED", "SERVING"),
+    ("wait shop --for state=draining --timeout 10s", 8, "DEADLINE_EXCEEDED", "SERVING"),
     ("op show 0123456789abcdef0123456789abcdef-7", 5, "NOT_FOUND", "does not exist"),
     ("op cancel shop", 6, "OPERATION_DONE", "over already"),
     ("logs shop --tail 0", 2, USAGE, "1 or more"),

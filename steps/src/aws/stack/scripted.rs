@@ -1,5 +1,6 @@
 //! A CloudFormation of our own, for what no emulator does: stacks that take their time, and that fail in every way there is. It speaks the
 //! real protocol to the real client, keeps AWS' rules of what may be asked for in which status, and loses answers when told to.
+use super::scripted_sets::{self as sets, Set};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
@@ -12,8 +13,8 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-type Form = HashMap<String, String>;
-type Refused = (&'static str, String);
+pub type Form = HashMap<String, String>;
+pub type Refused = (&'static str, String);
 
 /// What happens to a call instead of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,10 @@ pub struct Made {
     pub events: Vec<String>,
     /// What is still to happen, a line for each look.
     pub ahead: VecDeque<String>,
+    /// Change sets, by name.
+    pub sets: BTreeMap<String, Set>,
+    /// Resources that somebody changed by hand.
+    pub drifted: BTreeSet<String>,
 }
 
 #[derive(Default)]
@@ -96,6 +101,13 @@ impl Cloud {
         self.world.lock().stacks.clone()
     }
 
+    /// Somebody changes a resource of the newest stack by hand.
+    pub fn tamper(&self, resource: &str) {
+        if let Some(s) = self.world.lock().stacks.last_mut() {
+            s.drifted.insert(resource.to_owned());
+        }
+    }
+
     /// One that was there before.
     pub fn put(&self, made: Made) {
         self.world.lock().stacks.push(made);
@@ -145,7 +157,7 @@ fn xml(status: u16, text: &str) -> Response<Full<Bytes>> {
     r
 }
 
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -175,6 +187,9 @@ impl World {
             self.begin(at, action, &token);
             return Ok(format!("<StackId>{}</StackId>", self.stacks[at].id));
         }
+        if action == "DescribeStackDriftDetectionStatus" {
+            return Ok(self.stacks.last().map(sets::detection).unwrap_or_default());
+        }
         let by_name = |s: &Made| s.id == name || s.name == name && s.status != "DELETE_COMPLETE";
         let Some(at) = self.stacks.iter().position(by_name) else {
             // AWS has nothing against it
@@ -185,7 +200,23 @@ impl World {
         let state = |what: &str| {
             ("ValidationError", format!("Stack:{name} is in {status} state and can not be {what}."))
         };
+        if let Some(said) = sets::call(&mut self.stacks[at], action, form) {
+            return said;
+        }
         match action {
+            "ExecuteChangeSet" => {
+                let s = &mut self.stacks[at];
+                let Some(set) = s.sets.remove(&text("ChangeSetName")) else {
+                    return Err(("ChangeSetNotFound", "no such change set".into()));
+                };
+                s.sets.clear();
+                if set.reverts {
+                    s.drifted.clear();
+                }
+                s.before = std::mem::replace(&mut s.template, set.template);
+                self.begin(at, "UpdateStack", &token);
+                return Ok(String::new());
+            }
             "DescribeStacks" => {
                 self.stacks[at].happen();
                 return Ok(self.stacks[at].described());

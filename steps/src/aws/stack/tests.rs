@@ -2,7 +2,7 @@ use super::{
     scripted::{Cloud, Fault, Made},
     *,
 };
-use crate::aws::{template::render, variants};
+use crate::aws::{change_set, template::render, variants};
 use aws_credential_types::{
     Credentials,
     provider::{ProvideCredentials, error::CredentialsError, future},
@@ -11,15 +11,19 @@ use aws_sdk_cloudformation::config::{BehaviorVersion, Builder, Region, retry::Re
 use syp_engine::id::InstanceId;
 use syp_proto::v1::InstanceSpec;
 
-const PAUSE: Duration = Duration::from_millis(1);
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// `tries` of the SDK: with one, what it would hide is ours to survive; with more it asks again for what may have been done.
 fn client(url: &str, tries: u32) -> Client {
+    with(url, tries, Credentials::new("id", "secret", None, None, "test"))
+}
+
+pub(super) fn with(url: &str, tries: u32, keys: Credentials) -> Client {
     let how = Builder::new()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .endpoint_url(url)
-        .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+        .credentials_provider(keys)
         .retry_config(RetryConfig::standard().with_max_attempts(tries).with_initial_backoff(PAUSE));
     Client::from_conf(how.build())
 }
@@ -123,6 +127,72 @@ async fn whatever_call_is_lost_the_end_is_the_same() {
                 assert!(kept.is_empty(), "{fault:?} {nth} {call}");
                 assert_eq!(cloud.stacks().len(), 1, "{fault:?} {nth} {call}");
                 assert_eq!(left(&cloud), Vec::<String>::new(), "{fault:?} {nth} {call}");
+            }
+        }
+    }
+}
+
+/// What a change set says, what differs, and that it is brought back, whichever call is lost.
+#[tokio::test]
+async fn what_an_update_would_do_is_told_and_what_was_changed_by_hand_is_found_and_taken_back() {
+    let life = async |cloud: &Cloud| -> Result<(String, Vec<String>), Failure> {
+        let s = stacks(cloud);
+        let (owner, one, two) = (variants::owner(), template("one"), template("two"));
+        let wanted = |t: &'static str, of: &Template| (of.text.clone(), of.digest.clone(), t);
+        let id = bring(&s, &one).await?.id;
+        // as often as it takes
+        let (text, digest, token) = wanted("two", &two);
+        let w = Wanted { owner: &owner, template: &text, digest: &digest, token };
+        let mut told = None;
+        for n in 0..5 {
+            if let Ok(all) = s.preview(&id, &format!("plan-{n}"), &w).await {
+                told = Some(change_set::told(all));
+                break;
+            }
+        }
+        cloud.tamper("TaskSecurityGroup");
+        let mut found = None;
+        for _ in 0..5 {
+            if let Ok(all) = s.drift(&id).await {
+                found = Some(all);
+                break;
+            }
+        }
+        let (text, digest, token) = wanted("repair", &one);
+        let w = Wanted { owner: &owner, template: &text, digest: &digest, token };
+        for _ in 0..5 {
+            if bring(&s, &Template { token: "repair", ..template("one") }).await.is_ok()
+                && s.revert(&id, "revert-r2", &w).await.is_ok()
+            {
+                break;
+            }
+        }
+        let after = bring(&s, &Template { token: "repair", ..template("one") }).await?;
+        assert_eq!(after.held.digest, one.digest);
+        assert!(!s.revert(&id, "revert-r2", &w).await? && s.drift(&id).await?.is_empty());
+        let (_, kept) = remove(&s).await;
+        assert!(kept.is_empty() && left(cloud).is_empty());
+        Ok((told.unwrap_or_default(), found.unwrap_or_default()))
+    };
+    let cloud = Cloud::start().await;
+    let first = life(&cloud).await.unwrap();
+    assert!(
+        first.0.starts_with("AWS replaces    TaskDefinition (AWS::ECS::TaskDefinition): Properties\n"),
+        "{first:?}"
+    );
+    assert_eq!(first.1, ["TaskSecurityGroup/Port is 1, not 8080"]);
+    assert_eq!(cloud.calls().iter().filter(|c| *c == "ExecuteChangeSet").count(), 1, "asking does nothing");
+    let asked = |c: &str| c.contains("ChangeSet") || c.contains("Drift");
+    for fault in [Fault::Reset, Fault::Lost, Fault::Refused("Throttling", 400)] {
+        for (nth, call) in cloud.calls().iter().enumerate().filter(|(_, c)| asked(c)) {
+            // the last two ask whether anything is left to do
+            let again = Cloud::start().await;
+            again.fault(nth, fault);
+            match life(&again).await {
+                Ok(said) => assert_eq!(said, first, "{fault:?} {nth} {call}"),
+                Err(f) => {
+                    assert_ne!(Class::parse(&f.class), Class::Terminal, "{fault:?} {nth} {call}: {f:?}")
+                }
             }
         }
     }
@@ -303,14 +373,14 @@ async fn without_credentials_a_person_is_asked_to_log_in() {
 }
 
 /// A process that is ended with it.
-struct Emulator {
-    url: String,
+pub(super) struct Emulator {
+    pub url: String,
     process: std::process::Child,
 }
 
 impl Emulator {
-    /// `None` where there is none.
-    async fn start() -> Option<Self> {
+    /// `None` where there is none. `judges`: it evaluates policies.
+    pub async fn start(judges: bool) -> Option<Self> {
         let Some(program) = std::env::var_os("SYP_TEST_MINISTACK") else {
             println!("SKIPPED: no emulator of AWS (SYP_TEST_MINISTACK does not say where one is)");
             return None;
@@ -324,6 +394,7 @@ impl Emulator {
                 ("IOT_MTLS_ENABLED", "0"),
             ])
             .env("GATEWAY_PORT", port.to_string())
+            .env("AUTH", judges.to_string())
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
@@ -350,7 +421,7 @@ impl Drop for Emulator {
 /// The same life on an emulator that makes the template's resources: its protocol, its events and its refusals are not ours.
 #[tokio::test]
 async fn an_emulator_makes_changes_refuses_and_removes_what_is_rendered() {
-    let Some(emulator) = Emulator::start().await else { return };
+    let Some(emulator) = Emulator::start(false).await else { return };
     let url = &emulator.url;
     let s = Stacks::new(client(url, 3), "", Duration::from_millis(200));
     let owner = Owner { uid: InstanceId::random(), ..variants::owner() };
@@ -374,6 +445,11 @@ async fn an_emulator_makes_changes_refuses_and_removes_what_is_rendered() {
     assert_eq!((made.held.status.as_str(), made.held.token.as_str()), ("CREATE_COMPLETE", "one"));
     assert_eq!(made.outputs["Endpoint"], "https://shop.example.com");
     assert!(made.outputs["LoadBalancerArn"].contains(&names::stack(&owner)), "{:?}", made.outputs);
+    let (text, digest) = rendered("two");
+    let w = Wanted { owner: &owner, template: &text, digest: &digest, token: "two" };
+    let told = change_set::told(s.preview(&made.id, "plan", &w).await.unwrap());
+    assert!(told.contains("TaskDefinition (AWS::ECS::TaskDefinition)"), "{told}");
+    assert_eq!(s.drift(&made.id).await.unwrap(), Vec::<String>::new());
     let changed = bring(rendered("two"), "two").await.unwrap();
     assert_eq!((changed.id, changed.held.status.as_str()), (made.id.clone(), "UPDATE_COMPLETE"));
     // nothing to do for the same one, whatever operation asks
