@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An emulator of AWS and the linters of its templates and policies, from PyPI (pinned in aws/requirements.txt) in an environment of their own.
+# Emulators of AWS (ministack, moto), a proxy that breaks calls to them (microburst) and the linters of its templates and policies, from PyPI (pinned in aws/requirements.txt) in an environment of their own.
 #   aws.sh programs    on stdout SYP_TEST_MINISTACK=, SYP_TEST_CFN_LINT= and SYP_TEST_PARLIAMENT=, a line each (a shell can eval it)
 # Exit code 3: they can't be had here (the reason is the last line of talk).
 set -euo pipefail
@@ -19,7 +19,7 @@ programs() {
   if [ ! -e "$DIR/.ready" ]; then
     command -v python3 >/dev/null || apt_install python3 || unavailable "python3 is needed for the emulator of AWS"
     python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv || unavailable "python3-venv is needed for the emulator of AWS"
-    say "installing the emulator of AWS and the linters of its templates and policies into $DIR"
+    say "installing emulators of AWS and linters of its templates and policies into $DIR"
     rm -rf "$DIR"
     mkdir -p "${DIR%/*}"
     python3 -m venv "$DIR" >&2 || unavailable "python3 makes no environment here"

@@ -356,6 +356,8 @@ fn restless(s: Option<&Stack>) -> Failure {
 }
 
 #[cfg(test)]
+mod emulator_tests;
+#[cfg(test)]
 mod rights_tests;
 #[cfg(test)]
 mod scripted;

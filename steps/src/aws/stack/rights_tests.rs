@@ -1,7 +1,8 @@
 //! The life of a stack by a user who holds the operator's policy of `bootstrap.yaml` and nothing else, on an emulator that evaluates
 //! policies. Which role is passed, and what that one may, it does not ask: that half is proven by nobody.
 use super::{
-    tests::{Emulator, PAUSE, with},
+    emulator_tests::Emulator,
+    tests::{PAUSE, with},
     *,
 };
 use crate::aws::{change_set, template::render, variants};
@@ -31,7 +32,7 @@ fn operator(url: &str) -> Credentials {
 
 #[tokio::test]
 async fn the_operators_policy_is_enough_for_a_stacks_life_and_for_nothing_else() {
-    let Some(emulator) = Emulator::start(true).await else { return };
+    let Some(emulator) = Emulator::ministack(true).await else { return };
     let url = emulator.url.clone();
     let keys = tokio::task::spawn_blocking(move || operator(&url)).await.unwrap();
     let s = Stacks::new(with(&emulator.url, 1, keys.clone()), ROLE, PAUSE * 200);

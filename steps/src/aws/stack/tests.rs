@@ -8,13 +8,12 @@ use aws_credential_types::{
     provider::{ProvideCredentials, error::CredentialsError, future},
 };
 use aws_sdk_cloudformation::config::{BehaviorVersion, Builder, Region, retry::RetryConfig};
-use syp_engine::id::InstanceId;
 use syp_proto::v1::InstanceSpec;
 
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// `tries` of the SDK: with one, what it would hide is ours to survive; with more it asks again for what may have been done.
-fn client(url: &str, tries: u32) -> Client {
+pub(super) fn client(url: &str, tries: u32) -> Client {
     with(url, tries, Credentials::new("id", "secret", None, None, "test"))
 }
 
@@ -31,16 +30,20 @@ pub(super) fn with(url: &str, tries: u32, keys: Credentials) -> Client {
 const ROLE: &str = "arn:aws:iam::123456789012:role/sypctl/sypctl-cloudformation";
 
 fn stacks(cloud: &Cloud) -> Stacks {
-    Stacks::new(client(&cloud.url, 1), ROLE, PAUSE)
+    stacks_at(&cloud.url)
 }
 
-struct Template {
-    text: String,
-    digest: String,
-    token: &'static str,
+pub(super) fn stacks_at(url: &str) -> Stacks {
+    Stacks::new(client(url, 1), ROLE, PAUSE)
 }
 
-fn template(revision: &'static str) -> Template {
+pub(super) struct Template {
+    pub text: String,
+    pub digest: String,
+    pub token: &'static str,
+}
+
+pub(super) fn template(revision: &'static str) -> Template {
     let env = [("REVISION".to_owned(), revision.to_owned())].into();
     let (text, digest) =
         render(&variants::owner(), &InstanceSpec { env, ..variants::spec() }, &variants::site());
@@ -54,7 +57,7 @@ async fn once(s: &Stacks, t: &Template) -> Result<Stack, Failure> {
 }
 
 /// As the engine does: again, until it is done or can't be.
-async fn bring(s: &Stacks, t: &Template) -> Result<Stack, Failure> {
+pub(super) async fn bring(s: &Stacks, t: &Template) -> Result<Stack, Failure> {
     for _ in 0..20 {
         match once(s, t).await {
             Err(f) if Class::parse(&f.class) != Class::Terminal => {}
@@ -370,91 +373,4 @@ async fn without_credentials_a_person_is_asked_to_log_in() {
     let f = once(&s, &template("one")).await.unwrap_err();
     assert_eq!((f.reason.as_str(), Class::parse(&f.class)), ("CREDENTIALS", Class::Transient), "{f:?}");
     assert!(f.message.contains("the session is over") && cloud.calls().is_empty(), "{f:?}");
-}
-
-/// A process that is ended with it.
-pub(super) struct Emulator {
-    pub url: String,
-    process: std::process::Child,
-}
-
-impl Emulator {
-    /// `None` where there is none. `judges`: it evaluates policies.
-    pub async fn start(judges: bool) -> Option<Self> {
-        let Some(program) = std::env::var_os("SYP_TEST_MINISTACK") else {
-            println!("SKIPPED: no emulator of AWS (SYP_TEST_MINISTACK does not say where one is)");
-            return None;
-        };
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = std::process::Command::new(program)
-            // it would listen everywhere, and take Docker's containers for its own
-            .envs([
-                ("BIND_HOST", "127.0.0.1"),
-                ("DOCKER_HOST", "unix:///nonexistent.sock"),
-                ("IOT_MTLS_ENABLED", "0"),
-            ])
-            .env("GATEWAY_PORT", port.to_string())
-            .env("AUTH", judges.to_string())
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let it = Self { url: format!("http://127.0.0.1:{port}"), process };
-        for _ in 0..600 {
-            if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return Some(it);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("the emulator does not listen");
-    }
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The same life on an emulator that makes the template's resources: its protocol, its events and its refusals are not ours.
-#[tokio::test]
-async fn an_emulator_makes_changes_refuses_and_removes_what_is_rendered() {
-    let Some(emulator) = Emulator::start(false).await else { return };
-    let url = &emulator.url;
-    let s = Stacks::new(client(url, 3), "", Duration::from_millis(200));
-    let owner = Owner { uid: InstanceId::random(), ..variants::owner() };
-    let site = variants::site();
-    let rendered = |revision: &str| {
-        let env = [("REVISION".to_owned(), revision.to_owned())].into();
-        render(&owner, &InstanceSpec { env, ..variants::spec() }, &site)
-    };
-    let bring = async |(text, digest): (String, String), token: &str| {
-        s.bring(&Wanted { owner: &owner, template: &text, digest: &digest, token }, &|_| {}).await
-    };
-    let mut made = bring(rendered("one"), "one").await.unwrap();
-    for _ in 0..50 {
-        if !made.outputs.is_empty() {
-            break;
-        }
-        // on a busy machine this emulator says that it is complete a moment before it has its outputs
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        made = bring(rendered("one"), "one").await.unwrap();
-    }
-    assert_eq!((made.held.status.as_str(), made.held.token.as_str()), ("CREATE_COMPLETE", "one"));
-    assert_eq!(made.outputs["Endpoint"], "https://shop.example.com");
-    assert!(made.outputs["LoadBalancerArn"].contains(&names::stack(&owner)), "{:?}", made.outputs);
-    let (text, digest) = rendered("two");
-    let w = Wanted { owner: &owner, template: &text, digest: &digest, token: "two" };
-    let told = change_set::told(s.preview(&made.id, "plan", &w).await.unwrap());
-    assert!(told.contains("TaskDefinition (AWS::ECS::TaskDefinition)"), "{told}");
-    assert_eq!(s.drift(&made.id).await.unwrap(), Vec::<String>::new());
-    let changed = bring(rendered("two"), "two").await.unwrap();
-    assert_eq!((changed.id, changed.held.status.as_str()), (made.id.clone(), "UPDATE_COMPLETE"));
-    // nothing to do for the same one, whatever operation asks
-    assert_eq!(bring(rendered("two"), "again").await.unwrap().held.token, "two");
-    assert_eq!(s.remove(&owner, Some(&made.id), &|_| {}).await.unwrap(), (true, BTreeSet::new()));
-    assert_eq!(s.look(&owner, None).await.unwrap(), None);
-    assert_eq!(s.look(&owner, Some(&made.id)).await.unwrap().unwrap().held.status, "DELETE_COMPLETE");
 }
