@@ -265,6 +265,15 @@ fn what_the_host_breaks_is_repaired() -> Result<()> {
             e.wait_state("fix", "SERVING", Duration::from_secs(180))?;
         }
         ensure!(e.endpoint("fix")? == url, "the endpoint stays");
+        // whoever wants to be told has it found and brought back when he says so
+        e.ok(&["set", "fix", "--on-drift", "report", "--yes"])?;
+        sh("docker", &["rm", "-f", &Docker::container(e, "fix", "app-0")?])?;
+        let found = e.run(&["drift", "fix"])?;
+        ensure!(found.code == 1 && found.out.contains("is gone") && found.err.contains("--fix"), "{found:?}");
+        let fixed = e.run(&["drift", "fix", "--fix", "--yes"])?;
+        ensure!(fixed.code == 0 && fixed.out.contains("brought back"), "{fixed:?}");
+        ensure!(e.ok(&["drift", "fix"])?.contains("nothing differs"), "it was brought back");
+        ensure!(get(&url, Some(&t), &[])?.0 == 200, "it serves");
         e.down("fix")
     })
 }
