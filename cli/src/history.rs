@@ -1,7 +1,10 @@
 //! Figures over time: asked for page by page, drawn as lines of small bars.
 use crate::{client::Client, failure::Failure, parse, render, spark};
 use std::{collections::BTreeMap, time::Duration};
-use syp_proto::v1::{MetricsPoint, QueryMetricsRequest, QueryMetricsResponse, metrics_client::MetricsClient};
+use syp_proto::v1::{
+    MetricsPoint, QueryMetricsRequest, QueryMetricsResponse, metrics_client::MetricsClient,
+    provider_figures::Figure,
+};
 
 /// Every point of the last `since`, in one answer; the engine chooses the step when none is given.
 ///
@@ -20,18 +23,41 @@ pub async fn ask(
         nanos: i32::try_from(from.rem_euclid(1000)).unwrap_or(0) * 1_000_000,
     });
     let step = step.map(parse::proto_duration);
-    let mut ask = QueryMetricsRequest { name, start_time, step, page_size: 1000, ..Default::default() };
+    let mut ask = QueryMetricsRequest {
+        name,
+        start_time,
+        step,
+        page_size: 1000,
+        with_provider: true,
+        ..Default::default()
+    };
     let mut all = QueryMetricsResponse::default();
     loop {
-        let page =
-            c.call(ask.clone(), |ch, r| async move { MetricsClient::new(ch).query_metrics(r).await }).await?;
+        let page = c
+            .call_provider(ask.clone(), |ch, r| async move { MetricsClient::new(ch).query_metrics(r).await })
+            .await?;
         all.points.extend(page.points);
+        all.provider = all.provider.or(page.provider);
         (all.start_time, all.step) = (page.start_time, page.step);
         if page.next_page_token.is_empty() {
             return Ok(all);
         }
         ask.page_token = page.next_page_token;
     }
+}
+
+/// What the provider says of the same time; empty where it says nothing.
+pub fn of_provider(r: &QueryMetricsResponse) -> String {
+    let Some(p) = &r.provider else { return String::new() };
+    let value = |f: &Figure| match f.unit.as_str() {
+        #[allow(clippy::cast_possible_truncation)]
+        "bytes" => render::bytes(f.value as i64),
+        "" => format!("{:.0}", f.value),
+        unit => format!("{:.1} {unit}", f.value),
+    };
+    let rows = p.figures.iter().map(|f| vec![f.name.clone(), value(f)]);
+    let table = render::table(&[p.source.as_str(), ""], rows, false);
+    format!("{table}\n{}", p.note).trim_start_matches('\n').to_owned()
 }
 
 /// One line for each figure; empty without points.

@@ -236,15 +236,15 @@ impl Engine {
         Ok(op)
     }
 
-    /// Starts a repair when something differs; `findings` say what.
+    /// Starts a repair of what differs, unless something else is under way or it does not serve; `findings` say what. Has it begun?
     ///
     /// # Errors
     /// The store's.
-    pub async fn drift(&self, cell: &Arc<Cell>, findings: Vec<String>) -> Result<(), Error> {
+    pub async fn drift(&self, cell: &Arc<Cell>, findings: Vec<String>) -> Result<bool, Error> {
         let _guard = cell.writer.lock().await;
         let i = cell.get();
         if i.state() != State::Serving || i.run.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let who = Caller { actor: "engine".into(), ..Default::default() };
         let mut bodies = vec![Body::Drift(journal::Drift { findings })];
@@ -255,7 +255,7 @@ impl Engine {
         ));
         self.append_locked(cell, bodies, &who, None).await?;
         self.kick(cell);
-        Ok(())
+        Ok(true)
     }
 
     /// Writes down what differs, or that nothing does any more, where that is all that is done about it.

@@ -40,6 +40,8 @@ pub enum How {
     Stopped,
     /// It is there and somebody changed it.
     Changed,
+    /// The same, in a way that only a closer look finds, and no repair brings back.
+    Inspected,
 }
 
 /// News of one moment (a daemon that stops kills everything at once) are looked at together.
@@ -134,7 +136,7 @@ impl Engine {
                         Policy::Repair => {
                             again.insert(cell.id);
                             tracing::info!(instance = %cell.id, ?findings, "drift: repairing");
-                            self.drift(&cell, words(findings)).await
+                            self.drift(&cell, words(findings)).await.map(drop)
                         }
                         Policy::Tell => self.tell_drift(&cell, &words(findings)).await,
                     };
@@ -183,16 +185,21 @@ impl Engine {
 
     async fn differences(&self, cell: &Cell, closely: bool) -> Result<Vec<Difference>, Failure> {
         let i = cell.get();
-        let mut out = Vec::new();
+        let (mut out, mut unseen) = (Vec::new(), None);
         for row in i.ledger.iter().filter(|r| !over(r) && r.state() == ledger_row::State::Exists) {
             let step = self.inner.step(&i, &row.kind)?;
             let params = serde_json::from_str(&row.params).unwrap_or(Value::Null);
             let cx = calls::context(&self.inner, cell, &i, &row.node, params, CancellationToken::new());
             match step.observe(&cx, &row.key).await? {
                 Observed::Present { ours: true, healthy: true, .. } if closely => {
-                    let found = step.inspect(&cx, &row.key).await?;
-                    let said = found.into_iter().map(|by| format!("{} was changed: {by}", row.key));
-                    out.extend(said.map(|words| differs(How::Changed, words)));
+                    match step.inspect(&cx, &row.key).await {
+                        Ok(found) => {
+                            let said = found.into_iter().map(|by| format!("{} was changed: {by}", row.key));
+                            out.extend(said.map(|words| differs(How::Inspected, words)));
+                        }
+                        // the rest may tell all the same
+                        Err(f) => unseen = Some(f),
+                    }
                 }
                 Observed::Present { ours: true, healthy: true, .. } | Observed::Busy => {}
                 Observed::Present { ours: false, .. } => {
@@ -207,7 +214,10 @@ impl Engine {
                 Observed::Absent => out.push(differs(How::Gone, format!("{} is gone", row.key))),
             }
         }
-        Ok(out)
+        match unseen {
+            Some(f) if out.is_empty() => Err(f),
+            _ => Ok(out),
+        }
     }
 }
 

@@ -202,7 +202,7 @@ pub trait Step: Send + Sync {
         async { Ok(None) }
     }
     /// What of an effect that [`Step::observe`] finds healthy is not as it was made, a line each. It may take minutes, so only
-    /// somebody who asks for it has it done.
+    /// somebody who asks for it has it done; what only this finds, [`Step::apply`] does not bring back.
     fn inspect(&self, _: &StepCx, _: &str) -> impl Future<Output = Result<Vec<String>, Failure>> + Send {
         async { Ok(vec![]) }
     }
@@ -447,6 +447,15 @@ pub trait Target: Send + Sync {
     }
     /// Figures right now.
     fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>>;
+    /// What the provider itself measured in a time, where it does; asked only by somebody who looks: it may cost.
+    fn figures<'a>(
+        &'a self,
+        _: &'a StepCx,
+        _: Millis,
+        _: Millis,
+    ) -> BoxFuture<'a, Result<Option<v1::ProviderFigures>, Failure>> {
+        Box::pin(async { Ok(None) })
+    }
     /// Log lines.
     fn logs<'a>(&'a self, cx: &'a StepCx, query: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>>;
     /// Can it be used at all, and as whom?

@@ -168,12 +168,39 @@ impl Bed {
         })
     }
 
-    /// Somebody changes a property of the one living stack's resource by hand.
+    /// Somebody changes a property of the one living stack's resource by hand; without a path, back.
     pub fn tamper(&self, logical: &str, path: &str, value: &str) {
         self.shared.with(|w| {
             let living = w.stacks.iter_mut().find(|s| s.status != "DELETE_COMPLETE");
-            living.map(|s| s.tampered.insert(logical.to_owned(), (path.to_owned(), value.to_owned())));
+            let Some(s) = living else { return };
+            s.tampered.remove(logical);
+            if !path.is_empty() {
+                s.tampered.insert(logical.to_owned(), (path.to_owned(), value.to_owned()));
+            }
         });
+    }
+
+    /// What CloudWatch has of a load balancer's requests, of the one living stack, and of its service's processors.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub fn measured(&self, requests: f64, cpu_percent: f64) -> Result<()> {
+        let (behind, of) = (
+            self.shared.behind.clone(),
+            self.shared.see(|w| {
+                let stack = w.stacks.iter().find(|s| s.status != "DELETE_COMPLETE")?;
+                let of = |key: &str| stack.shape.outputs.get(key).cloned().unwrap_or_default();
+                Some((of("LoadBalancerArn"), of("ClusterName"), of("ServiceName")))
+            }),
+        );
+        let (balancer, cluster, service) = of.context("no stack")?;
+        self.wait(async move {
+            let balancer = balancer.split_once("loadbalancer/").map(|(_, tail)| tail).unwrap_or_default();
+            let of = [("LoadBalancer", balancer)];
+            behind.measured("AWS/ApplicationELB", "RequestCount", &of, requests).await?;
+            let of = [("ClusterName", cluster.as_str()), ("ServiceName", service.as_str())];
+            behind.measured("AWS/ECS", "CPUUtilization", &of, cpu_percent).await
+        })?
     }
 
     /// From now on each status that passes stays at least so long.

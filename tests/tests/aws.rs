@@ -162,21 +162,44 @@ fn orphaned(aws: &Aws, e: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// What an update would do is told by AWS itself; what somebody changed by hand is found when asked for, and brought back.
+/// What an update would do is told by AWS itself; what somebody changed by hand is found when asked for.
 fn drifted(aws: &Aws, e: &Engine) -> Result<()> {
     let plan = e.ok(&["set", "shop", "--env", "A=b", "--plan"])?;
     ensure!(plan.contains("AWS replaces    TaskDefinition (AWS::ECS::TaskDefinition): Properties"), "{plan}");
-    ensure!(!aws.bed.calls().iter().any(|c| c == "cloudformation:ExecuteChangeSet"), "a plan does nothing");
+    let of = |call: &str| aws.bed.calls().iter().filter(|c| *c == call).count();
+    let (made, deleted) = (of("cloudformation:CreateChangeSet"), of("cloudformation:DeleteChangeSet"));
+    ensure!(made == 1 && deleted == 1 && of("cloudformation:ExecuteChangeSet") == 0, "a plan does nothing");
     ensure!(e.ok(&["drift", "shop"])?.contains("nothing differs"), "nothing was changed");
     aws.bed.tamper("TaskSecurityGroup", "/SecurityGroupIngress/0/FromPort", "1");
     let found = e.run(&["drift", "shop"])?;
     let words = "was changed: TaskSecurityGroup/SecurityGroupIngress/0/FromPort is 1, not ";
-    ensure!(found.code == 1 && found.out.contains(words) && found.err.contains("--fix"), "{found:?}");
+    ensure!(found.code == 1 && found.out.contains(words) && found.err.contains("REVERT_DRIFT"), "{found:?}");
+    // that is not the engine's to bring back, and it does not say so
     let fixed = e.run(&["drift", "shop", "--fix", "--yes"])?;
-    ensure!(fixed.code == 0 && fixed.out.contains("brought back"), "{fixed:?}");
-    ensure!(e.ok(&["drift", "shop"])?.contains("nothing differs"), "it was brought back");
-    ensure!(e.ok(&["events", "shop"])?.contains(words), "and is remembered");
+    ensure!(fixed.code == 1 && fixed.out.contains(words) && !fixed.out.contains("brought back"), "{fixed:?}");
+    let updates = aws.bed.calls().iter().filter(|c| *c == "cloudformation:UpdateStack").count();
+    ensure!(updates == 0, "nothing was touched");
+    aws.bed.tamper("TaskSecurityGroup", "", "");
+    ensure!(e.ok(&["drift", "shop"])?.contains("nothing differs"), "whoever changed it has changed it back");
     ensure!(e.state("shop")? == "SERVING", "it served all the time");
+    Ok(())
+}
+
+/// What CloudWatch has is told beside what the gates count, and asked for once a minute whoever looks.
+fn measured(aws: &Aws, e: &Engine) -> Result<()> {
+    aws.bed.measured(41.0, 12.5)?;
+    let said = e.ok(&["metrics", "shop"])?;
+    for line in ["requests at the load balancer  41", "CPU of what tasks have  12.5 %", "0.01 USD a thousand"]
+    {
+        let squeezed = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(squeezed(&said).contains(&squeezed(line)), "{line}: {said}");
+    }
+    let asked = || aws.bed.calls().iter().filter(|c| *c == "cloudwatch:GetMetricData").count();
+    ensure!(
+        e.json(&["metrics", "shop", "--since", "1h"])?["provider"]["source"] == "CloudWatch",
+        "also as JSON"
+    );
+    ensure!(asked() == 1, "asked {} times", asked());
     Ok(())
 }
 
@@ -244,6 +267,7 @@ fn what_is_said_before_anything_is_made_and_how_often_aws_is_asked() -> Result<(
     pause(60_000);
     let resting = since(&aws, begun);
     billed(&aws, &e)?;
+    measured(&aws, &e)?;
     drifted(&aws, &e)?;
     swept(&aws, &e)?;
     orphaned(&aws, &e)?;

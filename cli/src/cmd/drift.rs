@@ -7,26 +7,34 @@ use crate::{
     follow, parse, render,
 };
 use prost::Message;
+use std::time::Duration;
 use syp_proto::{
     google::longrunning::operation,
-    v1::{CheckDriftRequest, DriftReport, instances_client::InstancesClient},
+    v1::{
+        CheckDriftRequest, DriftReport,
+        instances_client::InstancesClient,
+        plan::{Change, PlannedResource},
+    },
 };
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sypctl drift shop\n  sypctl drift shop --fix\n\nThe engine looks by itself every few minutes, and repairs ('sypctl set NAME --on-drift report': only tells). This looks at once\nand more closely: on AWS each resource of the stack is compared with its template, which takes a minute. Found and not repaired: exit code 1."
+    after_help = "Examples:\n  sypctl drift shop\n  sypctl drift shop --fix\n\nThe engine looks by itself every few minutes, and repairs ('sypctl set NAME --on-drift report': only tells). This looks at once\nand more closely: on AWS each resource of the stack is compared with its template, which takes a minute; what only that finds, AWS has to bring back. Found and not brought back: exit code 1."
 )]
 pub struct Args {
     /// Name
     #[arg(value_parser = parse::name)]
     name: String,
-    /// Bring back what was changed
+    /// Bring back what the engine can: what is gone, does not run, or has another template
     #[arg(long)]
     fix: bool,
     #[command(flatten)]
     work: Work,
 }
+
+/// A look takes AWS up to two minutes for each stack.
+const LOOK: Duration = Duration::from_mins(5);
 
 /// Runs it.
 ///
@@ -35,18 +43,18 @@ pub struct Args {
 pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let client = ctx.client().await?;
     let asks = a.fix && !a.work.yes && ctx.out.may_ask();
-    let ask = |fix| CheckDriftRequest {
-        name: ctx.full(&a.name),
-        fix,
-        request_id: request_id(),
-        ..Default::default()
-    };
     let send = |fix| {
-        client.call_provider(ask(fix), |ch, r| async move { InstancesClient::new(ch).check_drift(r).await })
+        let ask = CheckDriftRequest {
+            name: ctx.full(&a.name),
+            fix,
+            request_id: request_id(),
+            ..Default::default()
+        };
+        client.call_for(LOOK, ask, |ch, r| async move { InstancesClient::new(ch).check_drift(r).await })
     };
     let mut op = send(a.fix && !asks).await?;
     let mut report = read(op.result.as_ref())?;
-    if asks && report.drifted {
+    if asks && report.differences.iter().any(mends) {
         ctx.out.note(text(&report));
         if !ctx.out.ask("Bring it back?", true) {
             return Err(Failure::new(exit::FAILED, "", "nothing was done", ""));
@@ -54,27 +62,35 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         op = send(true).await?;
         report = read(op.result.as_ref())?;
     }
-    if a.fix && report.drifted {
+    let mended = a.fix && report.differences.iter().any(mends);
+    if mended {
         if a.work.no_wait {
             return up::accepted(ctx, &op, &a.name);
         }
         let end = follow::operation(&client, ctx.out, &op.name, ctx.limit()).await?;
         follow::outcome(&end)?;
     }
-    let words =
-        || if a.fix && report.drifted { format!("{}\nbrought back", text(&report)) } else { text(&report) };
+    let words = || if mended { format!("{}\nbrought back", text(&report)) } else { text(&report) };
     let names = || report.differences.iter().map(|d| d.id.as_str()).collect::<Vec<_>>().join("\n");
     ctx.out.document(&report, words, names)?;
-    if report.drifted && !a.fix {
-        let what = format!("{} is not as it was made", a.name);
-        return Err(Failure::new(
-            exit::FAILED,
-            "DRIFT",
-            what,
-            format!("'sypctl drift {} --fix' brings it back", a.name),
-        ));
+    // what nobody but the provider brings back stays, whoever asks
+    let left = report.differences.iter().filter(|d| !mended || !mends(d)).count();
+    if left == 0 {
+        return Ok(exit::OK);
     }
-    Ok(exit::OK)
+    let what = format!("{} is not as it was made", a.name);
+    let next = if report.differences.iter().any(|d| mends(d)) && !mended {
+        format!("'sypctl drift {} --fix' brings it back", a.name)
+    } else {
+        "change it back where it was changed; on AWS a change set with deployment mode REVERT_DRIFT does"
+            .to_owned()
+    };
+    Err(Failure::new(exit::FAILED, "DRIFT", what, next))
+}
+
+/// Can the engine bring it back?
+fn mends(d: &PlannedResource) -> bool {
+    d.change() == Change::Update
 }
 
 fn read(said: Option<&operation::Result>) -> Result<DriftReport, Failure> {
@@ -97,7 +113,6 @@ fn text(r: &DriftReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syp_proto::v1::plan::PlannedResource;
 
     #[test]
     fn what_differs_is_told_a_line_each() {

@@ -52,7 +52,11 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
     let (full, since) = (ctx.full(&name), a.since.unwrap_or(HOUR));
     if ctx.out.format == Format::Table {
         let past = history::ask(&client, full.clone(), since, a.step).await?;
-        let past = history::text(&past, render::now_ms(), width(), spark::can_show_blocks());
+        let theirs = history::of_provider(&past);
+        let mut past = history::text(&past, render::now_ms(), width(), spark::can_show_blocks());
+        if !theirs.is_empty() {
+            past = format!("{past}\n\n{theirs}").trim_start().to_owned();
+        }
         match ask(&client, full, WINDOW).await {
             Ok(m) => ctx.out.data(format!("{}\n\n{past}", text(&m))),
             // it is not there any more, or can't be asked: what was is told all the same

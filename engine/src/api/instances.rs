@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     id::InstanceId,
     ops,
-    reconcile::words,
+    reconcile::{Difference, How, words},
     step::{LogQuery, Of},
     view,
 };
@@ -113,21 +113,27 @@ impl Instances for Api {
             // what is being made differs from what shall be
             return Err(Error::InProgress(ops::current(&cell.get(), run.no)).into());
         }
-        let findings = words(self.engine.close_findings(&cell).await.map_err(|f| of_failure(&f))?);
+        let found = self.engine.close_findings(&cell).await.map_err(|f| of_failure(&f))?;
+        let change = |d: &Difference| match d.how {
+            How::Inspected => plan::Change::Keep,
+            _ => plan::Change::Update,
+        };
+        let planned = |d: &Difference| plan::PlannedResource {
+            id: d.words.clone(),
+            change: change(d) as i32,
+            ..Default::default()
+        };
         let report = v1::DriftReport {
-            drifted: !findings.is_empty(),
-            differences: findings
-                .iter()
-                .map(|f| plan::PlannedResource {
-                    id: f.clone(),
-                    change: plan::Change::Update as i32,
-                    ..Default::default()
-                })
-                .collect(),
+            drifted: !found.is_empty(),
+            differences: found.iter().map(planned).collect(),
             check_time: crate::clock::timestamp(self.engine.clock().now()),
         };
-        if r.fix && report.drifted && !r.validate_only {
-            self.engine.drift(&cell, findings).await?;
+        let mends = found.iter().any(|d| d.how != How::Inspected);
+        if r.fix && mends && !r.validate_only && !self.engine.drift(&cell, words(found)).await? {
+            // it did not serve, or does something else by now
+            let i = cell.get();
+            let Some(run) = &i.run else { return Err(Error::StateDiffers(i.state()).into()) };
+            return Err(Error::InProgress(ops::current(&i, run.no)).into());
         }
         let i = cell.get();
         let name = view::operation_id(&i, i.runs).map_or_else(String::new, |o| o.to_string());

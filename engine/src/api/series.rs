@@ -44,8 +44,35 @@ impl Api {
         let (points, next_page_token) =
             page::cut(points, r.page_size, &r.page_token, &bound, |p| format!("{:020}", p.at))?;
         let points = points.iter().map(figures).collect();
+        let provider = if r.with_provider && r.page_token.is_empty() {
+            self.of_provider(id, &range, end).await
+        } else {
+            None
+        };
         let (start_time, step) = (timestamp(range.start), Some(duration(range.step)));
-        Ok(Response::new(v1::QueryMetricsResponse { points, next_page_token, start_time, step }))
+        let all = v1::QueryMetricsResponse { points, next_page_token, start_time, step, provider };
+        Ok(Response::new(all))
+    }
+
+    /// What the provider of a living instance measured; what it can't say is a note, beside what we know ourselves.
+    async fn of_provider(
+        &self,
+        id: InstanceId,
+        range: &Range,
+        end: Option<Millis>,
+    ) -> Option<v1::ProviderFigures> {
+        let cell = self.engine.cell(id)?;
+        let target = self.engine.target(&cell.get().spec.as_ref()?.target).ok()?;
+        let until = end.unwrap_or_else(|| self.engine.clock().now());
+        let cx = self.engine.context(&cell);
+        match target.figures(&cx, range.start, until).await {
+            Ok(figures) => figures,
+            Err(f) => Some(v1::ProviderFigures {
+                source: target.name().to_owned(),
+                note: format!("{}: {}; {}", f.reason, f.message, f.hint),
+                ..Default::default()
+            }),
+        }
     }
 
     /// The newest figures of every instance that the caller may see; from memory.

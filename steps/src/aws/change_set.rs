@@ -1,17 +1,13 @@
-//! Change sets: what AWS itself says an update would do (one that nobody executes), and the one that takes back what was changed by
-//! hand, which no template that is the same as before can.
+//! What AWS itself says an update would do: a change set that nobody executes.
 //!
-//! Source: CloudFormation API reference, `CreateChangeSet` (`DeploymentMode`), `DescribeChangeSet`; user guide, "Using drift-aware
-//! change sets": it compares with what is really there, and brings that back to the template.
+//! Source: CloudFormation API reference, `CreateChangeSet`, `DescribeChangeSet`.
 use super::{
     client::{code, failed, words},
     stack::{Stacks, Wanted, tags},
 };
 use aws_sdk_cloudformation::{
     operation::describe_change_set::DescribeChangeSetOutput,
-    types::{
-        self as sdk, Capability, ChangeAction, ChangeSetStatus, ChangeSetType, DeploymentMode, Replacement,
-    },
+    types::{self as sdk, Capability, ChangeAction, ChangeSetStatus, ChangeSetType, Replacement},
 };
 use std::fmt::Write as _;
 use syp_engine::failure::{Class, failure};
@@ -51,10 +47,10 @@ pub struct Change {
 }
 
 /// One for this stack, by this name.
+#[derive(Clone, Copy)]
 struct Ask<'a> {
     id: &'a str,
     name: &'a str,
-    reverts: bool,
 }
 
 // === impl Stacks ===
@@ -66,30 +62,11 @@ impl Stacks {
     /// # Errors
     /// AWS': also what it has against the template.
     pub async fn preview(&self, id: &str, name: &str, w: &Wanted<'_>) -> Result<Vec<Change>, Failure> {
-        let ask = Ask { id, name, reverts: false };
+        let ask = Ask { id, name };
         let told = self.changes(&ask, w).await;
         // one that stays behind is deleted with its stack
         self.forget(&ask).await;
         Ok(told?.unwrap_or_default())
-    }
-
-    /// Brings what was changed by hand back to the template; false: nothing was. What it has begun goes on when this returns.
-    /// `name`: the same for each attempt.
-    ///
-    /// # Errors
-    /// AWS'.
-    pub async fn revert(&self, id: &str, name: &str, w: &Wanted<'_>) -> Result<bool, Failure> {
-        let ask = Ask { id, name, reverts: true };
-        if self.changes(&ask, w).await?.is_none_or(|all| all.is_empty()) {
-            self.forget(&ask).await;
-            return Ok(false);
-        }
-        let execute = self.client.execute_change_set().stack_name(id).change_set_name(name);
-        match execute.client_request_token(w.token).send().await {
-            // an answer was lost: it is under way, or has been
-            Err(e) if ["ChangeSetNotFound", "InvalidChangeSetStatus"].contains(&code(&e)) => Ok(true),
-            done => done.map(|_| true).map_err(|e| failed("cloudformation:ExecuteChangeSet", &e)),
-        }
     }
 
     /// Has it made, and reads it; `None`: AWS finds nothing to change.
@@ -102,7 +79,6 @@ impl Stacks {
             .set_role_arn(role)
             .set_tags(Some(tags(w)))
             .capabilities(Capability::CapabilityIam)
-            .set_deployment_mode(ask.reverts.then_some(DeploymentMode::RevertDrift))
             .client_token(ask.name)
             .send()
             .await;
@@ -166,9 +142,7 @@ impl Stacks {
 /// AWS calls a change set without changes a failed one, and says so in words alone.
 fn is_empty(why: &str) -> bool {
     let why = why.to_lowercase();
-    ["didn't contain changes", "no updates are to be performed", "no changes", "no drift"]
-        .iter()
-        .any(|w| why.contains(w))
+    ["didn't contain changes", "no updates are to be performed"].iter().any(|w| why.contains(w))
 }
 
 fn refused(why: &str) -> Failure {

@@ -37,6 +37,8 @@ mod examine;
 #[cfg(feature = "aws")]
 mod facts;
 #[cfg(feature = "aws")]
+mod figures;
+#[cfg(feature = "aws")]
 mod isolation;
 #[cfg(feature = "aws")]
 mod kept;

@@ -90,11 +90,7 @@ fn everything(
     }
     let hourly = facts["hourly"].as_str().and_then(|h| h.parse().ok()).unwrap_or_default();
     let currency = facts["currency"].as_str().unwrap_or_default();
-    let mut stack = params.clone();
-    if kind == RunKind::Repair {
-        stack[stack_step::REVERTS] = true.into();
-    }
-    let stack = node(stack_step::NODE, "aws.stack@1", &before, &stack, STACK_MS);
+    let stack = node(stack_step::NODE, "aws.stack@1", &before, &params, STACK_MS);
     nodes.push(effect(stack, names::stack(owner), Some(cost::money(hourly, currency))));
     for (id, kind, after, ms) in [
         ("probe", "aws.probe@1", stack_step::NODE, FOUND_MS),

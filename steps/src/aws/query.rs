@@ -35,6 +35,8 @@ const TARGET: &str = "x-amz-target";
 #[derive(Clone, Copy, Debug)]
 pub struct Service {
     name: &'static str,
+    /// What its rights begin with, where that is another name.
+    rights: Option<&'static str>,
     /// Of the API; or of a JSON service, what its actions have before them.
     version: &'static str,
     /// It has one endpoint for all regions, whose requests are signed for this one.
@@ -44,19 +46,39 @@ pub struct Service {
 }
 
 /// Networks.
-pub const EC2: Service = Service { name: "ec2", version: "2016-11-15", global: None, paid: false };
+pub const EC2: Service =
+    Service { name: "ec2", rights: None, version: "2016-11-15", global: None, paid: false };
 /// Roles and policies.
 pub const IAM: Service =
-    Service { name: "iam", version: "2010-05-08", global: Some("us-east-1"), paid: false };
+    Service { name: "iam", rights: None, version: "2010-05-08", global: Some("us-east-1"), paid: false };
 
 /// Bills.
-pub const CE: Service =
-    Service { name: "ce", version: "AWSInsightsIndexService", global: Some("us-east-1"), paid: true };
+pub const CE: Service = Service {
+    name: "ce",
+    rights: None,
+    version: "AWSInsightsIndexService",
+    global: Some("us-east-1"),
+    paid: true,
+};
 /// List prices, of all regions.
-pub const PRICING: Service =
-    Service { name: "pricing", version: "AWSPriceListService", global: Some("us-east-1"), paid: false };
+pub const PRICING: Service = Service {
+    name: "pricing",
+    rights: None,
+    version: "AWSPriceListService",
+    global: Some("us-east-1"),
+    paid: false,
+};
+/// Figures.
+pub const CLOUDWATCH: Service = Service {
+    name: "monitoring",
+    rights: Some("cloudwatch"),
+    version: "2010-08-01",
+    global: None,
+    paid: true,
+};
 /// Lines.
-pub const LOGS: Service = Service { name: "logs", version: "Logs_20140328", global: None, paid: false };
+pub const LOGS: Service =
+    Service { name: "logs", rights: None, version: "Logs_20140328", global: None, paid: false };
 
 /// A request in one of both protocols.
 struct Asked {
@@ -94,6 +116,14 @@ struct Error {
     code: String,
     #[serde(rename = "Message", alias = "message", default)]
     message: String,
+}
+
+// === impl Service ===
+
+impl Service {
+    fn rights(self) -> &'static str {
+        self.rights.unwrap_or(self.name)
+    }
 }
 
 // === impl Query ===
@@ -152,7 +182,7 @@ impl Query {
     }
 
     async fn asked(&self, service: Service, action: &str, asked: &Asked) -> Result<String, Failure> {
-        let call = format!("{}:{action}", service.name);
+        let call = format!("{}:{action}", service.rights());
         let mut pause = PAUSE;
         for _ in 1..if service.paid { 1 } else { TRIES } {
             match self.once(service, asked).await {
@@ -209,7 +239,7 @@ impl Query {
 
     /// Where it answers: what the environment says as for the SDK's own clients, or AWS' (general reference, "Service endpoints").
     fn endpoint(&self, service: Service) -> String {
-        let own = std::env::var(format!("AWS_ENDPOINT_URL_{}", service.name.to_uppercase())).ok();
+        let own = std::env::var(format!("AWS_ENDPOINT_URL_{}", service.rights().to_uppercase())).ok();
         if let Some(url) = own.as_deref().or_else(|| self.config.endpoint_url()) {
             return format!("{}/", url.trim_end_matches('/'));
         }
@@ -229,7 +259,7 @@ impl Query {
 }
 
 fn unreadable(service: Service, action: &str, e: &dyn std::fmt::Display) -> Failure {
-    client::unreachable(&format!("{}:{action}", service.name), &format!("its answer can't be read: {e}"))
+    client::unreachable(&format!("{}:{action}", service.rights()), &format!("its answer can't be read: {e}"))
 }
 
 /// How either protocol says no. Pure.

@@ -4,7 +4,7 @@ use super::{
     Shared, change_set, definitions,
     facts::Facts,
     names,
-    stack::{self, Say, Stacks, Wanted},
+    stack::{Stacks, Wanted},
     status::Held,
     tasks,
     template::{LIMIT, render},
@@ -26,8 +26,6 @@ pub(super) struct Stack(pub Arc<Shared>);
 
 /// Its node.
 pub(super) const NODE: &str = "stack";
-/// Parameter of a repair: what was changed by hand is brought back as well.
-pub(super) const REVERTS: &str = "reverts";
 /// How often tasks that have ended are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// Tasks whose app has ended by itself before it is given up.
@@ -95,22 +93,6 @@ impl Stack {
         }
     }
 
-    /// Brings it to its template; a stack that has it already, in a repair, is also compared with what is really there.
-    async fn bring(&self, cx: &StepCx, w: &Wanted<'_>, say: &Say<'_>) -> Result<stack::Stack, Failure> {
-        let stacks = self.stacks(self.0.pause).await?;
-        let reverts = cx.params[REVERTS] == true;
-        let held = if reverts { stacks.look(&cx.owner, None).await? } else { None };
-        let had_it = held.is_some_and(|s| s.held.ours && s.held.digest == w.digest);
-        let made = stacks.bring(w, say).await?;
-        if had_it {
-            say("AWS compares the stack with its template");
-            if stacks.revert(&made.id, &format!("sypctl-revert-r{}", cx.run), w).await? {
-                return stacks.bring(w, say).await;
-            }
-        }
-        Ok(made)
-    }
-
     /// What tasks that have ended come to.
     async fn why(&self, cx: &StepCx, ended: &[Task], limit: usize) -> Option<Failure> {
         let f = super::verdict::of(&ended.iter().collect::<Vec<_>>(), limit)?;
@@ -136,12 +118,13 @@ impl Step for Stack {
         let say = |what: &str| {
             cx.waiting.on(&cx.node, "PROVIDER_BUSY", what, EVENTS, self.0.clock.now());
         };
+        let stacks = self.stacks(self.0.pause).await?;
         // those of before say nothing of this revision
         let before = self.ended(cx, &BTreeSet::new()).await?;
         let before = before.iter().filter_map(|t| t.task_arn().map(str::to_owned)).collect();
         let seen = Mutex::default();
         let made = tokio::select! {
-            made = self.bring(cx, &wanted, &say) => match made {
+            made = stacks.bring(&wanted, &say) => match made {
                 Ok(made) => made,
                 // AWS says of a service only that it did not come up
                 Err(f) if f.reason == "STACK_FAILED" => {
@@ -199,7 +182,13 @@ impl Step for Stack {
         if let Some(s) = there.filter(|s| change == Change::Update && s.held.rests()) {
             let name = format!("sypctl-plan-{digest}-{}", self.0.clock.now());
             let w = Wanted { owner: &cx.owner, template: &wanted, digest: &digest, token: &name };
-            diff.insert_str(0, &change_set::told(stacks.preview(&s.id, &name, &w).await?));
+            let told = match stacks.preview(&s.id, &name, &w).await {
+                Ok(all) => change_set::told(all),
+                // what AWS has against it is the answer; what it can't say now does not keep anybody from the rest
+                Err(f) if f.reason == "STACK_FAILED" => return Err(f),
+                Err(f) => format!("AWS could not say what it would change: {}: {}\n", f.reason, f.message),
+            };
+            diff.insert_str(0, &told);
         }
         Ok(Some(Rehearsed { change, diff }))
     }

@@ -1,6 +1,6 @@
 //! The target `aws:REGION`.
 use super::{
-    bill, check, client, clients::Clients, config, domain, door::Front, drain, examine, isolation,
+    bill, check, client, clients::Clients, config, domain, door::Front, drain, examine, figures, isolation,
     list_prices, listing, logs, observe, other::Other, plan, preflight, price, probe, stack_step, values,
 };
 use crate::{k8s::total::Totals, prices::aws::Catalogue};
@@ -68,6 +68,8 @@ pub(super) struct Shared {
     pub started_ms: u64,
     /// Counters of each instance's gates, as of one.
     pub totals: Mutex<HashMap<InstanceId, Totals>>,
+    /// What CloudWatch told last.
+    pub figures: Mutex<figures::Kept>,
     clients: OnceCell<Clients>,
     identity: OnceCell<Identity>,
 }
@@ -143,6 +145,7 @@ impl AwsTarget {
             clock: o.clock,
             pause: PAUSE,
             totals: Mutex::default(),
+            figures: Mutex::default(),
             clients: OnceCell::new(),
             identity: OnceCell::new(),
         });
@@ -265,6 +268,15 @@ impl Target for AwsTarget {
 
     fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>> {
         Box::pin(observe::stats(&self.shared, cx))
+    }
+
+    fn figures<'a>(
+        &'a self,
+        cx: &'a StepCx,
+        from: Millis,
+        until: Millis,
+    ) -> BoxFuture<'a, Result<Option<v1::ProviderFigures>, Failure>> {
+        Box::pin(figures::read(&self.shared, cx, from, until))
     }
 
     fn logs<'a>(&'a self, cx: &'a StepCx, q: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>> {

@@ -12,6 +12,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+use time::format_description::well_known::Rfc3339;
 
 /// Its process, which ends with it.
 pub struct Emulator {
@@ -102,6 +103,34 @@ impl Behind {
             bail!("{service} behind: {status}: {text}");
         }
         Ok(text)
+    }
+
+    /// What some service of AWS' has measured: of the last minute nothing is told yet.
+    pub async fn measured(
+        &self,
+        namespace: &str,
+        metric: &str,
+        dimensions: &[(&str, &str)],
+        value: f64,
+    ) -> Result<()> {
+        let at = time::OffsetDateTime::now_utc() - Duration::from_secs(90);
+        // the emulator reads whole seconds
+        let at = at.replace_nanosecond(0)?.format(&Rfc3339)?;
+        let mut fields = vec![
+            ("MetricData.member.1.Timestamp".to_owned(), at),
+            ("Action".to_owned(), "PutMetricData".to_owned()),
+            ("Version".to_owned(), "2010-08-01".to_owned()),
+            ("Namespace".to_owned(), namespace.to_owned()),
+            ("MetricData.member.1.MetricName".to_owned(), metric.to_owned()),
+            ("MetricData.member.1.Value".to_owned(), value.to_string()),
+        ];
+        for (n, (name, of)) in dimensions.iter().enumerate() {
+            let dimension = format!("MetricData.member.1.Dimensions.member.{}", n + 1);
+            fields.push((format!("{dimension}.Name"), (*name).to_owned()));
+            fields.push((format!("{dimension}.Value"), (*of).to_owned()));
+        }
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        self.form("monitoring", &fields).await.map(drop)
     }
 
     /// What an account has before anything is brought up. Its number, and the ARN of a certificate for `*.example.com`.

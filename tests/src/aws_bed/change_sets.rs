@@ -1,9 +1,8 @@
 //! Change sets, and what differs from a template because somebody changed it by hand.
 use super::{
     cloudformation::{field, known, shape, state},
-    life,
     wire::{Form, Refused, element, escaped},
-    world::{ChangeSet, Shape, Shared, Stack, now},
+    world::{ChangeSet, Shared, Stack, now},
 };
 use serde_json::Value;
 use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
@@ -34,7 +33,6 @@ pub fn call(shared: &Arc<Shared>, action: &str, form: &Form) -> Option<Result<St
             w.stack_mut(&id).map(|s| s.sets.remove(&name));
             Ok(String::new())
         }),
-        "ExecuteChangeSet" => execute(shared, &stack, &name, form),
         "DetectStackDrift" => {
             shared.see(|w| known(w, &stack).map(|s| element("StackDriftDetectionId", &s.id)))
         }
@@ -65,7 +63,7 @@ fn moment() -> String {
 }
 
 fn create(shared: &Arc<Shared>, stack: &str, name: &str, form: &Form) -> Result<String, Refused> {
-    let (wanted, reverts) = (shape(form)?, field(form, "DeploymentMode") == "REVERT_DRIFT");
+    let wanted = shape(form)?;
     let arn = shared.arn("cloudformation", &format!("changeSet/{name}/{}", uuid::Uuid::new_v4()));
     shared.with(|w| {
         let s = known(w, stack)?;
@@ -77,38 +75,10 @@ fn create(shared: &Arc<Shared>, stack: &str, name: &str, form: &Form) -> Result<
         }
         let id = s.id.clone();
         if let Some(s) = w.stack_mut(&id) {
-            s.sets.insert(name.to_owned(), ChangeSet { shape: wanted, reverts, looked: false });
+            s.sets.insert(name.to_owned(), ChangeSet { shape: wanted, looked: false });
         }
         Ok(element("Id", &arn) + &element("StackId", &id))
     })
-}
-
-fn execute(shared: &Arc<Shared>, stack: &str, name: &str, form: &Form) -> Result<String, Refused> {
-    let id = shared.with(|w| {
-        let s = known(w, stack)?;
-        if !s.sets.contains_key(name) {
-            return Err(unknown(name));
-        }
-        if !s.status.ends_with("_COMPLETE") {
-            return Err(state(s, "updated"));
-        }
-        let id = s.id.clone();
-        if let Some(s) = w.stack_mut(&id)
-            && let Some(set) = s.sets.remove(name)
-        {
-            if set.reverts {
-                s.tampered.clear();
-            }
-            let (resources, outputs) = (s.shape.resources.clone(), s.shape.outputs.clone());
-            s.before = Some(std::mem::replace(&mut s.shape, Shape { resources, outputs, ..set.shape }));
-            (s.cancelled, s.updated) = (false, Some(now()));
-            // those that were made for what the stack is no more
-            s.sets.clear();
-        }
-        Ok(id)
-    })?;
-    life::update(shared, &id, &field(form, "ClientRequestToken"));
-    Ok(String::new())
 }
 
 fn described(s: &Stack, set: &ChangeSet) -> String {
@@ -118,10 +88,9 @@ fn described(s: &Stack, set: &ChangeSet) -> String {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let mut all = String::new();
     for name in names {
-        let by_hand = set.reverts && s.tampered.contains_key(name);
         let (was, is) = (old.get(name), new.get(name));
         let action = match (was, is) {
-            (Some(was), Some(is)) if was != is || by_hand => "Modify",
+            (Some(was), Some(is)) if was != is => "Modify",
             (Some(_), None) => "Remove",
             (None, _) => "Add",
             _ => continue,

@@ -60,8 +60,13 @@ const TARGETS: [(&str, &str); 7] = [
     ("CertificateManager", "acm"),
 ];
 /// Versions of those that speak in queries.
-const VERSIONS: [(&str, &str); 4] =
-    [("2010-05-15", "cloudformation"), ("2016-11-15", "ec2"), ("2011-06-15", "sts"), ("2010-05-08", "iam")];
+const VERSIONS: [(&str, &str); 5] = [
+    ("2010-05-15", "cloudformation"),
+    ("2016-11-15", "ec2"),
+    ("2011-06-15", "sts"),
+    ("2010-05-08", "iam"),
+    ("2010-08-01", "cloudwatch"),
+];
 
 // === impl Refused ===
 

@@ -92,8 +92,6 @@ pub struct Stack {
 pub struct ChangeSet {
     /// What the stack would have.
     pub shape: Shape,
-    /// Also what was changed by hand comes back.
-    pub reverts: bool,
     /// Somebody has asked for it: it is ready then.
     pub looked: bool,
 }

@@ -45,6 +45,8 @@ pub struct Made {
     pub sets: BTreeMap<String, Set>,
     /// Resources that somebody changed by hand.
     pub drifted: BTreeSet<String>,
+    /// Why not all of it can be compared.
+    pub unseen: Option<&'static str>,
 }
 
 #[derive(Default)]
@@ -105,6 +107,13 @@ impl Cloud {
     pub fn tamper(&self, resource: &str) {
         if let Some(s) = self.world.lock().stacks.last_mut() {
             s.drifted.insert(resource.to_owned());
+        }
+    }
+
+    /// Not all of the newest stack can be compared.
+    pub fn blind(&self, why: Option<&'static str>) {
+        if let Some(s) = self.world.lock().stacks.last_mut() {
+            s.unseen = why;
         }
     }
 
@@ -204,19 +213,6 @@ impl World {
             return said;
         }
         match action {
-            "ExecuteChangeSet" => {
-                let s = &mut self.stacks[at];
-                let Some(set) = s.sets.remove(&text("ChangeSetName")) else {
-                    return Err(("ChangeSetNotFound", "no such change set".into()));
-                };
-                s.sets.clear();
-                if set.reverts {
-                    s.drifted.clear();
-                }
-                s.before = std::mem::replace(&mut s.template, set.template);
-                self.begin(at, "UpdateStack", &token);
-                return Ok(String::new());
-            }
             "DescribeStacks" => {
                 self.stacks[at].happen();
                 return Ok(self.stacks[at].described());

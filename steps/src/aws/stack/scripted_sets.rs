@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, fmt::Write as _};
 #[derive(Clone, Debug, Default)]
 pub struct Set {
     pub template: String,
-    pub reverts: bool,
     /// Looks until it is made.
     pub ahead: usize,
 }
@@ -20,9 +19,8 @@ fn resources(template: &str) -> serde_json::Map<String, Value> {
 /// Logical id, type, action, and whether it is replaced.
 fn changes(s: &Made, set: &Set) -> Vec<(String, String, &'static str, bool)> {
     let (old, new) = (resources(&s.template), resources(&set.template));
-    let drifted = |name: &String| set.reverts && s.drifted.contains(name);
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let all = names.into_iter().filter(|n| old.get(*n) != new.get(*n) || drifted(n));
+    let all = names.into_iter().filter(|n| old.get(*n) != new.get(*n));
     let one = |name: &String| {
         let kind =
             new.get(name).or_else(|| old.get(name)).and_then(|r| r["Type"].as_str()).unwrap_or_default();
@@ -50,8 +48,7 @@ pub fn call(s: &mut Made, action: &str, form: &Form) -> Option<Result<String, Re
             Err(("ValidationError", words))
         }
         "CreateChangeSet" => {
-            let reverts = text("DeploymentMode") == "REVERT_DRIFT";
-            s.sets.insert(name.clone(), Set { template: text("TemplateBody"), reverts, ahead: 2 });
+            s.sets.insert(name.clone(), Set { template: text("TemplateBody"), ahead: 2 });
             Ok(format!("<Id>arn:set/{name}</Id>"))
         }
         "DescribeChangeSet" => match s.sets.get_mut(&name) {
@@ -90,9 +87,15 @@ pub fn call(s: &mut Made, action: &str, form: &Form) -> Option<Result<String, Re
 /// Of the newest stack: a detection's id does not name its stack.
 pub fn detection(s: &Made) -> String {
     let drift = if s.drifted.is_empty() { "IN_SYNC" } else { "DRIFTED" };
+    let (drift, status, why) = match s.unseen {
+        None => (drift, "DETECTION_COMPLETE", ""),
+        Some("") => ("UNKNOWN", "DETECTION_COMPLETE", ""),
+        Some(why) => (drift, "DETECTION_FAILED", why),
+    };
     format!(
         "<StackId>{}</StackId><StackDriftDetectionId>d</StackDriftDetectionId><StackDriftStatus>{drift}</StackDriftStatus>\
-         <DetectionStatus>DETECTION_COMPLETE</DetectionStatus><Timestamp>2026-11-27T00:00:00Z</Timestamp>",
+         <DetectionStatus>{status}</DetectionStatus><DetectionStatusReason>{why}</DetectionStatusReason>\
+         <Timestamp>2026-11-27T00:00:00Z</Timestamp>",
         s.id
     )
 }
