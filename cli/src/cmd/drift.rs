@@ -79,7 +79,7 @@ pub async fn run(ctx: &Ctx<'_>, a: Args) -> Done {
         return Ok(exit::OK);
     }
     let what = format!("{} is not as it was made", a.name);
-    let next = if report.differences.iter().any(|d| mends(d)) && !mended {
+    let next = if report.differences.iter().any(mends) && !mended {
         format!("'sypctl drift {} --fix' brings it back", a.name)
     } else {
         "change it back where it was changed; on AWS a change set with deployment mode REVERT_DRIFT does"
