@@ -215,16 +215,24 @@ async fn a_change_that_is_sent_again_is_made_once() -> Result<()> {
     }
     state(&mut i, State::Serving).await?;
     let get = || GetInstanceRequest { name: SHOP.into(), ..Default::default() };
-    let etag = i.get_instance(get()).await?.into_inner().etag;
-    let mut instance = v1::Instance { name: SHOP.into(), etag, ..Default::default() };
-    instance.labels.insert("team".into(), "a".into());
-    let update = UpdateInstanceRequest {
-        instance: Some(instance),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["labels".into()] }),
-        request_id: uuid(),
-        ..Default::default()
+    // what the engine still writes of its coming up changes the etag too
+    let mut tries = 0;
+    let update = loop {
+        tries += 1;
+        let etag = i.get_instance(get()).await?.into_inner().etag;
+        let mut instance = v1::Instance { name: SHOP.into(), etag, ..Default::default() };
+        instance.labels.insert("team".into(), "a".into());
+        let update = UpdateInstanceRequest {
+            instance: Some(instance),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["labels".into()] }),
+            request_id: uuid(),
+            ..Default::default()
+        };
+        match i.update_instance(update.clone()).await {
+            Err(s) if s.code() == Code::Aborted && tries < 50 => {}
+            done => break done.map(|_| update)?,
+        }
     };
-    i.update_instance(update.clone()).await?;
     i.update_instance(update).await.context("the etag was right when it was first asked")?;
     ensure!(edits(&mut i).await? == 1, "nothing was changed twice");
     let mut access = AccessClient::new(w.connect(ADMIN).await?);
