@@ -12,6 +12,7 @@ use crate::{
     scheduler::{Call, settle_ms},
     step::{DynStep, Observed, Of, Owner, StepCx, Waiting},
     targets::Placed,
+    used,
     vault::Secrets,
 };
 use futures_util::FutureExt;
@@ -234,6 +235,9 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
     let now = e.clock.now();
     let mut listed = journal::Listed { run, method: "listing by label".into(), ..Default::default() };
     let mut out = Vec::new();
+    let clean = result.as_ref().is_ok_and(Vec::is_empty) && i.ledger.iter().all(over);
+    // before it is over: what it used last is in the receipt's total
+    let used = if clean { used::last(e, i).await } else { None };
     match result {
         Err(f) => {
             let attempt = i.run.as_ref().map_or(1, |r| r.listing_attempt + 1);
@@ -258,6 +262,7 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
         }
     }
     out.insert(0, Body::Listed(listed));
+    out.splice(0..0, used);
     out
 }
 
@@ -325,7 +330,7 @@ pub(crate) fn planned(e: &Inner, i: &Instance, node: &str, params: Value) -> Ste
         node: node.into(),
         params,
         facts: serde_json::from_str(facts).unwrap_or(Value::Null),
-        outputs: Arc::new(outputs(i)),
+        outputs: Arc::new(outputs(i, |r| !over(r))),
         gate: gate_config(e, i, grace),
         cancel: CancellationToken::new(),
         waiting: Waiting::default(),
@@ -335,11 +340,12 @@ pub(crate) fn planned(e: &Inner, i: &Instance, node: &str, params: Value) -> Ste
     }
 }
 
-fn outputs(i: &Instance) -> BTreeMap<String, Value> {
+/// What steps have given, of these rows and of the open run.
+pub(crate) fn outputs(i: &Instance, of: impl Fn(&LedgerRow) -> bool) -> BTreeMap<String, Value> {
     let json = |s: &str| serde_json::from_str(s).ok();
-    let live = |r: &&LedgerRow| !over(r) && !r.outputs.is_empty();
+    let has = |r: &&LedgerRow| of(r) && !r.outputs.is_empty();
     let mut out: BTreeMap<_, _> =
-        i.ledger.iter().filter(live).filter_map(|r| Some((r.node.clone(), json(&r.outputs)?))).collect();
+        i.ledger.iter().filter(has).filter_map(|r| Some((r.node.clone(), json(&r.outputs)?))).collect();
     let done = i.run.iter().flat_map(|r| &r.nodes).filter(|n| n.state() == node::State::Ok);
     out.extend(done.filter_map(|n| Some((n.id.clone(), json(&n.outputs)?))));
     out

@@ -2,7 +2,7 @@
 use crate::{
     clock::{Millis, timestamp},
     fold::over,
-    meter,
+    meter, used,
 };
 use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::Deserialize;
@@ -147,6 +147,8 @@ pub fn summary(i: &Instance, now: Millis) -> v1::CostSummary {
         rate_as_of: timestamp(now),
         accrued_as_of: timestamp(now),
         billed_note: if own_machine { NOT_BILLED } else { NOT_ASKED }.into(),
+        uses: used::shown(i, currency),
+        used_until: timestamp(i.used_until_ms),
         ..Default::default()
     }
 }

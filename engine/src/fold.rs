@@ -114,6 +114,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             i.reached.push(b.clone());
         }
         Body::Repriced(p) => repriced(i, r, p),
+        Body::Used(u) => meter::used(i, u)?,
         Body::Drift(_) => {}
         Body::ClockJumped(j) => jump::jumped(i, j),
         Body::Restored(x) => {

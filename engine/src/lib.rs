@@ -50,6 +50,7 @@ pub mod targets;
 pub mod tariffs;
 pub mod timer;
 mod tokens;
+mod used;
 pub mod vault;
 pub mod view;
 mod worker;

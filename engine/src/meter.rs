@@ -1,9 +1,9 @@
 //! What has been spent, by revision and by day, from the ledger: each billed row its own rate for the time in which it existed or
 //! may have existed. Exact: sums of rate times milliseconds in decimal, divided once at the end.
-use crate::{clock::Millis, cost::decimal};
+use crate::{clock::Millis, cost::decimal, revision};
 use rust_decimal::Decimal;
 use std::collections::BTreeMap;
-use syp_proto::journal::{Instance, LedgerRow, Spent};
+use syp_proto::journal::{Instance, LedgerRow, Spent, Use, Used};
 
 /// A day, in UTC.
 pub const DAY_MS: Millis = 86_400_000;
@@ -77,6 +77,35 @@ pub(crate) fn settle(i: &mut Instance, ordinal: u32, at: Millis) {
     for (day, ms) in by_day(from, until) {
         add(&mut i.spent, revision, day, rate * Decimal::from(ms));
     }
+    keep_few(i);
+}
+
+/// What is paid by use and was counted by its provider: what it cost, by day, goes to what serves.
+pub(crate) fn used(i: &mut Instance, u: &Used) -> Result<(), &'static str> {
+    if u.from_ms < i.used_until_ms || u.until_ms <= u.from_ms {
+        return Err("use of a time that was counted");
+    }
+    i.used_until_ms = u.until_ms;
+    let revision = revision::number(i);
+    let number = |s: &str| s.parse::<Decimal>().map_err(|_| "use without a number");
+    for x in &u.uses {
+        let (quantity, amount) = (number(&x.quantity)?, number(&x.amount)?);
+        add(&mut i.spent, revision, x.day, amount * Decimal::from(HOUR_MS));
+        let at = i.used.iter().position(|s| s.kind == x.kind).unwrap_or_else(|| {
+            let (kind, unit) = (x.kind.clone(), x.unit.clone());
+            i.used.push(Use { kind, unit, quantity: "0".into(), amount: "0".into(), day: 0 });
+            i.used.len() - 1
+        });
+        let sum = &mut i.used[at];
+        sum.quantity = (number(&sum.quantity)? + quantity).to_string();
+        sum.amount = (number(&sum.amount)? + amount).to_string();
+    }
+    keep_few(i);
+    Ok(())
+}
+
+/// Beyond so many sums the oldest day becomes no day's.
+fn keep_few(i: &mut Instance) {
     while i.spent.len() > KEPT {
         let Some(oldest) = i.spent.iter().map(|s| s.day).filter(|d| *d != 0).min() else { return };
         let (old, kept): (Vec<_>, Vec<_>) =

@@ -351,6 +351,24 @@ pub struct Billed {
     pub currency: String,
 }
 
+/// What was used of something that is paid by use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Of what.
+    pub kind: &'static str,
+    /// In what it is counted.
+    pub unit: &'static str,
+    /// Days since 1970, in UTC.
+    pub day: i64,
+    /// So much.
+    pub quantity: Decimal,
+    /// What it costs, in the currency of the target.
+    pub amount: Decimal,
+}
+
+/// What was used in a time.
+pub type Uses<'a> = BoxFuture<'a, Result<Vec<Use>, Failure>>;
+
 /// Instances about which a provider had news, as they come; `None`: any of them.
 pub type News = BoxStream<'static, Option<InstanceId>>;
 
@@ -414,6 +432,11 @@ pub trait Target: Send + Sync {
     /// (`bill.rs`).
     fn billed<'a>(&'a self, _: &'a StoreId, _: Millis) -> BoxFuture<'a, Result<Billed, Failure>> {
         Box::pin(async { Ok(Billed::default()) })
+    }
+    /// What of an instance was used from one time until another and is paid by that; `None`: nothing here is. Also of one that is
+    /// gone: `cx` has the outputs of all that there was.
+    fn used<'a>(&'a self, _: &'a StepCx, _: Millis, _: Millis) -> Option<Uses<'a>> {
+        None
     }
     /// What energy costs, where that is what it costs.
     fn tariff(&self) -> Option<v1::Tariff> {

@@ -232,6 +232,7 @@ fn is_current(i: &Instance, body: &Body) -> bool {
             row_at(&i.ledger, o.entry).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
         }
         Body::Listed(l) => run(l.run).is_some(),
+        Body::Used(u) => u.from_ms >= i.used_until_ms,
         Body::Adopted(a) => {
             a.found.is_some() || row_at(&i.ledger, a.entry).is_some_and(|r| !crate::fold::over(r))
         }

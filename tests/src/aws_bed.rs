@@ -203,6 +203,28 @@ impl Bed {
         })?
     }
 
+    /// Of a minute and a half ago: so many bytes through the load balancer, and so many of log lines.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub fn used(&self, bytes: f64, log_bytes: f64) -> Result<()> {
+        let (behind, of) = (
+            self.shared.behind.clone(),
+            self.shared.see(|w| {
+                let stack = w.stacks.iter().find(|s| s.status != "DELETE_COMPLETE")?;
+                Some((stack.shape.outputs.get("LoadBalancerArn").cloned()?, stack.name.clone()))
+            }),
+        );
+        let (balancer, stack) = of.context("no stack")?;
+        self.wait(async move {
+            let balancer = balancer.split_once("loadbalancer/").map(|(_, tail)| tail).unwrap_or_default();
+            let of = [("LoadBalancer", balancer)];
+            behind.measured("AWS/ApplicationELB", "ProcessedBytes", &of, bytes).await?;
+            let group = stack.replacen("sypctl-", "/sypctl/", 1);
+            behind.measured("AWS/Logs", "IncomingBytes", &[("LogGroupName", &group)], log_bytes).await
+        })?
+    }
+
     /// From now on each status that passes stays at least so long.
     pub fn slow(&self, pause: Duration) {
         self.shared.with(|w| w.slow = pause);

@@ -1,6 +1,7 @@
 //! What a user of AWS meets before anything is made: the check, the plan, what is refused and in which words; and how often AWS is asked.
 use anyhow::{Context, Result, ensure};
 use rust_decimal::Decimal;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use syp_engine::{clock::Clock, id::StoreId, step::Target};
 use syp_steps::{
@@ -203,6 +204,41 @@ fn measured(aws: &Aws, e: &Engine) -> Result<()> {
     Ok(())
 }
 
+/// What is paid by use is asked about once more when nothing is left, and is in what it has cost.
+fn used(aws: &Aws, e: &Engine) -> Result<()> {
+    let of = |u: &Value, key: &str| u[key].as_str().unwrap_or_default().to_owned();
+    let listed = e.json(&["prices", "show", aws.on()])?;
+    let price = |key: &str| -> Result<Decimal> {
+        let p = listed["prices"].as_array().and_then(|a| a.iter().find(|p| p["key"] == key));
+        Ok(of(p.with_context(|| format!("no {key} in {listed}"))?, "amount").parse()?)
+    };
+    let cost = e.json(&["cost", "shop"])?;
+    let uses = cost["uses"].as_array().cloned().unwrap_or_default();
+    let amount = |kind: &str| -> Result<(String, Decimal)> {
+        let u = uses.iter().find(|u| u["kind"] == kind).with_context(|| format!("no {kind}: {cost}"))?;
+        let nanos = Decimal::new(u["cost"]["nanos"].as_i64().unwrap_or(0), 9);
+        let units: Decimal = u["cost"]["units"].as_str().unwrap_or("0").parse()?;
+        Ok((of(u, "quantity"), units + nanos))
+    };
+    // 2.5 GB in an hour are 2.5 capacity units of it
+    ensure!(
+        amount("load balancer")? == ("2.5".into(), price("alb_lcu_hour")? * Decimal::new(25, 1)),
+        "{cost}"
+    );
+    ensure!(
+        amount("log lines")? == ("0.25".into(), price("logs_ingest_gb")? * Decimal::new(25, 2)),
+        "{cost}"
+    );
+    ensure!(amount("these questions")?.1 == Decimal::new(4, 5), "asked once: {cost}");
+    let said = e.ok(&["cost", "shop"])?;
+    ensure!(
+        said.contains("for 2.5 LCU-hours of load balancer") && said.contains("in what is accrued"),
+        "{said}"
+    );
+    ensure!(e.ok(&["events", "shop"])?.contains("2.5 LCU-hours of load balancer"), "events");
+    Ok(())
+}
+
 /// The store whose bill a process is asked for that has a region's environment.
 const BILL_OF: &str = "SYP_TEST_BILL_OF";
 
@@ -271,8 +307,12 @@ fn what_is_said_before_anything_is_made_and_how_often_aws_is_asked() -> Result<(
     drifted(&aws, &e)?;
     swept(&aws, &e)?;
     orphaned(&aws, &e)?;
+    // longer ago than what is put into it
+    pause(30_000);
+    aws.bed.used(2.5e9, 2.5e8)?;
     let begun = count();
     e.down("shop")?;
+    used(&aws, &e)?;
     let of_down = since(&aws, begun);
     for (what, calls) in [("up", &of_up), ("a minute of serving", &resting), ("down", &of_down)] {
         println!("calls of {what}: {} ({calls:?})", calls.values().sum::<usize>());

@@ -1,5 +1,6 @@
 //! Figures over time: what was counted is told once, in each resolution, whatever crashes. Virtual time.
 use anyhow::{Context, Result, ensure};
+use rust_decimal::Decimal;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use syp_auth::door::GateMetrics;
 use syp_engine::{
@@ -15,7 +16,7 @@ use syp_engine::{
     store::{Kv, MemKv, open_inline},
 };
 use syp_proto::v1;
-use syp_steps::fake::{Behaviour, FakeCloud};
+use syp_steps::fake::{Behaviour, FakeCloud, Fault};
 
 const SECOND: Millis = 1_000;
 const MINUTE: Millis = 60_000;
@@ -55,7 +56,7 @@ impl Life {
                 ..Default::default()
             },
             facts: serde_json::json!({}),
-            hourly: syp_engine::cost::money(rust_decimal::Decimal::ONE, "EUR"),
+            hourly: syp_engine::cost::money(Decimal::ONE, "EUR"),
             bound: Default::default(),
             expire_ms: 0,
             deadline_ms: 0,
@@ -279,5 +280,90 @@ async fn what_was_asked_just_before_the_end_is_told_too() -> Result<()> {
     tokio::time::sleep(Duration::from_secs(11)).await;
     let told = requests(&l.read(HOUR, MINUTE).await?);
     ensure!(told == l.all() + 500, "{told} of {} are told", l.all() + 500);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paid_by_use_is_counted_once_whatever_crashes_and_to_the_end() -> Result<()> {
+    let mut l = Life::new().await?;
+    l.cloud.pay_by_use();
+    let begun = l.engine.cell(l.id).context("no cell")?.get().create_ms;
+    let begun = begun - begun.rem_euclid(MINUTE);
+    let end = l.clock.now() + 7 * HOUR;
+    let (mut crashes, mut faults) = (0, 0);
+    while l.clock.now() < end {
+        l.pass().await?;
+        l.sampler.look().await;
+        // its provider has trouble of every kind; each is met before the next, and the last one in time
+        let asked = l.cloud.calls().iter().filter(|c| *c == "used").count();
+        if l.dice(20) == 0 && asked >= faults && l.clock.now() < end - 2 * HOUR {
+            let all = [Fault::Transient, Fault::Throttled, Fault::ExecutedTimeout, Fault::Hang];
+            let n = usize::try_from(l.dice(4))?;
+            l.cloud.inject("used", all.into_iter().nth(n).context("no fault")?);
+            faults = asked + 1;
+        }
+        if l.dice(40) == 0 {
+            let away = if l.dice(4) == 0 { l.dice(500) } else { l.dice(3) };
+            l.crash(away).await?;
+            crashes += 1;
+        }
+        // what was asked for is written down
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(crashes > 10 && faults > 3, "{crashes} crashes are not many, up to {faults} faults");
+    let i = l.engine.cell(l.id).context("no cell")?.get();
+    let told = |i: &syp_proto::journal::Instance| -> Result<(Decimal, Decimal)> {
+        let [u] = &i.used[..] else { anyhow::bail!("{:?}", i.used) };
+        Ok((u.quantity.parse()?, u.amount.parse()?))
+    };
+    let hours = |ms: Millis| Decimal::from(ms) / Decimal::from(HOUR);
+    ensure!(i.used_until_ms > end - 3 * HOUR, "it lags behind: {} at {end}", i.used_until_ms);
+    ensure!((told(&i)?.0 - hours(i.used_until_ms - begun)).abs() < Decimal::new(1, 9), "{:?}", i.used);
+    // it is among what is spent, beside what exists: 2 an hour beside 1 an hour, by day and in all
+    let now = l.clock.now();
+    let spent = syp_engine::cost::accrued(&i, now);
+    let exists: Decimal = i.ledger.iter().filter(|r| r.billed).map(|r| hours(now - r.intent_ms)).sum();
+    ensure!(
+        (spent - exists - told(&i)?.1).abs() < Decimal::new(1, 9),
+        "{spent} of {exists} and {:?}",
+        i.used
+    );
+    l.down().await?;
+    let i = syp_engine::view::load_any(&**l.engine.store(), l.id).await?.context("no record of it")?;
+    let (until, gone) = (i.used_until_ms, i.destroy_ms);
+    ensure!(
+        gone - until < MINUTE && told(&i)?.0 >= hours(7 * HOUR - MINUTE),
+        "until {until}, gone at {gone}"
+    );
+    ensure!((told(&i)?.0 - hours(until - begun)).abs() < Decimal::new(1, 9), "{:?}", i.used);
+    let total = i.receipt.as_ref().and_then(|r| r.total_cost.clone()).context("no total")?;
+    ensure!(syp_engine::cost::decimal(&total) > told(&i)?.1, "{total:?}");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paid_by_use_is_within_the_budget() -> Result<()> {
+    let mut l = Life::new().await?;
+    l.cloud.pay_by_use();
+    let who = Caller { actor: "t".into(), ..Default::default() };
+    let drain = v1::budget::Threshold { percent: 100, action: v1::budget::Action::Drain as i32 };
+    let limit = Some(syp_engine::cost::money(Decimal::from(4), "EUR"));
+    let budget = v1::Budget { limit, thresholds: vec![drain], ..Default::default() };
+    let edit = syp_proto::journal::Edited { budget: Some(budget), set_budget: true, ..Default::default() };
+    let cell = l.engine.cell(l.id).context("no cell")?;
+    l.engine.edit(&cell, edit, "", &who).await?;
+    // 1 an hour would last for four of them; with 2 more by use it is over in the second, as soon as that is known
+    let begun = l.clock.now();
+    while cell.get().state() == State::Serving && l.clock.now() < begun + 4 * HOUR {
+        l.pass().await?;
+        l.sampler.look().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = l.clock.now() - begun;
+    ensure!(
+        cell.get().state() == State::Draining && took < 5 * HOUR / 2,
+        "{:?} after {took} ms",
+        cell.get().state()
+    );
     Ok(())
 }

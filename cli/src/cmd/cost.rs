@@ -3,7 +3,7 @@ use super::{Ctx, list};
 use crate::{client::Client, exit, failure::Done, parse, render};
 use std::collections::BTreeSet;
 use syp_proto::v1::{
-    CostRow, CostSummary, Energy, GetCostRequest, QueryCostsRequest, QueryCostsResponse,
+    CostRow, CostSummary, Energy, GetCostRequest, QueryCostsRequest, QueryCostsResponse, cost_summary::Use,
     costs_client::CostsClient, energy::Source,
 };
 
@@ -116,10 +116,26 @@ fn text(c: &CostSummary) -> String {
         ("Rate", rate),
         ("Month", if known { month } else { String::new() }),
         ("Accrued", format!("{accrued}{how}{}", as_of(&c.accrued_as_of))),
+        ("By use", by_use(c)),
         ("Energy", c.energy.as_ref().map_or_else(String::new, energy)),
         ("Billed", billed),
         ("Price", format!("{}, as of {}", c.price_source, render::time(c.price_as_of.as_ref()))),
     ])
+}
+
+/// What the provider counted of it, in what is accrued.
+fn by_use(c: &CostSummary) -> String {
+    let one = |u: &Use| {
+        let cost = render::money_or(u.cost.as_ref());
+        format!("{cost} for {} {} of {}", u.quantity, u.unit, u.kind)
+    };
+    let Some(until) = c.used_until.as_ref() else { return String::new() };
+    let all: Vec<_> = c.uses.iter().map(one).collect();
+    format!(
+        "{}\ncounted by the provider until {}, in what is accrued",
+        all.join("\n"),
+        render::time(Some(until))
+    )
 }
 
 /// What it really drew.
@@ -170,6 +186,20 @@ mod tests {
             }),
             ..Default::default()
         };
+        let used = CostSummary {
+            uses: vec![Use {
+                kind: "load balancer".into(),
+                quantity: "1.083333".into(),
+                unit: "LCU-hours".into(),
+                cost: m(8_666_667),
+            }],
+            used_until: Some(prost_types::Timestamp { seconds: 3_600, nanos: 0 }),
+            ..Default::default()
+        };
+        assert_eq!(
+            by_use(&used),
+            "0.008666 EUR for 1.083333 LCU-hours of load balancer\ncounted by the provider until 1970-01-01T01:00:00Z, in what is accrued"
+        );
         assert_eq!(
             text(&c),
             "Rate     0.003 EUR an hour (modelled, for what it reserves)\nMonth    0.00 EUR if always on\nAccrued  0.000001 EUR (metered)\nEnergy   70 J, 0.000007 EUR since -, as of -; modelled by processor time: no counters\n         30 J of it idle: 0.25 of the host's idle watts, the rule\nBilled   none: nobody bills this machine\nPrice    power model x tariff, as of -"

@@ -144,10 +144,13 @@ fn met(i: &Instance, until: &Until) -> Result<bool, Failure> {
     };
     if !yes && i.state() == State::Destroyed {
         let name = parse::short_name(&i.name);
+        // a first 'up' that failed has taken itself away, and says why
+        let failed = i.conditions.iter().find(|c| c.r#type == "Ready" && !c.message.is_empty());
+        let why = failed.map_or_else(String::new, |c| format!(" ({}: {})", c.reason, c.message));
         return Err(Failure::new(
             exit::FAILED,
             "DESTROYED",
-            format!("{name} is destroyed: what is waited for can't come any more"),
+            format!("{name} is destroyed{why}: what is waited for can't come any more"),
             format!("sypctl events {name}"),
         ));
     }
@@ -157,6 +160,7 @@ fn met(i: &Instance, until: &Until) -> Result<bool, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use syp_proto::v1::Condition;
 
     #[test]
     fn what_can_be_waited_for() {
@@ -173,6 +177,16 @@ mod tests {
         let i = Instance { state: State::Destroyed as i32, ..Default::default() };
         assert!(met(&i, &Until::Deleted).unwrap());
         assert_eq!(met(&i, &Until::State(State::Serving)).unwrap_err().exit(), 1);
+        let ready = Condition {
+            r#type: "Ready".into(),
+            reason: "IMAGE_NOT_FOUND".into(),
+            message: "there is none".into(),
+            ..Default::default()
+        };
+        let i = Instance { conditions: vec![ready], ..i };
+        let said = met(&i, &Until::State(State::Serving)).unwrap_err();
+        let said = format!("{said:?}");
+        assert!(said.contains("is destroyed (IMAGE_NOT_FOUND: there is none): what"), "{said}");
         let i = Instance { state: State::Pending as i32, ..Default::default() };
         assert!(!met(&i, &Until::State(State::Serving)).unwrap());
     }

@@ -1,6 +1,6 @@
 //! Revisions as the API shows them, and which one is meant.
 use super::{Api, authz::Authz, page, status::refuse};
-use crate::{clock::timestamp, revision, view};
+use crate::{clock::timestamp, fold, graph::State, revision, view};
 use syp_auth::policy::Role;
 use syp_proto::{
     journal::{Instance, Revision},
@@ -52,6 +52,10 @@ pub(super) fn earlier(i: &Instance, to: &str) -> Result<Revision, Status> {
 fn shown(i: &Instance, r: &Revision) -> v1::InstanceRevision {
     let facts: serde_json::Value = serde_json::from_str(&r.facts).unwrap_or_default();
     let name = revision::name(&i.name, r.no);
+    let current = r.no == revision::number(i);
+    let serves = current && i.serving_ms != 0 && matches!(i.state(), State::Serving | State::Draining);
+    // the first one fails with its instance
+    let failed = fold::last_failure(i).filter(|_| current && i.serving_ms == 0);
     v1::InstanceRevision {
         name: format!("{}/revisions/{name}", view::full_name(i)),
         snapshot: Some(v1::Instance {
@@ -62,9 +66,9 @@ fn shown(i: &Instance, r: &Revision) -> v1::InstanceRevision {
         }),
         create_time: timestamp(r.create_ms),
         creator: r.creator.clone(),
-        traffic_percent: if r.no == revision::number(i) { 100 } else { 0 },
+        traffic_percent: if serves { 100 } else { 0 },
         image_digest: facts["digest"].as_str().unwrap_or_default().into(),
-        failure: r.failure.as_ref().map(view::status),
+        failure: r.failure.as_ref().or(failed).map(view::status),
         serving_time: timestamp(r.serving_ms),
         note: r.note.clone(),
         hourly_rate: r.hourly_rate.clone(),

@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     graph::State,
     id::{InstanceId, OperationId},
-    view,
+    used, view,
 };
 use futures_util::{StreamExt, stream::BoxStream};
 use prost_types::Timestamp;
@@ -357,6 +357,12 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             let n = facts[crate::scaling::REPLICAS].as_u64();
             let word = n.map_or_else(|| "other prices".into(), |n| format!("priced for {n} replicas"));
             ("repriced", String::new(), String::new(), word, 0)
+        }
+        Some(Body::Used(u)) => {
+            let one = |x: &journal::Use| format!("{} {} of {}", used::quantity(x), x.unit, x.kind);
+            let until = timestamp(u.until_ms).map_or_else(String::new, |t| t.to_string());
+            let all: Vec<_> = u.uses.iter().map(one).collect();
+            ("used", String::new(), String::new(), format!("until {until}: {}", all.join(", ")), 0)
         }
         Some(Body::Drift(d)) => ("drift", String::new(), "DRIFT".into(), d.findings.join("; "), 0),
         Some(Body::GatePushed(p)) => {

@@ -35,6 +35,8 @@ pub struct Live {
     pub newest: Option<Newest>,
     /// When points were last brought to disk.
     pub flushed: Millis,
+    /// When its provider was last asked what it has used.
+    pub use_asked: Millis,
 }
 
 /// What the newest look saw.

@@ -2,12 +2,14 @@
 use super::{EVERY_MS, Head, Live, Row, Tier, energy, gather::gather, head_of, tier::floor, to_head};
 use crate::{
     calls,
+    cell::Cell,
     clock::Millis,
     cost,
     engine::Engine,
     graph::State,
     id::InstanceId,
     store::{Commit, RESERVE},
+    used,
 };
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -288,6 +290,7 @@ async fn sample(e: &Engine, id: InstanceId) {
     let (Some(cell), Some(live)) = (e.cell(id), e.series().get(id)) else { return };
     let i = cell.get();
     let Ok(target) = e.inner.target(&i) else { return };
+    ask_use(e, &cell, &live);
     let cx = calls::context(&e.inner, &cell, &i, "", serde_json::Value::Null, CancellationToken::new());
     match tokio::time::timeout(PATIENCE, target.stats(&cx)).await {
         Ok(Ok(s)) => {
@@ -303,4 +306,17 @@ async fn sample(e: &Engine, id: InstanceId) {
         Ok(Err(f)) => tracing::debug!(instance = %id, reason = f.reason, "no figures"),
         Err(_) => tracing::debug!(instance = %id, "no figures in time"),
     }
+}
+
+/// Once an hour, and nobody waits for it.
+fn ask_use(e: &Engine, cell: &Arc<Cell>, live: &Mutex<Live>) {
+    let (mut l, now) = (live.lock(), e.clock().now());
+    let Some(until) = used::due(&cell.get(), l.use_asked, now) else { return };
+    l.use_asked = now;
+    let (e, cell) = (e.clone(), Arc::clone(cell));
+    e.clone().spawn(async move {
+        if let Err(error) = e.take_use(&cell, until).await {
+            tracing::warn!(instance = %cell.id, %error, "what it has used is not written down");
+        }
+    });
 }

@@ -21,6 +21,8 @@ pub mod client;
 #[cfg(feature = "aws")]
 mod clients;
 #[cfg(feature = "aws")]
+mod cloudwatch;
+#[cfg(feature = "aws")]
 mod config;
 #[cfg(feature = "aws")]
 mod definitions;
@@ -72,6 +74,8 @@ mod stack_step;
 mod target;
 #[cfg(feature = "aws")]
 mod tasks;
+#[cfg(feature = "aws")]
+mod used;
 #[cfg(feature = "aws")]
 mod values;
 #[cfg(feature = "aws")]

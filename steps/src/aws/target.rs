@@ -1,7 +1,8 @@
 //! The target `aws:REGION`.
 use super::{
     bill, check, client, clients::Clients, config, domain, door::Front, drain, examine, figures, isolation,
-    list_prices, listing, logs, observe, other::Other, plan, preflight, price, probe, stack_step, values,
+    list_prices, listing, logs, observe, other::Other, plan, preflight, price, probe, stack_step, used,
+    values,
 };
 use crate::{k8s::total::Totals, prices::aws::Catalogue};
 use futures_util::{StreamExt, future::BoxFuture, stream};
@@ -24,7 +25,7 @@ use syp_engine::{
     plan::Plan,
     step::{
         Billed, Biller, DynStep, Have, Held, LogLines, LogQuery, News, Of, Owner, Preflight, Stats, StepCx,
-        Target,
+        Target, Uses,
     },
 };
 use syp_proto::{
@@ -277,6 +278,10 @@ impl Target for AwsTarget {
         until: Millis,
     ) -> BoxFuture<'a, Result<Option<v1::ProviderFigures>, Failure>> {
         Box::pin(figures::read(&self.shared, cx, from, until))
+    }
+
+    fn used<'a>(&'a self, cx: &'a StepCx, from: Millis, until: Millis) -> Option<Uses<'a>> {
+        Some(Box::pin(used::read(&self.shared, cx, from, until)))
     }
 
     fn logs<'a>(&'a self, cx: &'a StepCx, q: LogQuery) -> BoxFuture<'a, Result<LogLines, Failure>> {

@@ -69,6 +69,7 @@ struct State {
     next: u64,
     figures: HashMap<String, Option<Stats>>,
     bill: Option<Billed>,
+    uses: bool,
 }
 
 /// The cloud; clones share it, and it outlives engines.
@@ -100,6 +101,15 @@ impl FakeCloud {
     /// From now on somebody bills, and this.
     pub fn bill(&self, said: Billed) {
         self.state.lock().bill = Some(said);
+    }
+
+    /// From now on something is paid by use: an hour of it each hour.
+    pub fn pay_by_use(&self) {
+        self.state.lock().uses = true;
+    }
+
+    pub(super) fn is_paid_by_use(&self) -> bool {
+        self.state.lock().uses
     }
 
     pub(super) fn bill_of(&self) -> Option<Billed> {

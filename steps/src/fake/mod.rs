@@ -15,10 +15,11 @@ use syp_engine::{
     failure::{Class, failure},
     graph::RunKind,
     id::StoreId,
+    meter::{self, HOUR_MS},
     plan::{Effect, InDoubt, Plan, PlanNode, Policy},
     step::{
         Billed, Biller, DynStep, Have, Held, LogLines, LogQuery, News, Of, Owner, Preflight, Stats, StepCx,
-        Target,
+        Target, Use, Uses,
     },
 };
 use syp_proto::{
@@ -129,6 +130,21 @@ impl Target for FakeCloud {
                 ));
             }
             Ok(Preflight { facts: json!({}), spec: spec.clone(), hourly: Decimal::ONE, lines: vec![] })
+        })
+    }
+
+    fn used<'a>(&'a self, cx: &'a StepCx, from: Millis, until: Millis) -> Option<Uses<'a>> {
+        self.is_paid_by_use().then(|| -> Uses<'a> {
+            Box::pin(async move {
+                self.call("used").await?;
+                // as a provider would: only of what was there
+                if !cx.outputs.contains_key("a") {
+                    return Ok(vec![]);
+                }
+                let quantity = Decimal::from(until - from) / Decimal::from(HOUR_MS);
+                let day = meter::day(from);
+                Ok(vec![Use { kind: "hours", unit: "h", day, quantity, amount: quantity * Decimal::TWO }])
+            })
         })
     }
 

@@ -1,5 +1,6 @@
 //! What an instance on AWS costs: list prices from a catalogue with currency, source and date, times what is provisioned. Decimal and
 //! pure. Free tiers are never subtracted. The catalogue that comes with the program has one region; of others the provider's list is read.
+use super::aws_use::{FIGURES, figure};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -204,7 +205,7 @@ impl Catalogue {
         self.regions.contains_key(region)
     }
 
-    fn price(&self, region: &str, key: &'static str) -> Result<Decimal, Missing> {
+    pub(super) fn price(&self, region: &str, key: &'static str) -> Result<Decimal, Missing> {
         let missing = || Missing {
             version: self.version.clone(),
             fetched: self.fetched.clone(),
@@ -261,6 +262,15 @@ impl Catalogue {
             Decimal::ZERO,
         );
         line("logs", format!("by use: {} {c} a GB", n(log)), Decimal::ZERO);
+        line(
+            "counting that",
+            format!("by use: {FIGURES} figures of CloudWatch an hour, {} {c} each", n(figure())),
+            Decimal::ZERO,
+        );
+        let out = self
+            .price(region, "data_out_gb")
+            .map_or_else(|_| "unpriced".into(), |p| format!("{} {c} a GB", n(p)));
+        line("data sent", format!("by use, {out}: only in what AWS bills, not counted here"), Decimal::ZERO);
         Ok(Rate { hourly: sum, task, lines })
     }
 }
@@ -324,7 +334,7 @@ mod tests {
             assert!((sum - rate.hourly).abs() < decimal("0.00000001"), "{sum} {}", rate.hourly);
             let by_use: Vec<_> =
                 rate.lines.iter().filter(|l| l.hourly.is_none()).map(|l| l.kind.as_str()).collect();
-            assert_eq!(by_use, ["requests", "logs"]);
+            assert_eq!(by_use, ["requests", "logs", "counting that", "data sent"]);
         }
     }
 

@@ -1,0 +1,212 @@
+//! Questions to CloudWatch: values of figures of one instance, by step of time. Each figure of a question costs, so nobody asks unless
+//! somebody looks, or something is paid by it.
+//!
+//! Source: CloudWatch API reference, `GetMetricData`; "CloudWatch metrics for your Application Load Balancer"; "Amazon ECS CloudWatch
+//! metrics". What is not reported had no event: CloudWatch keeps no zeros. Values by minute are kept for 15 days, by hour for 455.
+use super::{Shared, names, query::CLOUDWATCH, stack_step, tasks::Of};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use syp_engine::{
+    clock::Millis,
+    failure::{Class, failure},
+    step::StepCx,
+};
+use syp_proto::journal::Failure;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+const PAGES: usize = 10;
+
+/// Whose figure it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Service,
+    Balancer,
+    Group,
+    Lines,
+}
+
+/// How values of a time become one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum As {
+    Sum,
+    Average,
+    Maximum,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub from: Source,
+    pub metric: &'static str,
+    pub how: As,
+}
+
+/// A stretch of time, and the steps of its values in seconds.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub from: Millis,
+    pub until: Millis,
+    pub step_s: u32,
+}
+
+/// Values with the time at which their step begins.
+pub(super) type Values = Vec<(Millis, f64)>;
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(rename = "GetMetricDataResult")]
+    result: Page,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Page {
+    #[serde(default)]
+    metric_data_results: Members<Series>,
+    next_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Members<T> {
+    #[serde(rename = "member", default = "Vec::new")]
+    all: Vec<T>,
+}
+
+impl<T> Default for Members<T> {
+    fn default() -> Self {
+        Self { all: vec![] }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Series {
+    id: String,
+    #[serde(default)]
+    status_code: String,
+    #[serde(default)]
+    timestamps: Members<String>,
+    #[serde(default)]
+    values: Members<f64>,
+}
+
+/// In the order of what is wanted; `None`: the instance has nothing at AWS that could have figures.
+///
+/// # Errors
+/// AWS'.
+pub(super) async fn ask(
+    s: &Shared,
+    cx: &StepCx,
+    wanted: &[Wanted],
+    span: Span,
+) -> Result<Option<Vec<Values>>, Failure> {
+    let Some(fields) = question(cx, wanted, span) else { return Ok(None) };
+    let query = &s.clients().await?.query;
+    let (mut values, mut page): (BTreeMap<String, Values>, _) = (BTreeMap::new(), None::<String>);
+    for _ in 0..PAGES {
+        let more = page.as_ref().map(|p| ("NextToken".to_owned(), p.clone()));
+        let all: Vec<(&str, &str)> =
+            fields.iter().chain(more.as_ref()).map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let said: Answer = query.read(CLOUDWATCH, "GetMetricData", &all).await?;
+        for series in said.result.metric_data_results.all {
+            // it has no values then, which is not the same as none
+            if ["InternalError", "Forbidden"].contains(&series.status_code.as_str()) {
+                let why = format!("CloudWatch has no answer about {}: {}", series.id, series.status_code);
+                return Err(failure(Class::Transient, "PROVIDER_ERROR", why, "ask again in a while"));
+            }
+            let at = series.timestamps.all.iter().map(|t| millis(t)).chain(std::iter::repeat(span.from));
+            values.entry(series.id).or_default().extend(at.zip(series.values.all));
+        }
+        page = said.result.next_token.filter(|t| !t.is_empty());
+        if page.is_none() {
+            break;
+        }
+    }
+    if page.is_some() {
+        let why = format!("CloudWatch's answer has more than {PAGES} pages");
+        return Err(failure(Class::Terminal, "PROVIDER_ERROR", why, "ask about a shorter time"));
+    }
+    let of = |n: usize| values.remove(&format!("m{n}")).unwrap_or_default();
+    Ok(Some((0..wanted.len()).map(of).collect()))
+}
+
+fn millis(text: &str) -> Millis {
+    OffsetDateTime::parse(text, &Rfc3339).map_or(0, |t| t.unix_timestamp() * 1_000)
+}
+
+/// Fields of the request.
+fn question(cx: &StepCx, wanted: &[Wanted], span: Span) -> Option<Vec<(String, String)>> {
+    let service = Of::stack(cx)?;
+    let of = |field| cx.output(stack_step::NODE, field);
+    // a dimension is the last part of an ARN
+    let tail = |field, mark| of(field).and_then(|arn| arn.split_once(mark)).map(|(_, tail)| tail);
+    let balancer = tail("load_balancer", "loadbalancer/")?;
+    let group = tail("target_group", ":targetgroup/").map(|t| format!("targetgroup/{t}"))?;
+    let lines = names::logs(&cx.owner);
+    let service_name = service.service.rsplit('/').next().unwrap_or(service.service);
+    let period = span.step_s.to_string();
+    let mut out = vec![
+        ("StartTime".to_owned(), moment(span.from)?),
+        ("EndTime".to_owned(), moment(span.until)?),
+        ("ScanBy".to_owned(), "TimestampAscending".to_owned()),
+    ];
+    for (n, w) in wanted.iter().enumerate() {
+        let (namespace, dimensions): (_, Vec<(&str, &str)>) = match w.from {
+            Source::Service => {
+                ("AWS/ECS", vec![("ClusterName", service.cluster), ("ServiceName", service_name)])
+            }
+            Source::Balancer => ("AWS/ApplicationELB", vec![("LoadBalancer", balancer)]),
+            Source::Group => {
+                ("AWS/ApplicationELB", vec![("LoadBalancer", balancer), ("TargetGroup", group.as_str())])
+            }
+            Source::Lines => ("AWS/Logs", vec![("LogGroupName", lines.as_str())]),
+        };
+        let how = match w.how {
+            As::Sum => "Sum",
+            As::Average => "Average",
+            As::Maximum => "Maximum",
+        };
+        let query = format!("MetricDataQueries.member.{}", n + 1);
+        let mut put = |key: &str, value: &str| out.push((format!("{query}.{key}"), value.to_owned()));
+        put("Id", &format!("m{n}"));
+        put("MetricStat.Metric.Namespace", namespace);
+        put("MetricStat.Metric.MetricName", w.metric);
+        put("MetricStat.Period", &period);
+        put("MetricStat.Stat", how);
+        for (at, (name, value)) in dimensions.into_iter().enumerate() {
+            let dimension = format!("MetricStat.Metric.Dimensions.member.{}", at + 1);
+            put(&format!("{dimension}.Name"), name);
+            put(&format!("{dimension}.Value"), value);
+        }
+    }
+    Some(out)
+}
+
+fn moment(at: Millis) -> Option<String> {
+    OffsetDateTime::from_unix_timestamp(at.div_euclid(1_000)).ok()?.format(&Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_with_its_times() {
+        let text = "<GetMetricDataResponse xmlns=\"http://monitoring.amazonaws.com/doc/2010-08-01/\"><GetMetricDataResult>\
+            <MetricDataResults><member><Id>m0</Id><Label>x</Label><StatusCode>Complete</StatusCode>\
+            <Timestamps><member>2026-11-27T00:00:00Z</member><member>2026-11-27T00:01:00Z</member></Timestamps>\
+            <Values><member>2.0</member><member>3.5</member></Values></member>\
+            <member><Id>m1</Id><Values/></member></MetricDataResults><Messages/></GetMetricDataResult>\
+            <ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></GetMetricDataResponse>";
+        let page = quick_xml::de::from_str::<Answer>(text).unwrap().result;
+        let all: Vec<_> =
+            page.metric_data_results.all.iter().map(|s| (s.id.as_str(), s.values.all.clone())).collect();
+        assert_eq!(all, [("m0", vec![2.0, 3.5]), ("m1", vec![])]);
+        assert!(page.next_token.is_none());
+        let first = &page.metric_data_results.all[0].timestamps.all;
+        assert_eq!(
+            first.iter().map(|t| millis(t)).collect::<Vec<_>>(),
+            [1_795_737_600_000, 1_795_737_660_000]
+        );
+    }
+}
