@@ -34,6 +34,7 @@ mod inner;
 pub mod journal;
 pub mod jump;
 mod keys;
+mod mended;
 pub mod meter;
 pub mod ops;
 pub mod plan;

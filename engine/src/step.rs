@@ -470,6 +470,14 @@ pub trait Target: Send + Sync {
     }
     /// Figures right now.
     fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>>;
+    /// Does a condition hold by now that did not when a run tried it, and in which words? `None`: only a run can tell.
+    fn holds_now<'a>(
+        &'a self,
+        _: &'a StepCx,
+        _: &str,
+    ) -> Option<BoxFuture<'a, Result<Option<String>, Failure>>> {
+        None
+    }
     /// What the provider itself measured in a time, where it does; asked only by somebody who looks: it may cost.
     fn figures<'a>(
         &'a self,

@@ -15,8 +15,8 @@ use syp_engine::{
     step::{ReplicaStats, Stats},
     store::{Kv, MemKv, open_inline},
 };
-use syp_proto::v1;
-use syp_steps::fake::{Behaviour, FakeCloud, Fault};
+use syp_proto::v1::{self, condition::Status};
+use syp_steps::fake::{Behaviour, FakeCloud, Fault, MENDS};
 
 const SECOND: Millis = 1_000;
 const MINUTE: Millis = 60_000;
@@ -39,9 +39,12 @@ struct Life {
 
 impl Life {
     async fn new() -> Result<Self> {
-        let (kv, clock) = (MemKv::default(), Clock::virtual_now());
         let (latency, landing) = (Duration::from_millis(1), Duration::ZERO);
-        let cloud = FakeCloud::new(Behaviour { latency, landing, lag: Duration::ZERO });
+        Self::on(FakeCloud::new(Behaviour { latency, landing, lag: Duration::ZERO })).await
+    }
+
+    async fn on(cloud: FakeCloud) -> Result<Self> {
+        let (kv, clock) = (MemKv::default(), Clock::virtual_now());
         let engine = boot(&kv, &cloud, &clock).await?;
         let id = InstanceId::random();
         let new = NewInstance {
@@ -365,5 +368,39 @@ async fn what_is_paid_by_use_is_within_the_budget() -> Result<()> {
         "{:?} after {took} ms",
         cell.get().state()
     );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_condition_that_did_not_hold_is_told_to_hold_when_it_does() -> Result<()> {
+    let (latency, landing) = (Duration::from_millis(1), Duration::ZERO);
+    let cloud = FakeCloud::new(Behaviour { latency, landing, lag: Duration::ZERO });
+    cloud.holds(false);
+    let mut l = Life::on(cloud).await?;
+    let cell = l.engine.cell(l.id).context("no cell")?;
+    let status = || cell.get().conditions.iter().find(|c| c.r#type == MENDS).map(|c| c.status());
+    let asked = |l: &Life| l.cloud.calls().iter().filter(|c| *c == "holds now").count();
+    let minutes = async |l: &mut Life, n: usize| -> Result<()> {
+        for _ in 0..n * 6 {
+            l.pass().await?;
+            l.sampler.look().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    };
+    minutes(&mut l, 5).await?;
+    ensure!(status() == Some(Status::False), "{:?}", status());
+    ensure!((4..=6).contains(&asked(&l)), "asked {} times in 5 minutes", asked(&l));
+    // nobody knows: nothing new is told
+    l.cloud.inject("holds now", Fault::Transient);
+    minutes(&mut l, 2).await?;
+    ensure!(status() == Some(Status::False), "{:?}", status());
+    l.cloud.holds(true);
+    minutes(&mut l, 2).await?;
+    ensure!(status() == Some(Status::True), "{:?}", status());
+    let (before, seq) = (asked(&l), cell.get().head_seq);
+    // what holds is not looked at again, and nothing is written
+    minutes(&mut l, 3).await?;
+    ensure!(asked(&l) == before && cell.get().head_seq == seq, "{before} {seq}");
     Ok(())
 }

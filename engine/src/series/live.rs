@@ -37,6 +37,8 @@ pub struct Live {
     pub flushed: Millis,
     /// When its provider was last asked what it has used.
     pub use_asked: Millis,
+    /// When it was last looked whether conditions hold by now.
+    pub mended: Millis,
 }
 
 /// What the newest look saw.

@@ -8,6 +8,7 @@ use crate::{
     engine::Engine,
     graph::State,
     id::InstanceId,
+    mended,
     store::{Commit, RESERVE},
     used,
 };
@@ -291,6 +292,7 @@ async fn sample(e: &Engine, id: InstanceId) {
     let i = cell.get();
     let Ok(target) = e.inner.target(&i) else { return };
     ask_use(e, &cell, &live);
+    mend(e, &cell, &live);
     let cx = calls::context(&e.inner, &cell, &i, "", serde_json::Value::Null, CancellationToken::new());
     match tokio::time::timeout(PATIENCE, target.stats(&cx)).await {
         Ok(Ok(s)) => {
@@ -317,6 +319,21 @@ fn ask_use(e: &Engine, cell: &Arc<Cell>, live: &Mutex<Live>) {
     e.clone().spawn(async move {
         if let Err(error) = e.take_use(&cell, until).await {
             tracing::warn!(instance = %cell.id, %error, "what it has used is not written down");
+        }
+    });
+}
+
+/// What did not hold, once a minute; nobody waits for it.
+fn mend(e: &Engine, cell: &Arc<Cell>, live: &Mutex<Live>) {
+    let (mut l, now) = (live.lock(), e.clock().now());
+    if (now - l.mended).abs() < mended::AGAIN_MS || mended::missing(&cell.get()).next().is_none() {
+        return;
+    }
+    l.mended = now;
+    let (e, cell) = (e.clone(), Arc::clone(cell));
+    e.clone().spawn(async move {
+        if let Err(error) = e.mend(&cell).await {
+            tracing::warn!(instance = %cell.id, %error, "what holds by now is not written down");
         }
     });
 }

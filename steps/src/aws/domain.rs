@@ -12,6 +12,23 @@ pub(super) struct Domain(pub Arc<Shared>);
 const KNOWN: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_secs(3);
 
+/// The condition.
+pub(super) const RESOLVES: &str = "DomainResolves";
+
+/// Does it lead there by now? `None`: not yet.
+///
+/// # Errors
+/// Nobody knows where the load balancer is.
+pub(super) async fn resolves(cx: &StepCx) -> Result<Option<String>, Failure> {
+    let front = Front::of(cx).ok_or_else(no_front)?;
+    let domain = cx.spec.domains.first().map(String::as_str).unwrap_or_default();
+    Ok(front.named().await?.then(|| leads(domain)))
+}
+
+fn leads(domain: &str) -> String {
+    format!("{domain} leads to the load balancer")
+}
+
 impl Step for Domain {
     fn kind(&self) -> &'static str {
         "aws.domain@1"
@@ -28,15 +45,14 @@ impl Step for Domain {
         let end = Instant::now() + if ours { KNOWN } else { Duration::ZERO };
         loop {
             if front.named().await? {
-                let words = format!("{domain} leads to the load balancer");
-                return Ok(Done::condition("DomainResolves", true, "TRIED", &words));
+                return Ok(Done::condition(RESOLVES, true, "TRIED", &leads(domain)));
             }
             if Instant::now() >= end {
                 let words = format!(
                     "{domain} does not lead to the load balancer yet: make it a CNAME of {} where the domain is kept",
                     front.dns()
                 );
-                return Ok(Done::condition("DomainResolves", false, "DNS_RECORD", &words));
+                return Ok(Done::condition(RESOLVES, false, "DNS_RECORD", &words));
             }
             let words = format!("the name {domain} to be known");
             cx.waiting.on(&cx.node, "DNS_RECORD", words, "Route 53 takes up to a minute", self.0.clock.now());

@@ -5,7 +5,7 @@ use super::{
     values,
 };
 use crate::{k8s::total::Totals, prices::aws::Catalogue};
-use futures_util::{StreamExt, future::BoxFuture, stream};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use parking_lot::{Mutex, RwLock};
 use rust_decimal::Decimal;
 use secrecy::{SecretSlice, SecretString};
@@ -269,6 +269,14 @@ impl Target for AwsTarget {
 
     fn stats<'a>(&'a self, cx: &'a StepCx) -> BoxFuture<'a, Result<Stats, Failure>> {
         Box::pin(observe::stats(&self.shared, cx))
+    }
+
+    fn holds_now<'a>(
+        &'a self,
+        cx: &'a StepCx,
+        condition: &str,
+    ) -> Option<BoxFuture<'a, Result<Option<String>, Failure>>> {
+        (condition == domain::RESOLVES).then(|| domain::resolves(cx).boxed())
     }
 
     fn figures<'a>(

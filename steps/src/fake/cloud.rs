@@ -70,6 +70,7 @@ struct State {
     figures: HashMap<String, Option<Stats>>,
     bill: Option<Billed>,
     uses: bool,
+    holds: Option<bool>,
 }
 
 /// The cloud; clones share it, and it outlives engines.
@@ -106,6 +107,15 @@ impl FakeCloud {
     /// From now on something is paid by use: an hour of it each hour.
     pub fn pay_by_use(&self) {
         self.state.lock().uses = true;
+    }
+
+    /// From now on there is a condition ([`super::MENDS`]), and it holds or not.
+    pub fn holds(&self, holds: bool) {
+        self.state.lock().holds = Some(holds);
+    }
+
+    pub(super) fn holding(&self) -> Option<bool> {
+        self.state.lock().holds
     }
 
     pub(super) fn is_paid_by_use(&self) -> bool {

@@ -31,6 +31,9 @@ use syp_proto::{
 pub const KINDS: [&str; 5] =
     ["fake.ensure@1", "fake.token@1", "fake.lookup@1", "fake.note@1", "fake.drain@1"];
 
+/// A condition that may hold by itself when it did not before.
+pub const MENDS: &str = "Mends";
+
 /// Name of the effect of a node.
 pub fn key(owner: &Owner, node: &str) -> String {
     format!("{}-{}-{node}", owner.store, owner.uid.short())
@@ -144,6 +147,19 @@ impl Target for FakeCloud {
                 let quantity = Decimal::from(until - from) / Decimal::from(HOUR_MS);
                 let day = meter::day(from);
                 Ok(vec![Use { kind: "hours", unit: "h", day, quantity, amount: quantity * Decimal::TWO }])
+            })
+        })
+    }
+
+    fn holds_now<'a>(
+        &'a self,
+        _: &'a StepCx,
+        condition: &str,
+    ) -> Option<BoxFuture<'a, Result<Option<String>, Failure>>> {
+        (condition == MENDS).then(|| -> BoxFuture<'a, _> {
+            Box::pin(async {
+                self.call("holds now").await?;
+                Ok((self.holding() == Some(true)).then(|| "it does".to_owned()))
             })
         })
     }
