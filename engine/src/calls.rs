@@ -82,7 +82,7 @@ async fn place<'a>(e: &Inner, placed: &'a Placed, cell: &Cell, call: &Call) -> O
     places.acquire().await.ok()
 }
 
-async fn limit<T>(ms: i64, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(crate) async fn limit<T>(ms: i64, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let ms = u64::try_from(if ms <= 0 { DEFAULT_TIMEOUT_MS } else { ms }).unwrap_or(60_000);
     let caught = AssertUnwindSafe(call).catch_unwind();
     match tokio::time::timeout(Duration::from_millis(ms), caught).await {

@@ -8,7 +8,6 @@ use crate::{
     cost,
     engine::{Caller, Engine},
     error::Error,
-    failure::{Class, failure},
     graph::{RunKind, State},
     inner::Inner,
     meter::HOUR_MS,
@@ -16,7 +15,7 @@ use crate::{
 };
 use rust_decimal::Decimal;
 use serde_json::Value;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use syp_proto::{
     journal::{self, Failure, Instance, record::Body},
     v1,
@@ -30,7 +29,7 @@ const SPREAD_MS: Millis = 5 * 60_000;
 const AGAIN_MS: Millis = 10 * 60_000;
 const MINUTE_MS: Millis = 60_000;
 /// Nobody waits longer for an answer; the next question is about the same time.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE_MS: Millis = 20_000;
 
 /// From when on nothing was asked about.
 fn from(i: &Instance) -> Millis {
@@ -57,10 +56,16 @@ async fn counted(e: &Inner, i: &Instance, until: Millis) -> Result<Option<Body>,
     cx.outputs = Arc::new(calls::outputs(i, |_| true));
     let from = from(i);
     let target = e.target(i)?;
+    // what has no price is not asked about: the answer costs, and nobody could count it
+    if !cost::Pricing::of(i).is_priced() {
+        return Ok(None);
+    }
     let Some(asked) = target.used(&cx, from, until) else { return Ok(None) };
-    let late =
-        |_| failure(Class::Timeout, "STEP_TIMEOUT", "no answer about what was used", "it is asked again");
-    let uses = tokio::time::timeout(PATIENCE, asked).await.map_err(late)??;
+    // as every call of a provider: caught where it is made, and not for ever
+    let uses = calls::limit(PATIENCE_MS, asked).await?;
+    if uses.is_empty() {
+        return Ok(None);
+    }
     let uses = uses.into_iter().map(Into::into).collect();
     Ok(Some(Body::Used(journal::Used { from_ms: from.max(i.used_until_ms), until_ms: until, uses })))
 }
