@@ -235,9 +235,6 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
     let now = e.clock.now();
     let mut listed = journal::Listed { run, method: "listing by label".into(), ..Default::default() };
     let mut out = Vec::new();
-    let clean = result.as_ref().is_ok_and(Vec::is_empty) && i.ledger.iter().all(over);
-    // before it is over: what it used last is in the receipt's total
-    let used = if clean { used::last(e, i).await } else { None };
     match result {
         Err(f) => {
             let attempt = i.run.as_ref().map_or(1, |r| r.listing_attempt + 1);
@@ -261,8 +258,12 @@ async fn list(e: &Inner, i: &Instance, id: InstanceId, run: u32) -> Vec<Body> {
             }
         }
     }
+    let clean = listed.failure.is_none() && listed.found.is_empty() && i.ledger.iter().all(over);
     out.insert(0, Body::Listed(listed));
-    out.splice(0..0, used);
+    if clean {
+        // before it is over: what it used last is in the receipt's total
+        out.splice(0..0, used::last(e, i).await);
+    }
     out
 }
 

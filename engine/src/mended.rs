@@ -1,6 +1,7 @@
 //! Conditions that did not hold when a run tried them, and may since: somebody has made the record that was missing. Looked at once a
 //! minute while the instance serves, so that what is told does not grow old. That one holds no more only a run says: it tries.
 use crate::{
+    calls,
     cell::Cell,
     engine::{Caller, Engine},
     error::Error,
@@ -31,12 +32,15 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub(crate) async fn mend(&self, cell: &Arc<Cell>) -> Result<(), Error> {
+        if cell.blocked().is_some() {
+            return Ok(());
+        }
         let i = cell.get();
         let Ok(target) = self.inner.target(&i) else { return Ok(()) };
         let cx = self.context(cell);
         for c in missing(&i) {
             let Some(asked) = target.holds_now(&cx, &c.r#type) else { continue };
-            let words = match asked.await {
+            let words = match calls::limit(AGAIN_MS, asked).await {
                 Ok(Some(words)) => words,
                 Ok(None) => continue,
                 Err(f) => {

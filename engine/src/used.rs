@@ -9,6 +9,7 @@ use crate::{
     engine::{Caller, Engine},
     error::Error,
     graph::{RunKind, State},
+    id::InstanceId,
     inner::Inner,
     meter::HOUR_MS,
     step::Use,
@@ -40,7 +41,7 @@ fn from(i: &Instance) -> Millis {
 /// The hours that are over: their end, where there is one to be asked about. `asked`: when that was done last.
 pub(crate) fn due(i: &Instance, asked: Millis, now: Millis) -> Option<Millis> {
     let leaves = i.run.as_ref().is_some_and(|r| r.kind() == RunKind::Teardown);
-    let spread = i.uid.bytes().next_back().map_or(0, |b| Millis::from(b) * SPREAD_MS / 256);
+    let spread = InstanceId::parse(&i.uid).map_or(0, |id| Millis::from(id.as_bytes()[15]) * SPREAD_MS / 256);
     let known = now - KNOWN_MS - spread;
     let until = known - known.rem_euclid(HOUR_MS);
     let lives = matches!(i.state(), State::Serving | State::Draining) && !leaves;
@@ -50,7 +51,7 @@ pub(crate) fn due(i: &Instance, asked: Millis, now: Millis) -> Option<Millis> {
 }
 
 /// The record of what was used until then; `None`: nothing is paid by use there.
-async fn counted(e: &Inner, i: &Instance, until: Millis) -> Result<Option<Body>, Failure> {
+async fn asked(e: &Inner, i: &Instance, until: Millis) -> Result<Option<journal::Used>, Failure> {
     let mut cx = calls::planned(e, i, "use", Value::Null);
     // of what is gone too: its provider still knows what it did
     cx.outputs = Arc::new(calls::outputs(i, |_| true));
@@ -60,17 +61,17 @@ async fn counted(e: &Inner, i: &Instance, until: Millis) -> Result<Option<Body>,
     if !cost::Pricing::of(i).is_priced() {
         return Ok(None);
     }
-    let Some(asked) = target.used(&cx, from, until) else { return Ok(None) };
+    let Some(question) = target.used(&cx, from, until) else { return Ok(None) };
     // as every call of a provider: caught where it is made, and not for ever
-    let uses = calls::limit(PATIENCE_MS, asked).await?;
+    let uses = calls::limit(PATIENCE_MS, question).await?;
     if uses.is_empty() {
         return Ok(None);
     }
     let uses = uses.into_iter().map(Into::into).collect();
-    Ok(Some(Body::Used(journal::Used { from_ms: from.max(i.used_until_ms), until_ms: until, uses })))
+    Ok(Some(journal::Used { from_ms: from.max(i.used_until_ms), until_ms: until, uses }))
 }
 
-/// When nothing is left: until now. A provider that does not answer holds up no teardown.
+/// When nothing is left: until now. A provider that does not answer holds up a teardown for [`PATIENCE_MS`] and no longer.
 pub(crate) async fn last(e: &Inner, i: &Instance) -> Option<Body> {
     let now = e.clock.now();
     let until = now - now.rem_euclid(MINUTE_MS);
@@ -78,8 +79,8 @@ pub(crate) async fn last(e: &Inner, i: &Instance) -> Option<Body> {
     if i.serving_ms == 0 && i.ledger.iter().all(|r| r.outputs.is_empty()) || until <= from(i) {
         return None;
     }
-    match counted(e, i, until).await {
-        Ok(said) => said,
+    match asked(e, i, until).await {
+        Ok(said) => said.map(Body::Used),
         Err(f) => {
             tracing::warn!(
                 instance = i.name,
@@ -92,7 +93,7 @@ pub(crate) async fn last(e: &Inner, i: &Instance) -> Option<Body> {
     }
 }
 
-/// A quantity for people: a sixth digit says nothing.
+/// A quantity for people: a seventh digit says nothing.
 pub(crate) fn quantity(u: &journal::Use) -> String {
     u.quantity.parse::<Decimal>().unwrap_or_default().round_dp(6).normalize().to_string()
 }
@@ -116,8 +117,11 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub(crate) async fn take_use(&self, cell: &Arc<Cell>, until: Millis) -> Result<(), Error> {
-        let body = match counted(&self.inner, &cell.get(), until).await {
-            Ok(Some(body)) => body,
+        if cell.blocked().is_some() {
+            return Ok(());
+        }
+        let used = match asked(&self.inner, &cell.get(), until).await {
+            Ok(Some(used)) => used,
             Ok(None) => return Ok(()),
             Err(f) => {
                 tracing::warn!(
@@ -132,11 +136,11 @@ impl Engine {
         let _guard = cell.writer.lock().await;
         let i = cell.get();
         // somebody else told of it while we asked
-        if matches!(&body, Body::Used(u) if u.from_ms < i.used_until_ms) || i.state() == State::Destroyed {
+        if used.from_ms < i.used_until_ms || i.state() == State::Destroyed {
             return Ok(());
         }
         let who = Caller { actor: "engine".into(), ..Default::default() };
-        self.append_locked(cell, vec![body], &who, None).await?;
+        self.append_locked(cell, vec![Body::Used(used)], &who, None).await?;
         // a line of a budget may be crossed
         self.kick(cell);
         Ok(())
@@ -163,10 +167,14 @@ mod tests {
 
     #[test]
     fn hours_that_are_over_are_asked_about_when_the_provider_knows_of_them() {
-        let mut i = Instance { uid: "0".repeat(32), create_ms: 90 * MINUTE_MS, ..Default::default() };
+        let mut i = Instance {
+            uid: format!("{}80", "0".repeat(30)),
+            create_ms: 90 * MINUTE_MS,
+            ..Default::default()
+        };
         i.set_state(State::Serving);
-        // '0' is 48 of 256: 56.25 s after the 5 minutes
-        let spread = 48 * SPREAD_MS / 256;
+        // 0x80 is half of 256
+        let spread = SPREAD_MS / 2;
         let known = 2 * HOUR_MS + KNOWN_MS + spread;
         assert_eq!((due(&i, 0, known - 1), due(&i, 0, known)), (None, Some(2 * HOUR_MS)));
         assert_eq!(from(&i), 90 * MINUTE_MS);

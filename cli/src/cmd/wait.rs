@@ -144,8 +144,11 @@ fn met(i: &Instance, until: &Until) -> Result<bool, Failure> {
     };
     if !yes && i.state() == State::Destroyed {
         let name = parse::short_name(&i.name);
-        // a first 'up' that failed has taken itself away, and says why
-        let failed = i.conditions.iter().find(|c| c.r#type == "Ready" && !c.message.is_empty());
+        // one that never had an endpoint was a first 'up' that failed, took itself away, and says why
+        let failed = i
+            .conditions
+            .iter()
+            .find(|c| c.r#type == "Ready" && !c.message.is_empty() && i.endpoint.is_empty());
         let why = failed.map_or_else(String::new, |c| format!(" ({}: {})", c.reason, c.message));
         return Err(Failure::new(
             exit::FAILED,

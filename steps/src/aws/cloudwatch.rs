@@ -114,8 +114,12 @@ pub(super) async fn ask(
                 let why = format!("CloudWatch has no answer about {}: {}", series.id, series.status_code);
                 return Err(failure(Class::Transient, "PROVIDER_ERROR", why, "ask again in a while"));
             }
-            let at = series.timestamps.all.iter().map(|t| millis(t)).chain(std::iter::repeat(span.from));
-            values.entry(series.id).or_default().extend(at.zip(series.values.all));
+            let at: Option<Vec<_>> = series.timestamps.all.iter().map(|t| millis(t)).collect();
+            let Some(at) = at.filter(|at| at.len() == series.values.all.len()) else {
+                let why = format!("CloudWatch's answer about {} has values without times", series.id);
+                return Err(failure(Class::Transient, "PROVIDER_ERROR", why, "ask again in a while"));
+            };
+            values.entry(series.id).or_default().extend(at.into_iter().zip(series.values.all));
         }
         page = said.result.next_token.filter(|t| !t.is_empty());
         if page.is_none() {
@@ -130,8 +134,8 @@ pub(super) async fn ask(
     Ok(Some((0..wanted.len()).map(of).collect()))
 }
 
-fn millis(text: &str) -> Millis {
-    OffsetDateTime::parse(text, &Rfc3339).map_or(0, |t| t.unix_timestamp() * 1_000)
+fn millis(text: &str) -> Option<Millis> {
+    Some(OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp() * 1_000)
 }
 
 /// Fields of the request.
@@ -206,7 +210,7 @@ mod tests {
         let first = &page.metric_data_results.all[0].timestamps.all;
         assert_eq!(
             first.iter().map(|t| millis(t)).collect::<Vec<_>>(),
-            [1_795_737_600_000, 1_795_737_660_000]
+            [Some(1_795_737_600_000), Some(1_795_737_660_000)]
         );
     }
 }

@@ -63,6 +63,7 @@ fn hours(values: &[Values]) -> BTreeMap<Millis, Counted> {
                 2 => &mut counted.bytes,
                 _ => &mut counted.log_bytes,
             };
+            // only what is no number is none: CloudWatch has no such values (API reference, `MetricDatum`)
             *into += Decimal::from_f64(*value).unwrap_or_default();
         }
     }
