@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod crash;
 pub mod dice;
 pub mod disk;
+pub mod halted;
 pub mod load;
 pub mod oidc;
 pub mod product;

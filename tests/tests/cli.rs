@@ -10,6 +10,7 @@ use std::{
 };
 use syp_tests::{
     conformance::Docker,
+    halted::halt,
     product::{Engine, Said, binary, get, left_of, pause, sh},
 };
 
@@ -344,7 +345,7 @@ fn an_engine_that_does_not_answer_is_told_of_and_ended_by_force() -> Result<()> 
         e.up("shop", HELLO, &["--port", "8080"])?;
         let (t, url) = (e.token("shop", None)?, e.endpoint("shop")?);
         let pid = e.pid()?;
-        sh("kill", &["-STOP", &pid])?;
+        let _halted = halt(&pid)?;
         says(&e.run(&["ls", "--timeout", "1s"])?, 8, &["DEADLINE_EXCEEDED", "--timeout"])?;
         let begun = Instant::now();
         let s = e.run(&["ls"])?;

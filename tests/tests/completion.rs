@@ -4,7 +4,8 @@ use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
-use syp_tests::product::{Engine, binary, left_of, pause, sh};
+use syp_tests::halted::halt;
+use syp_tests::product::{Engine, binary, left_of, pause};
 
 /// What comes later than the product waits is an empty list: it is asked for again for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,11 +70,11 @@ fn bash_completes_the_names_that_the_engine_has() -> Result<()> {
     // an engine that hangs holds the key for half a second, any other command for half a minute; and what it said a
     // moment ago is not asked again
     let pid = e.pid()?;
-    sh("kill", &["-STOP", &pid])?;
+    let halted = halt(&pid)?;
     let begun = Instant::now();
     let hanging = offered(&e, &["graph", ""]).and_then(|g| Ok((g, offered(&e, &["token", "revoke", ""])?)));
     let took = begun.elapsed();
-    sh("kill", &["-CONT", &pid])?;
+    drop(halted);
     let (graph, tokens) = hanging?;
     ensure!(took < Duration::from_secs(25), "two keys took {took:?}");
     ensure!(tokens.is_empty() || tokens == [id], "{tokens:?}");

@@ -11,6 +11,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
+use syp_tests::halted::halt;
 use syp_tests::product::{Engine, binary, pause, sh};
 
 /// A machine on which all is well, and what is made wrong in it.
@@ -227,9 +228,9 @@ fn twenty_things_that_go_wrong_are_found_and_explained() -> Result<()> {
         pause(20);
     }
     p.finds(&[], None, "issuer", "fail", "127.0.0.1:9")?;
-    sh("kill", &["-STOP", &child.id().to_string()])?;
+    let halted = halt(&child.id().to_string())?;
     p.finds(&[], None, "engine", "fail", "answer")?;
-    sh("kill", &["-CONT", &child.id().to_string()])?;
+    drop(halted);
     child.kill()?;
     child.wait()?;
 
