@@ -69,7 +69,22 @@ pub fn text(p: &Plan, colours: bool) -> String {
     let diffs = p.resources.iter().filter(|r| !r.diff.is_empty());
     // the whole is told after its parts: it is what is looked for
     let diffs: String = diffs.map(|r| format!("{} {}\n{}\n", r.kind, r.id, r.diff)).collect();
-    if p.resources.is_empty() { below } else { format!("{diffs}{table}\n{below}") }
+    let priced = lines(p, colours);
+    if p.resources.is_empty() { below } else { format!("{diffs}{table}\n{priced}{below}") }
+}
+
+/// What the price is made of, where that is more than one thing.
+fn lines(p: &Plan, colours: bool) -> String {
+    if p.lines.len() < 2 {
+        return String::new();
+    }
+    let by_use = || "by use".to_owned();
+    let rows = p.lines.iter().map(|l| {
+        let month = l.hourly.as_ref().map(render::month);
+        let per = |m: Option<&Money>| m.map_or_else(by_use, render::money);
+        [l.kind.clone(), per(l.hourly.as_ref()), per(month.as_ref()), l.description.clone()]
+    });
+    format!("{}\n", render::table(&["FOR", "PER HOUR", "PER MONTH", "WHICH IS"], rows, colours))
 }
 
 /// The ids of a plan, one a line.

@@ -17,6 +17,15 @@ pub fn money(m: &Money) -> String {
     format!("{negative}{units}.{cut:0<2} {}", m.currency_code)
 }
 
+/// Of an hour's: what a month of 730 hours costs.
+pub fn month(hour: &Money) -> Money {
+    const NANOS: i128 = 1_000_000_000;
+    let all = (i128::from(hour.units) * NANOS + i128::from(hour.nanos)) * 730;
+    // both are within the bounds of what they came from, but for sums that no price has
+    let units = i64::try_from(all / NANOS).unwrap_or(i64::MAX);
+    Money { currency_code: hour.currency_code.clone(), units, nanos: i32::try_from(all % NANOS).unwrap_or(0) }
+}
+
 /// Money, or `unknown`.
 pub fn money_or(m: Option<&Money>) -> String {
     m.map_or_else(|| "unknown".into(), money)

@@ -20,6 +20,7 @@ mod logs;
 mod network;
 mod operation;
 mod prices;
+mod quotas;
 mod scheduler;
 mod tags;
 mod task;
@@ -223,6 +224,16 @@ impl Bed {
             let group = stack.replacen("sypctl-", "/sypctl/", 1);
             behind.measured("AWS/Logs", "IncomingBytes", &[("LogGroupName", &group)], log_bytes).await
         })?
+    }
+
+    /// So many vCPU the account's tasks may have, and so many others have.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub fn room(&self, limit: f64, others: f64) -> Result<()> {
+        self.shared.with(|w| w.room = quotas::Room { limit, others });
+        let behind = self.shared.behind.clone();
+        self.wait(async move { behind.measured("AWS/Usage", "ResourceCount", &quotas::USAGE, others).await })?
     }
 
     /// From now on each status that passes stays at least so long.

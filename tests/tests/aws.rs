@@ -10,7 +10,8 @@ use syp_steps::{
 };
 use syp_tests::{
     conformance::{Aws, Bed},
-    product::{Engine, binary, pause},
+    product::{Engine, binary, get, pause, sh},
+    registry::Registry,
 };
 
 const ALICE: &str = "user:alice@example.com";
@@ -61,7 +62,18 @@ fn priced(aws: &Aws, e: &Engine) -> Result<()> {
 /// A line of the check says that all is there, and a name without a certificate what to do.
 fn checked(aws: &Aws, e: &Engine) -> Result<()> {
     let good = e.run(&["provider", "check", aws.on(), "--domain", "shop.example.com"])?;
-    for what in ["reachable", "identity", "bootstrap", "gate's image", "network", "certificate", "prices"] {
+    let all = [
+        "reachable",
+        "identity",
+        "bootstrap",
+        "gate's image",
+        "network",
+        "certificate",
+        "prices",
+        "0 of 4000 vCPU",
+        "0 of 50",
+    ];
+    for what in all {
         let line =
             good.out.lines().find(|l| l.contains(what)).with_context(|| format!("{what}: {}", good.out))?;
         ensure!(line.contains("ok"), "{line}");
@@ -69,6 +81,41 @@ fn checked(aws: &Aws, e: &Engine) -> Result<()> {
     ensure!(good.code == 0, "{}", good.err);
     let bad = e.run(&["provider", "check", aws.on(), "--domain", "shop.example.net"])?;
     ensure!(bad.code != 0 && bad.out.contains("request-certificate"), "{} {}", bad.out, bad.err);
+    Ok(())
+}
+
+/// Tasks that could never be placed are refused; those that can't be now are told of while AWS tries, and given up with its words.
+#[test]
+fn what_has_no_room_is_refused_or_says_so_while_it_waits() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let Some(aws) = Aws::start(&sypctl)? else { return Ok(()) };
+    let e = aws.engine(&sypctl)?;
+    let of = |name: &'static str, domain: &'static str, more: &[&'static str]| {
+        let all = ["up", name, "--image", aws.image(), "--on", aws.on(), "--allow", ALICE, "--yes"];
+        [&all[..], &["--port", "8080", "--domain", domain], more].concat()
+    };
+    aws.bed.room(0.5, 0.0)?;
+    let said = e.run(&of("big", "big.example.com", &["--replicas", "1-4"]))?;
+    ensure!(
+        said.code != 0 && said.err.contains("QUOTA_EXCEEDED") && said.err.contains("L-3032A538"),
+        "{said:?}"
+    );
+    ensure!(aws.left(&e.store_id()?)?.is_empty(), "nothing was made");
+    aws.bed.room(0.5, 0.4)?;
+    let check = e.ok(&["provider", "check", aws.on()])?;
+    let line = check.lines().find(|l| l.contains("0.4 of 0.5 vCPU")).context("the quota's line")?;
+    ensure!(line.contains("warn") && check.contains("until others end"), "{check}");
+    e.ok(&of("tight", "tight.example.com", &["--no-wait"]))?;
+    let tight = || e.json(&["show", "tight"]);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !tight()?["waitingOn"].to_string().contains("limit on the number of vCPUs") {
+        ensure!(std::time::Instant::now() < end, "it does not say what it waits on: {}", tight()?);
+        pause(200);
+    }
+    let said = e.run(&["wait", "tight", "--for", "state=serving", "--timeout", "120s"])?;
+    ensure!(said.code != 0 && said.err.contains("QUOTA_EXCEEDED"), "{said:?} {}", tight()?);
+    e.down("tight")?;
+    ensure!(aws.left(&e.store_id()?)?.is_empty(), "left behind");
     Ok(())
 }
 
@@ -118,7 +165,7 @@ fn refused(aws: &Aws, e: &Engine) -> Result<()> {
     ])?;
     ensure!(elsewhere.code != 0 && elsewhere.err.contains("aws targets"), "{}", elsewhere.err);
     let plan = e.ok(&up(aws, &with(&["--plan", "--secret", "PW=@/etc/hostname"])))?;
-    for part in ["AWS::ECS::Service", "sypctl/", "0.0", "USD"] {
+    for part in ["AWS::ECS::Service", "sypctl/", "PER MONTH", "1 x 0.0252 USD/h", "18.396 USD", "by use"] {
         ensure!(plan.contains(part), "{part}: {plan}");
     }
     ensure!(aws.left(&e.store_id()?)?.is_empty(), "nothing was made");
@@ -189,18 +236,19 @@ fn drifted(aws: &Aws, e: &Engine) -> Result<()> {
 /// What CloudWatch has is told beside what the gates count, and asked for once a minute whoever looks.
 fn measured(aws: &Aws, e: &Engine) -> Result<()> {
     aws.bed.measured(41.0, 12.5)?;
+    let asked = || aws.bed.calls().iter().filter(|c| *c == "cloudwatch:GetMetricData").count();
+    let before = asked();
     let said = e.ok(&["metrics", "shop"])?;
     for line in ["requests at the load balancer  41", "CPU of what tasks have  12.5 %", "0.01 USD a thousand"]
     {
         let squeezed = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
         ensure!(squeezed(&said).contains(&squeezed(line)), "{line}: {said}");
     }
-    let asked = || aws.bed.calls().iter().filter(|c| *c == "cloudwatch:GetMetricData").count();
     ensure!(
         e.json(&["metrics", "shop", "--since", "1h"])?["provider"]["source"] == "CloudWatch",
         "also as JSON"
     );
-    ensure!(asked() == 1, "asked {} times", asked());
+    ensure!(asked() == before + 1, "asked {} times", asked() - before);
     Ok(())
 }
 
@@ -274,6 +322,68 @@ fn billed(aws: &Aws, e: &Engine) -> Result<()> {
     let amounts: BTreeMap<String, Decimal> = serde_json::from_str(line)?;
     let uid = e.json(&["show", "shop"])?["uid"].as_str().unwrap_or_default().to_owned();
     ensure!(amounts.len() == 1 && amounts.get(&uid).is_some_and(|a| a.is_sign_positive()), "{uid}: {line}");
+    Ok(())
+}
+
+const PASSWORD: &str = "a-secret-of-alice";
+
+/// An image that its registry gives to who has a login: refused before anything is made, or handed to the tasks, revision by revision.
+#[test]
+fn a_private_image_is_pulled_with_the_engines_login() -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let (Some(aws), Some(r)) = (Aws::start(&sypctl)?, Registry::start()?) else { return Ok(()) };
+    let (login, image) = (r.login(PASSWORD)?, format!("{}/shop:1", r.host));
+    sh("docker", &["tag", "syp-test/hello", &image])?;
+    let pushed = sh("docker", &["--config", &login, "push", "-q", &image]);
+    sh("docker", &["rmi", "--no-prune", &image])?;
+    pushed?;
+    let engine = |config: &str| Ok::<_, anyhow::Error>(aws.engine(&sypctl)?.with("DOCKER_CONFIG", config));
+    let e = engine(&login)?;
+    let domain = Aws::domain(&e, "shop");
+    let mut without = up(&aws, &["--port", "8080", "--domain", &domain]);
+    without[3] = &image;
+    let with = [&without[..], &["--pull-login"]].concat();
+
+    let stranger = engine(&r.dir().join("nobody").display().to_string())?;
+    for (engine, args, words) in [
+        (&stranger, &without, ["pull without a login", "--pull-login"]),
+        (&stranger, &with, ["has no login", "docker login"]),
+        (&e, &without, ["pull without a login", "--pull-login"]),
+    ] {
+        let said = engine.run(args)?;
+        ensure!(said.code != 0 && said.err.contains("IMAGE_AUTH_FAILED"), "{said:?}");
+        ensure!(words.iter().all(|w| said.err.contains(w)), "{words:?}: {said:?}");
+    }
+    let made = aws.bed.calls().into_iter().filter(|c| c.contains(":Create") || c.contains(":Put"));
+    ensure!(made.count() == 0, "nothing was asked for");
+    stranger.ok(&["server", "stop"])?;
+
+    let plan = e.ok(&[&with[..], &["--plan"]].concat())?;
+    ensure!(
+        plan.contains("RepositoryCredentials")
+            && plan.contains("/pull-1")
+            && plan.contains("2 x 0.4 USD/month"),
+        "{plan}"
+    );
+    e.ok(&with)?;
+    aws.found(&e, "shop")?;
+    let (url, token) = (e.endpoint("shop")?, e.token("shop", Some(ALICE))?);
+    ensure!(get(&url, Some(&token), &[])?.0 == 200, "it serves");
+    let logins = || -> Result<Vec<String>> {
+        let all = aws.left(&e.store_id()?)?.into_iter().filter(|l| l.contains("/pull-"));
+        Ok(all.collect())
+    };
+    let first = logins()?;
+    ensure!(first.len() == 1 && first[0].contains("/pull-1"), "{first:?}");
+    e.ok(&["set", "shop", "--env", "A=1", "--yes"])?;
+    let second = logins()?;
+    ensure!(second.len() == 1 && second[0].contains("/pull-2"), "{second:?}");
+    ensure!(get(&url, Some(&token), &[])?.0 == 200, "it serves");
+
+    let held = sh("grep", &["-rlF", PASSWORD, &e.dir().display().to_string()]);
+    ensure!(held.is_err(), "the engine wrote the password down: {held:?}");
+    e.down("shop")?;
+    ensure!(aws.left(&e.store_id()?)?.is_empty(), "{:?}", aws.left(&e.store_id()?)?);
     Ok(())
 }
 

@@ -9,15 +9,39 @@ use syp_tests::{
 
 const NAME: &str = "phoenix";
 const ALICE: &str = "user:alice@example.com";
-const UP: [&str; 7] = ["config", "values-1", "stack", "probe", "isolation", "check", "domain"];
-const UPDATE: [&str; 8] =
-    ["config", "values-2", "stack", "probe", "isolation", "check", "domain", "undo values-1"];
-const DOWN: [&str; 4] = ["drain", "undo stack", "undo values-2", "undo config"];
+const UP: [&str; 8] = ["config", "values-1", "pull-1", "stack", "probe", "isolation", "check", "domain"];
+const UPDATE: [&str; 10] = [
+    "config",
+    "values-2",
+    "pull-2",
+    "stack",
+    "probe",
+    "isolation",
+    "check",
+    "domain",
+    "undo values-1",
+    "undo pull-1",
+];
+const DOWN: [&str; 5] = ["drain", "undo stack", "undo pull-2", "undo values-2", "undo config"];
 
 fn up<'a>(aws: &Aws, domain: &'a str, secret: &'a str) -> Vec<&'a str> {
     let mut all = vec!["up", NAME, "--image", aws.image(), "--on", aws.on(), "--domain", domain];
-    all.extend(["--port", "8080", "--secret", secret, "--allow", ALICE, "--no-wait", "--yes"]);
+    all.extend([
+        "--port",
+        "8080",
+        "--secret",
+        secret,
+        "--allow",
+        ALICE,
+        "--pull-login",
+        "--no-wait",
+        "--yes",
+    ]);
     all
+}
+
+fn engine(aws: &Aws, sypctl: &std::path::Path) -> Result<Engine> {
+    Ok(aws.engine(sypctl)?.with("DOCKER_CONFIG", aws.login()))
 }
 
 fn serves(aws: &Aws, e: &Engine) -> Result<()> {
@@ -46,7 +70,7 @@ fn clean(aws: &Aws, e: &Engine) -> Result<()> {
 fn life(aws: &Aws, point: &str) -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
     let points = Points::none()?;
-    let e = aws.engine(&sypctl)?.with("SYP_CRASH_AT", &points.at(point));
+    let e = engine(aws, &sypctl)?.with("SYP_CRASH_AT", &points.at(point));
     let (domain, (_one, first), (_two, second)) = (Aws::domain(&e, NAME), value("one")?, value("two")?);
     let mut missed = Vec::new();
     points.are(&UP)?;
@@ -74,7 +98,7 @@ fn life(aws: &Aws, point: &str) -> Result<()> {
 /// What AWS takes minutes for goes on without us; whoever comes next finds it under way.
 fn in_the_middle(aws: &Aws) -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
-    let e = aws.engine(&sypctl)?;
+    let e = engine(aws, &sypctl)?;
     let (domain, (_one, secret)) = (Aws::domain(&e, NAME), value("one")?);
     aws.bed.slow(Duration::from_secs(4));
     e.ok(&up(aws, &domain, &secret))?;

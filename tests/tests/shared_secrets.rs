@@ -148,7 +148,7 @@ impl Who {
         let instance = Some(Instance { name: full(name), spec: Some(spec), ..Default::default() });
         let update_mask = Some(prost_types::FieldMask { paths: vec![path.into()] });
         let ask = UpdateInstanceRequest { instance, update_mask, ..Default::default() };
-        self.instances.update_instance(ask).await.map(drop)
+        Box::pin(self.instances.update_instance(ask)).await.map(drop)
     }
 
     async fn back(&mut self, name: &str, to: &str) -> Result<(), tonic::Status> {

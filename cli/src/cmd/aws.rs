@@ -19,12 +19,13 @@ pub struct Aws {
 
 impl Aws {
     /// As the API takes it; `None`: nothing of it was asked for.
-    pub fn asked(&self) -> Option<v1::Aws> {
+    pub fn asked(&self, pull_login: bool) -> Option<v1::Aws> {
         let said = |s: &Option<String>| s.clone().unwrap_or_default();
         let all = v1::Aws {
             certificate: said(&self.certificate),
             zone: said(&self.zone),
             subnets: self.subnet.clone(),
+            pull_login,
         };
         (all != v1::Aws::default()).then_some(all)
     }

@@ -26,7 +26,7 @@ pub struct Kubernetes {
     /// Secret of the namespace with which the nodes pull the image
     #[arg(long, value_name = "SECRET", requires = "namespace")]
     pull_secret: Option<String>,
-    /// The nodes pull the image with what 'docker login' left here for its registry
+    /// Nodes, and tasks on AWS, pull the image with what 'docker login' left here for its registry
     #[arg(long)]
     pull_login: bool,
 }
@@ -34,15 +34,20 @@ pub struct Kubernetes {
 // === impl Kubernetes ===
 
 impl Kubernetes {
+    /// On AWS it is among what is [`super::aws::Aws`]'s.
+    pub fn pulls_on_aws(&self, target: &str) -> bool {
+        self.pull_login && target.starts_with("aws:")
+    }
+
     /// As the API takes it; `None`: nothing of it was asked for.
-    pub fn asked(&self) -> Option<v1::Kubernetes> {
+    pub fn asked(&self, target: &str) -> Option<v1::Kubernetes> {
         let said = |s: &Option<String>| s.clone().unwrap_or_default();
         let all = v1::Kubernetes {
             namespace: said(&self.namespace),
             ingress_class: said(&self.ingress_class),
             tls_secret: said(&self.tls_secret),
             pull_secret: said(&self.pull_secret),
-            pull_login: self.pull_login,
+            pull_login: self.pull_login && !self.pulls_on_aws(target),
             gateway: said(&self.gateway),
             ingress_annotations: self.ingress_annotation.iter().cloned().collect(),
         };

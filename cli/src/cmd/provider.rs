@@ -94,7 +94,7 @@ async fn check(ctx: &Ctx<'_>, a: Check) -> Done {
             ..Default::default()
         }),
         domains: a.domain.into_iter().collect(),
-        aws: a.aws.asked(),
+        aws: a.aws.asked(false),
         scaling: Some(Scaling { min: a.replicas, max: a.replicas, ..Default::default() }),
         ..Default::default()
     };

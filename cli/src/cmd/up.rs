@@ -252,8 +252,8 @@ fn instance(a: &Args) -> Result<Instance, Failure> {
         forward_token: a.forward_token,
         cors_origins: a.cors.clone(),
         domains: a.kubernetes.domain.clone(),
-        kubernetes: a.kubernetes.asked(),
-        aws: a.aws.asked(),
+        kubernetes: a.kubernetes.asked(&a.on),
+        aws: a.aws.asked(a.kubernetes.pulls_on_aws(&a.on)),
         ..Default::default()
     };
     Ok(Instance { labels: a.labels.iter().cloned().collect(), spec: Some(spec), ..Default::default() })

@@ -106,7 +106,7 @@ impl Api {
         &self,
         a: &Authz,
         r: &v1::CreateInstanceRequest,
-    ) -> Result<NewInstance, Status> {
+    ) -> Result<(NewInstance, Vec<v1::offer::Line>), Status> {
         let project = validate::one_project(&r.parent)?;
         validate::id("instance_id", &r.instance_id)?;
         a.is_about(&format!("projects/{project}/instances/{}", r.instance_id));
@@ -147,7 +147,7 @@ impl Api {
         can_be_kept(p.spec.budget.as_ref(), &cost::Pricing::of_facts(&p.facts))?;
         let bound = self.sealed(uid, 1, &mut p.spec, newest)?;
         let ttl = p.spec.ttl.as_ref().map_or(0, duration_millis);
-        Ok(NewInstance {
+        let new = NewInstance {
             project: project.into(),
             name: r.instance_id.clone(),
             uid,
@@ -158,7 +158,8 @@ impl Api {
             expire_ms: if ttl > 0 { self.engine.clock().now() + ttl } else { 0 },
             deadline_ms: 0,
             bound,
-        })
+        };
+        Ok((new, p.lines))
     }
 
     pub(super) async fn create(
@@ -171,7 +172,7 @@ impl Api {
         if let Some(there) = self.there(&a, &r, &who).await? {
             return Ok(Response::new(there));
         }
-        let new = self.prepare(&a, &r).await?;
+        let (new, _) = self.prepare(&a, &r).await?;
         if r.validate_only {
             return Ok(Response::new(Operation { name: String::new(), ..Default::default() }));
         }

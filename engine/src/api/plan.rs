@@ -60,7 +60,7 @@ impl Api {
     }
 
     async fn plan_create(&self, a: &Authz, c: &v1::CreateInstanceRequest) -> Result<v1::Plan, Status> {
-        let n = self.prepare(a, c).await?;
+        let (n, lines) = self.prepare(a, c).await?;
         let target = self.engine.target(&n.spec.target).map_err(|f| of_failure(&f))?;
         let owner = Owner {
             store: self.engine.store().store_id().clone(),
@@ -83,6 +83,7 @@ impl Api {
             resources: self.rehearsed(&as_if, &p).await?,
             access_changes: access_changes(&nobody, &n.spec),
             hourly_most: self.most(&*target, &n.spec, &n.facts),
+            lines,
             ..priced(Decimal::ZERO, cost::decimal(&n.hourly), self.currency_of(&*target))
         };
         Ok(known(out, &cost::Pricing::of_facts(&n.facts)))
@@ -135,6 +136,7 @@ impl Api {
         let after = new.hourly_rate.as_ref().map_or(Decimal::ZERO, cost::decimal);
         let price = priced(before, after, self.currency_of(&*target));
         out.hourly_most = self.most(&*target, &change.spec, &facts);
+        out.lines.clone_from(&change.lines);
         (out.hourly_after, out.monthly_after) = (price.hourly_after, price.monthly_after);
         out.hourly_before = out.hourly_before.filter(|_| pricing.is_priced());
         Ok(known(out, &cost::Pricing::of_facts(&facts)))
@@ -203,6 +205,7 @@ fn known(mut p: v1::Plan, pricing: &cost::Pricing) -> v1::Plan {
     if !pricing.is_priced() {
         p.unpriced = pricing.words();
         (p.hourly_before, p.hourly_after, p.monthly_after, p.hourly_most) = (None, None, None, None);
+        p.lines.clear();
         p.resources.iter_mut().for_each(|r| r.hourly_rate = None);
     }
     p

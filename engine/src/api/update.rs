@@ -57,6 +57,8 @@ pub(super) struct Change {
     pub spec: InstanceSpec,
     /// A revision, unless what serves is one like it.
     pub revision: Option<Revision>,
+    /// What its price is made of.
+    pub lines: Vec<v1::offer::Line>,
     /// Its new secrets.
     pub bound: Bound,
     /// Pause before the revision serves.
@@ -120,9 +122,10 @@ impl Api {
         self.known_values(i, uid, &held.secrets, &mut spec.secrets).await;
         let bound = self.sealed(uid, revision::next_number(i), &mut spec, newest)?;
         let beside = Edited { request_id: String::new(), ..e.clone() } != Edited::default();
-        let revision = if fields.is_empty() { None } else { self.revision(i, &spec, None).await? };
+        let (revision, lines) =
+            if fields.is_empty() { (None, vec![]) } else { self.revision(i, &spec, None).await? };
         let hold = r.rollout.is_some_and(|r| r.hold);
-        Ok(Change { edited: beside.then_some(e), spec, revision, bound, hold })
+        Ok(Change { edited: beside.then_some(e), spec, revision, lines, bound, hold })
     }
 
     /// Are these the values that an instance has? Those without a value are not asked about.
@@ -182,7 +185,7 @@ impl Api {
         i: &Instance,
         spec: &InstanceSpec,
         image: Option<&str>,
-    ) -> Result<Option<Revision>, Status> {
+    ) -> Result<(Option<Revision>, Vec<v1::offer::Line>), Status> {
         ops::updatable(i)?;
         let target = self.engine.target(&spec.target).map_err(|f| of_failure(&f))?;
         let facts = serde_json::from_str(&i.facts).unwrap_or_default();
@@ -203,13 +206,14 @@ impl Api {
         let serving = i.spec.clone().unwrap_or_default();
         let same = revision::part(&p.spec) == revision::part(&serving)
             && revision::template(&p.spec, &p.facts) == revision::template(&serving, &facts);
-        Ok((!same).then(|| Revision {
+        let new = (!same).then(|| Revision {
             no,
             spec: Some(revision::part(&p.spec)),
             facts: p.facts.to_string(),
             hourly_rate: Some(cost::money(p.hourly, self.currency_of(&*target))),
             ..Default::default()
-        }))
+        });
+        Ok((new, p.lines))
     }
 
     pub(super) async fn update(
@@ -260,11 +264,11 @@ impl Api {
         let held = i.spec.clone().unwrap_or_default();
         let spec = merged(&held, &to.spec.clone().unwrap_or_default());
         let facts: serde_json::Value = serde_json::from_str(&to.facts).unwrap_or_default();
-        let mut revision = self.revision(i, &spec, facts["image"].as_str()).await?;
+        let (mut revision, lines) = self.revision(i, &spec, facts["image"].as_str()).await?;
         if let Some(new) = &mut revision {
             new.note = format!("back to {}", revision::name(&i.name, to.no));
         }
-        Ok(Change { edited: None, spec, revision, bound: Bound::default(), hold: false })
+        Ok(Change { edited: None, spec, revision, lines, bound: Bound::default(), hold: false })
     }
 
     async fn make(

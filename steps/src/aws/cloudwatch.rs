@@ -3,7 +3,12 @@
 //!
 //! Source: CloudWatch API reference, `GetMetricData`; "CloudWatch metrics for your Application Load Balancer"; "Amazon ECS CloudWatch
 //! metrics". What is not reported had no event: CloudWatch keeps no zeros. Values by minute are kept for 15 days, by hour for 455.
-use super::{Shared, names, query::CLOUDWATCH, stack_step, tasks::Of};
+use super::{
+    Shared, names,
+    query::{CLOUDWATCH, Query},
+    stack_step,
+    tasks::Of,
+};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use syp_engine::{
@@ -47,6 +52,19 @@ pub(super) struct Span {
     pub from: Millis,
     pub until: Millis,
     pub step_s: u32,
+}
+
+/// Of the account, as Service Quotas names it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+pub(super) struct Figure {
+    #[serde(rename = "MetricNamespace", default)]
+    pub namespace: String,
+    #[serde(rename = "MetricName", default)]
+    pub name: String,
+    #[serde(rename = "MetricDimensions", default)]
+    pub dimensions: BTreeMap<String, String>,
+    #[serde(rename = "MetricStatisticRecommendation", default)]
+    pub statistic: String,
 }
 
 /// Values with the time at which their step begins.
@@ -101,7 +119,13 @@ pub(super) async fn ask(
     span: Span,
 ) -> Result<Option<Vec<Values>>, Failure> {
     let Some(fields) = question(cx, wanted, span) else { return Ok(None) };
-    let query = &s.clients().await?.query;
+    let mut values = answered(&s.clients().await?.query, &fields).await?;
+    let of = |n: usize| values.remove(&format!("m{n}")).unwrap_or_default();
+    Ok(Some((0..wanted.len()).map(of).collect()))
+}
+
+/// Values of a question by its ids, page after page.
+async fn answered(query: &Query, fields: &[(String, String)]) -> Result<BTreeMap<String, Values>, Failure> {
     let (mut values, mut page): (BTreeMap<String, Values>, _) = (BTreeMap::new(), None::<String>);
     for _ in 0..PAGES {
         let more = page.as_ref().map(|p| ("NextToken".to_owned(), p.clone()));
@@ -130,8 +154,55 @@ pub(super) async fn ask(
         let why = format!("CloudWatch's answer has more than {PAGES} pages");
         return Err(failure(Class::Terminal, "PROVIDER_ERROR", why, "ask about a shorter time"));
     }
-    let of = |n: usize| values.remove(&format!("m{n}")).unwrap_or_default();
-    Ok(Some((0..wanted.len()).map(of).collect()))
+    Ok(values)
+}
+
+/// A figure of the account, which is told with its name and dimensions: the newest of its values.
+///
+/// # Errors
+/// AWS'.
+pub(super) async fn newest(s: &Shared, of: &Figure, span: Span) -> Result<Option<f64>, Failure> {
+    let Some(mut fields) = begun(span) else { return Ok(None) };
+    let dimensions: Vec<(&str, &str)> = of.dimensions.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let metric = Metric { namespace: &of.namespace, name: &of.name, dimensions: &dimensions };
+    metric.put(&mut fields, 0, &of.statistic, span);
+    let values = answered(&s.clients().await?.query, &fields).await?;
+    Ok(values.into_values().flatten().max_by_key(|(at, _)| *at).map(|(_, value)| value))
+}
+
+fn begun(span: Span) -> Option<Vec<(String, String)>> {
+    Some(vec![
+        ("StartTime".to_owned(), moment(span.from)?),
+        ("EndTime".to_owned(), moment(span.until)?),
+        ("ScanBy".to_owned(), "TimestampAscending".to_owned()),
+    ])
+}
+
+/// One to be asked about.
+struct Metric<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    dimensions: &'a [(&'a str, &'a str)],
+}
+
+// === impl Metric ===
+
+impl Metric<'_> {
+    /// As the `n`th of a question.
+    fn put(&self, fields: &mut Vec<(String, String)>, n: usize, statistic: &str, span: Span) {
+        let query = format!("MetricDataQueries.member.{}", n + 1);
+        let mut put = |key: &str, value: &str| fields.push((format!("{query}.{key}"), value.to_owned()));
+        put("Id", &format!("m{n}"));
+        put("MetricStat.Metric.Namespace", self.namespace);
+        put("MetricStat.Metric.MetricName", self.name);
+        put("MetricStat.Period", &span.step_s.to_string());
+        put("MetricStat.Stat", statistic);
+        for (at, (name, value)) in self.dimensions.iter().enumerate() {
+            let dimension = format!("MetricStat.Metric.Dimensions.member.{}", at + 1);
+            put(&format!("{dimension}.Name"), name);
+            put(&format!("{dimension}.Value"), value);
+        }
+    }
 }
 
 fn millis(text: &str) -> Option<Millis> {
@@ -148,12 +219,7 @@ fn question(cx: &StepCx, wanted: &[Wanted], span: Span) -> Option<Vec<(String, S
     let group = tail("target_group", ":targetgroup/").map(|t| format!("targetgroup/{t}"))?;
     let lines = names::logs(&cx.owner);
     let service_name = service.service.rsplit('/').next().unwrap_or(service.service);
-    let period = span.step_s.to_string();
-    let mut out = vec![
-        ("StartTime".to_owned(), moment(span.from)?),
-        ("EndTime".to_owned(), moment(span.until)?),
-        ("ScanBy".to_owned(), "TimestampAscending".to_owned()),
-    ];
+    let mut out = begun(span)?;
     for (n, w) in wanted.iter().enumerate() {
         let (namespace, dimensions): (_, Vec<(&str, &str)>) = match w.from {
             Source::Service => {
@@ -170,18 +236,7 @@ fn question(cx: &StepCx, wanted: &[Wanted], span: Span) -> Option<Vec<(String, S
             As::Average => "Average",
             As::Maximum => "Maximum",
         };
-        let query = format!("MetricDataQueries.member.{}", n + 1);
-        let mut put = |key: &str, value: &str| out.push((format!("{query}.{key}"), value.to_owned()));
-        put("Id", &format!("m{n}"));
-        put("MetricStat.Metric.Namespace", namespace);
-        put("MetricStat.Metric.MetricName", w.metric);
-        put("MetricStat.Period", &period);
-        put("MetricStat.Stat", how);
-        for (at, (name, value)) in dimensions.into_iter().enumerate() {
-            let dimension = format!("MetricStat.Metric.Dimensions.member.{}", at + 1);
-            put(&format!("{dimension}.Name"), name);
-            put(&format!("{dimension}.Value"), value);
-        }
+        Metric { namespace, name: w.metric, dimensions: &dimensions }.put(&mut out, n, how, span);
     }
     Some(out)
 }

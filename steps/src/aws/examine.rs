@@ -1,5 +1,5 @@
 //! What an `up` would meet in an account, before anybody needs it.
-use super::{Shared, certificate, definitions, network, preflight, tasks};
+use super::{Shared, certificate, definitions, network, preflight, quotas, tasks};
 use syp_engine::examined::Examined;
 use syp_proto::{journal::Failure, v1};
 
@@ -43,7 +43,10 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
     }
     if spec.resources.is_some() {
         match preflight::size(spec) {
-            Ok(size) => out.ok("size", format!("a task of {} CPU units and {} MiB", size.cpu, size.memory)),
+            Ok(size) => {
+                out.ok("size", format!("a task of {} CPU units and {} MiB", size.cpu, size.memory));
+                Box::pin(quotas::examine(s, spec, size, out)).await;
+            }
             Err(f) => out.fail("size", f),
         }
     }

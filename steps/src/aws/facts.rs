@@ -31,6 +31,9 @@ pub(super) struct Facts {
     pub repository: String,
     /// The gate's.
     pub gate_image: String,
+    /// ARN of its repository, in this account.
+    #[serde(default)]
+    pub gate_repository: String,
     /// What both are made for.
     pub arm: bool,
     /// Of a task, in units of 1/1024 of a core.
@@ -69,10 +72,11 @@ impl Facts {
             ),
         };
         let revision = cx.params["revision"].as_u64().unwrap_or(1);
-        let app_secret = match cx.params["secret"].as_str() {
-            Some(node) => made(node, names::secret(&cx.owner, &format!("app-{revision}"))),
+        let of_revision = |param: &str, name: &str| match cx.params[param].as_str() {
+            Some(node) => made(node, names::secret(&cx.owner, &format!("{name}-{revision}"))),
             None => String::new(),
         };
+        let (app_secret, pull_secret) = (of_revision("secret", "app"), of_revision("pull", "pull"));
         Site {
             vpc: self.place.vpc.clone(),
             subnets: self.place.subnets.clone(),
@@ -87,8 +91,12 @@ impl Facts {
             size: self.size(),
             gate_secret: made(config::NODE, config::key(&cx.owner)),
             app_secret,
-            pull_secret: String::new(),
-            repository: self.repository.clone(),
+            pull_secret,
+            repositories: [&self.repository, &self.gate_repository]
+                .into_iter()
+                .filter(|r| !r.is_empty())
+                .cloned()
+                .collect(),
         }
     }
 }

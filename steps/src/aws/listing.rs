@@ -26,13 +26,14 @@ pub(super) const UNMADE: [&str; 2] = [DEFINITION, OTHER];
 const DEFINITION: &str = "aws.task-definition@1";
 const OTHER: &str = "aws.other@1";
 const CONFIG: &str = "aws.config@1";
+const PULL: &str = "aws.pull@1";
 /// A sweep waits so long for a stack; AWS takes minutes, and a sweep can be repeated.
 const GONE: Duration = Duration::from_secs(20);
 
 /// All kinds of finds.
 #[cfg(test)]
 pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
-    [STACK, VALUES, CONFIG].into_iter().chain(UNMADE)
+    [STACK, VALUES, CONFIG, PULL].into_iter().chain(UNMADE)
 }
 
 /// AWS' own tag of what a stack has made.
@@ -123,7 +124,11 @@ async fn secrets(s: &Shared, place: &str, one: bool) -> Result<Vec<Found>, Failu
             }
             let tag = |key: &str| secret.tags().iter().find(|t| t.key() == Some(key)).and_then(|t| t.value());
             let step = tag(STEP).unwrap_or_default();
-            let kind = if step == super::config::NODE { CONFIG } else { VALUES };
+            let kind = match step.split('-').next() {
+                Some(super::config::NODE) => CONFIG,
+                Some(super::pull::NODE) => PULL,
+                _ => VALUES,
+            };
             out.push(Found {
                 kind: kind.into(),
                 key: name.to_owned(),

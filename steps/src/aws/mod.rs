@@ -65,7 +65,11 @@ mod price;
 #[cfg(feature = "aws")]
 mod probe;
 #[cfg(feature = "aws")]
+mod pull;
+#[cfg(feature = "aws")]
 mod query;
+#[cfg(feature = "aws")]
+mod quotas;
 #[cfg(feature = "aws")]
 pub mod stack;
 #[cfg(feature = "aws")]

@@ -24,7 +24,7 @@ pub fn logs(owner: &Owner) -> String {
     format!("/sypctl/{}", id(owner))
 }
 
-/// Of a secret: `gate`, or `app-N` of a revision.
+/// Of a secret: `gate`; `app-N` and `pull-N` of a revision.
 pub fn secret(owner: &Owner, which: &str) -> String {
     format!("sypctl/{}/{which}", id(owner))
 }

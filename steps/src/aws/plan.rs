@@ -1,10 +1,10 @@
 //! What has to be done at AWS, in which order. Pure. One stack for the life of the instance, one secret with values for each revision.
 //!
 //! ```text
-//! up, repair, update:  config, (values-N) ─> stack ─> probe ─> isolation ─> check ─> domain ─> (retire-values-M)
+//! up, repair, update:  config, (values-N), (pull-N) ─> stack ─> probe ─> isolation ─> check ─> domain ─> (retire-values-M), (retire-pull-M)
 //! drain, down:         drain
 //! ```
-use super::{config, names, stack_step};
+use super::{config, names, pull, stack_step};
 use serde_json::{Value, json};
 use syp_engine::{
     cost,
@@ -12,7 +12,7 @@ use syp_engine::{
     plan::{Effect, InDoubt, Plan, PlanNode, Policy},
     step::{Have, Owner},
 };
-use syp_proto::{google::r#type::Money, v1};
+use syp_proto::{google::r#type::Money, journal::LedgerRow, v1};
 
 /// Calls that were accepted land within this.
 const SETTLE_MS: i64 = 30_000;
@@ -78,15 +78,20 @@ fn everything(
     have: &Have<'_>,
 ) -> Vec<PlanNode> {
     let n = have.revision;
-    let values = format!("{VALUES}-{n}");
+    // what a revision's tasks begin with stays as long as AWS may bring that revision back
+    let own = [
+        (VALUES, "app", "secret", "aws.secret@1", !spec.secrets.is_empty()),
+        (pull::NODE, "pull", "pull", "aws.pull@1", pull::asked(spec)),
+    ]
+    .map(|(node, name, param, kind, has)| (format!("{node}-{n}"), name, param, kind, has));
     let mut nodes =
         vec![effect(node(config::NODE, "aws.config@1", &[], &Value::Null, 60_000), config::key(owner), None)];
     let (mut before, mut params) = (vec![config::NODE], json!({ "revision": n }));
-    if !spec.secrets.is_empty() {
-        let key = names::secret(owner, &format!("app-{n}"));
-        nodes.push(effect(node(&values, "aws.secret@1", &[], &params, 60_000), key, None));
-        before.push(&values);
-        params["secret"] = values.as_str().into();
+    for (id, name, param, kind, _) in own.iter().filter(|(.., has)| *has) {
+        let key = names::secret(owner, &format!("{name}-{n}"));
+        nodes.push(effect(node(id, kind, &[], &json!({ "revision": n }), 60_000), key, None));
+        before.push(id);
+        params[*param] = id.as_str().into();
     }
     let hourly = facts["hourly"].as_str().and_then(|h| h.parse().ok()).unwrap_or_default();
     let currency = facts["currency"].as_str().unwrap_or_default();
@@ -106,12 +111,12 @@ fn everything(
         last.activates = true;
     }
     // what the tasks of other revisions began with
-    let old =
-        have.live().filter(|r| r.kind == "aws.secret@1" && (r.node != values || spec.secrets.is_empty()));
-    let old: Vec<_> = old.map(|r| (format!("retire-{}", r.node), r.ordinal)).collect();
-    for (id, ordinal) in old {
-        let mut n = node(&id, "aws.secret@1", &["domain"], &Value::Null, 60_000);
-        n.retires = Some(ordinal);
+    let is_old = |row: &&LedgerRow| {
+        own.iter().any(|(id, _, _, kind, has)| row.kind == *kind && !(*has && row.node == *id))
+    };
+    for row in have.live().filter(is_old) {
+        let mut n = node(&format!("retire-{}", row.node), &row.kind, &["domain"], &Value::Null, 60_000);
+        n.retires = Some(row.ordinal);
         nodes.push(n);
     }
     nodes
@@ -122,7 +127,7 @@ mod tests {
     use super::*;
     use crate::aws::variants;
     use syp_engine::plan::{effect_deps, retires_in_order, validate};
-    use syp_proto::journal::{LedgerRow, ledger_row};
+    use syp_proto::journal::ledger_row;
 
     fn with_secret() -> v1::InstanceSpec {
         let secret = v1::SecretRef { env: "PW".into(), secret: "own".into(), ..Default::default() };
@@ -184,6 +189,16 @@ mod tests {
             p.nodes.iter().filter(|n| n.activates).map(|n| n.id.as_str()).collect::<Vec<_>>(),
             ["check"]
         );
+        // a login as well: the tasks that AWS may bring back begin with the one they had
+        let login = v1::InstanceSpec {
+            aws: Some(v1::Aws { pull_login: true, ..Default::default() }),
+            ..with_secret()
+        };
+        let ledger = rows(&of(RunKind::Provision, &login, &Have::nothing()));
+        let p = of(RunKind::Update, &login, &Have { ledger: &ledger, revision: 2, ..Have::nothing() });
+        let ids: Vec<_> = p.nodes.iter().map(|n| n.id.as_str()).collect();
+        assert_eq!(ids[1..4], ["values-2", "pull-2", "stack"]);
+        assert_eq!(ids[ids.len() - 2..], ["retire-values-1", "retire-pull-1"]);
         // without secrets they go as well, and a repair of the same keeps them
         let p = of(RunKind::Update, &variants::spec(), &have(2));
         assert_eq!(p.nodes.last().unwrap().retires, Some(1));

@@ -4,8 +4,9 @@ use super::{
     facts::Facts,
     names::{ADMIN, TRAFFIC},
     network::{self, Place},
-    price,
+    price, pull,
     query::IAM,
+    quotas,
     size::{self, Size},
     target::{BOUNDARY, ROLE, boundary},
     template::resolved,
@@ -59,8 +60,14 @@ pub(super) async fn check(
         }
     };
     let certificate = certificate::find(&s.clients().await?.acm, &s.region, &aws.certificate, &domain);
-    let (place, certificate, image) = tokio::join!(place, certificate, image(&spec, held));
+    let room = Box::pin(quotas::check(s, &spec, size, held.is_none()));
+    let (place, certificate, image, room) = tokio::join!(place, certificate, image(&spec, held), room);
+    room?;
     let (place, certificate, (image, digest)): (Place, String, _) = (place?, certificate?, image?);
+    let partition = client::partition(&s.region).0;
+    let of = |image: &str| repository(image, partition, &who.account);
+    let (repository, gate_repository) = (of(&image), of(&gate_image));
+    pull::check(&spec, &image, !repository.is_empty()).await?;
     let arm = arm(&image, &gate_image).await?;
     if spec.read_only_root {
         writes(&image).await?;
@@ -68,9 +75,8 @@ pub(super) async fn check(
     if spec.port == 0 {
         return Err(refuse("PORT_UNKNOWN", "AWS asks no image on which port it listens", "add --port N"));
     }
-    let partition = client::partition(&s.region).0;
     let facts = Facts {
-        repository: repository(&image, partition, &who.account),
+        repository,
         account: who.account,
         partition: partition.to_owned(),
         place,
@@ -78,6 +84,7 @@ pub(super) async fn check(
         image,
         digest,
         gate_image,
+        gate_repository,
         arm,
         cpu: size.cpu,
         memory: size.memory,

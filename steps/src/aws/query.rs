@@ -68,6 +68,17 @@ pub const PRICING: Service = Service {
     global: Some("us-east-1"),
     paid: false,
 };
+/// Load balancers.
+pub const BALANCERS: Service =
+    Service { name: "elasticloadbalancing", rights: None, version: "2015-12-01", global: None, paid: false };
+/// What an account may have at once.
+pub const QUOTAS: Service = Service {
+    name: "servicequotas",
+    rights: None,
+    version: "ServiceQuotasV20190624",
+    global: None,
+    paid: false,
+};
 /// Figures.
 pub const CLOUDWATCH: Service = Service {
     name: "monitoring",

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use syp_engine::{
+    clock::Millis,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
 };
@@ -30,8 +31,19 @@ pub(super) const NODE: &str = "stack";
 const LOOK: Duration = Duration::from_secs(2);
 /// Tasks whose app has ended by itself before it is given up.
 const ENDED: usize = 3;
+/// In each so manyth look it is asked whether a task could be begun at all.
+const PLACED: u32 = 5;
 const EVENTS: &str =
     "AWS takes two to five minutes; the stack's events in the CloudFormation console say more";
+
+/// What tasks came to while AWS worked.
+#[derive(Clone, Default)]
+struct Seen {
+    /// By themselves.
+    ended: Vec<Task>,
+    /// One could not be begun.
+    unplaced: Option<String>,
+}
 
 /// What it shall be.
 fn template(s: &Shared, cx: &StepCx) -> Result<(String, String), Failure> {
@@ -77,19 +89,38 @@ impl Stack {
     }
 
     /// Ends when the app can't run, with why; else says what tasks say.
-    async fn hopeless(&self, cx: &StepCx, before: &BTreeSet<String>, seen: &Mutex<Vec<Task>>) -> Failure {
-        loop {
+    async fn hopeless(&self, cx: &StepCx, before: &BTreeSet<String>, seen: &Mutex<Seen>) -> Failure {
+        let begun = self.0.clock.now();
+        for n in 1_u32.. {
             tokio::time::sleep(LOOK).await;
             // what can't be asked now is asked again
             let Ok(ended) = self.ended(cx, before).await else { continue };
-            let Some(last) = ended.last() else { continue };
+            let Some(last) = ended.last() else {
+                if n.is_multiple_of(PLACED) {
+                    self.placed(cx, begun, seen).await;
+                }
+                continue;
+            };
             // a roll-back takes away what it was seen by
-            seen.lock().clone_from(&ended);
+            seen.lock().ended.clone_from(&ended);
             let words = tasks::ending(last);
             cx.waiting.on(&cx.node, "PROBING", format!("a task ended: {words}"), EVENTS, self.0.clock.now());
             if let Some(f) = self.why(cx, &ended, ENDED).await {
                 return f;
             }
+        }
+        std::future::pending().await
+    }
+
+    /// Where no task could be begun: with which words.
+    async fn placed(&self, cx: &StepCx, begun: Millis, seen: &Mutex<Seen>) {
+        let name = names::stack(&cx.owner);
+        let of = tasks::Of { cluster: &name, service: &name };
+        let Ok(words) = tasks::unplaced(&self.0, of, begun).await else { return };
+        if let Some(words) = words {
+            let f = super::verdict::unplaced(&words);
+            cx.waiting.on(&cx.node, &f.reason, f.message, &f.hint, self.0.clock.now());
+            seen.lock().unplaced = Some(words);
         }
     }
 
@@ -128,8 +159,9 @@ impl Step for Stack {
                 Ok(made) => made,
                 // AWS says of a service only that it did not come up
                 Err(f) if f.reason == "STACK_FAILED" => {
-                    let ended = seen.lock().clone();
-                    return Err(self.why(cx, &ended, 1).await.unwrap_or(f));
+                    let Seen { ended, unplaced } = seen.lock().clone();
+                    let why = self.why(cx, &ended, 1).await;
+                    return Err(why.or_else(|| Some(super::verdict::unplaced(&unplaced?))).unwrap_or(f));
                 }
                 Err(f) => return Err(f),
             },

@@ -1,7 +1,7 @@
 //! The target `aws:REGION`.
 use super::{
     bill, check, client, clients::Clients, config, domain, door::Front, drain, examine, figures, isolation,
-    list_prices, listing, logs, observe, other::Other, plan, preflight, price, probe, stack_step, used,
+    list_prices, listing, logs, observe, other::Other, plan, preflight, price, probe, pull, stack_step, used,
     values,
 };
 use crate::{k8s::total::Totals, prices::aws::Catalogue};
@@ -158,6 +158,7 @@ impl AwsTarget {
             Arc::new(drain::Drain(s())),
             Arc::new(isolation::Isolation(s())),
             Arc::new(probe::Probe(s())),
+            Arc::new(pull::Pull(s())),
             Arc::new(stack_step::Stack(s())),
             Arc::new(values::Values(s())),
         ];

@@ -1,11 +1,14 @@
 //! The tasks of an instance's service: how many there are, and why one has ended.
 use super::{Shared, client::failed, stack_step};
 use aws_sdk_ecs::types::{DesiredStatus, Service, Task};
-use syp_engine::step::StepCx;
+use syp_engine::{clock::Millis, step::StepCx};
 use syp_proto::journal::Failure;
 
 /// AWS describes so many in one call, and lists as many.
 const PAGE: i32 = 100;
+
+/// Of an event. Source: Amazon ECS developer guide, "Service event messages".
+const UNPLACED: &str = "unable to place a task";
 
 /// Where they are.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,18 @@ pub(super) async fn service(s: &Shared, of: Of<'_>) -> Result<Option<Service>, F
         Err(e) if e.as_service_error().is_some_and(|e| e.is_cluster_not_found_exception()) => Ok(None),
         Err(e) => Err(failed("ecs:DescribeServices", &e)),
     }
+}
+
+/// Why the service can't begin a task, in its words; `None`: it can, or has said nothing since then.
+///
+/// # Errors
+/// AWS'.
+pub(super) async fn unplaced(s: &Shared, of: Of<'_>, since: Millis) -> Result<Option<String>, Failure> {
+    let Some(held) = service(s, of).await? else { return Ok(None) };
+    // newest first
+    let Some(last) = held.events().first() else { return Ok(None) };
+    let new = last.created_at().and_then(|at| at.to_millis().ok()).is_some_and(|at| at >= since);
+    Ok(last.message().filter(|m| new && m.contains(UNPLACED)).map(str::to_owned))
 }
 
 /// Those that run or shall, or those that have ended within the hour.

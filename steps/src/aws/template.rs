@@ -5,10 +5,13 @@ use super::{
     names::{self, ADMIN, PROGRAM, TRAFFIC},
     size::Size,
 };
-use crate::labels::{INSTANCE, NAME, STORE, TEMPLATE, TMP};
+use crate::{
+    labels::{INSTANCE, NAME, STORE, TEMPLATE, TMP},
+    registry,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use syp_auth::door::Protocol;
 use syp_engine::{door, scaling, step::Owner};
 use syp_proto::v1::InstanceSpec;
@@ -53,8 +56,8 @@ pub struct Site {
     pub app_secret: String,
     /// Of the secret with the login of a private registry; empty without one.
     pub pull_secret: String,
-    /// Of the image's repository, where that is AWS' own; empty elsewhere.
-    pub repository: String,
+    /// Of the images' repositories, where those are the account's own.
+    pub repositories: BTreeSet<String>,
 }
 
 fn tags(owner: &Owner) -> Value {
@@ -147,9 +150,9 @@ fn role(owner: &Owner, site: &Site) -> Value {
         }),
         json!({ "Sid": "Secrets", "Effect": "Allow", "Action": "secretsmanager:GetSecretValue", "Resource": secrets }),
     ];
-    if !site.repository.is_empty() {
+    if !site.repositories.is_empty() {
         let pull = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"];
-        may.push(json!({ "Sid": "Pull", "Effect": "Allow", "Action": pull, "Resource": site.repository }));
+        may.push(json!({ "Sid": "Pull", "Effect": "Allow", "Action": pull, "Resource": site.repositories }));
         // the one action here that AWS allows on everything only
         may.push(json!({ "Sid": "Login", "Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*" }));
     }
@@ -343,7 +346,7 @@ fn gate(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
     args.extend(["--app-probe-timeout-ms".into(), probe.timeout_ms.to_string()]);
     args.extend(["--stop-seconds".into(), (STOP_S - 5).to_string()]);
     let from = |key: &str| format!("{}:{key}::", site.gate_secret);
-    json!({
+    let mut out = json!({
         "Name": "gate",
         "Image": site.gate_image,
         "Essential": true,
@@ -361,7 +364,18 @@ fn gate(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
             { "Name": "SYP_GATE_CONFIG_JSON", "ValueFrom": from("config") },
         ],
         "LogConfiguration": lines(owner, "gate"),
-    })
+    });
+    // a login is for one registry
+    if registry::server(&site.gate_image) == registry::server(&site.image) {
+        with_login(&mut out, site);
+    }
+    out
+}
+
+fn with_login(container: &mut Value, site: &Site) {
+    if !site.pull_secret.is_empty() {
+        container["RepositoryCredentials"] = json!({ "CredentialsParameter": site.pull_secret });
+    }
 }
 
 fn app(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
@@ -386,9 +400,7 @@ fn app(owner: &Owner, spec: &InstanceSpec, site: &Site) -> Value {
     if !spec.args.is_empty() {
         out["Command"] = json!(spec.args);
     }
-    if !site.pull_secret.is_empty() {
-        out["RepositoryCredentials"] = json!({ "CredentialsParameter": site.pull_secret });
-    }
+    with_login(&mut out, site);
     if spec.read_only_root {
         out["ReadonlyRootFilesystem"] = json!(true);
         out["MountPoints"] = json!([{ "SourceVolume": "tmp", "ContainerPath": TMP, "ReadOnly": false }]);

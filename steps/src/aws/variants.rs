@@ -3,6 +3,7 @@ use super::{
     size::Size,
     template::{Site, render},
 };
+use std::collections::BTreeSet;
 use syp_engine::{
     id::{InstanceId, StoreId},
     step::Owner,
@@ -42,7 +43,7 @@ pub fn site() -> Site {
         gate_secret: secret("gate"),
         app_secret: String::new(),
         pull_secret: String::new(),
-        repository: String::new(),
+        repositories: BTreeSet::new(),
     }
 }
 
@@ -93,7 +94,9 @@ pub fn all() -> Vec<(&'static str, String)> {
         ..here.clone()
     };
     let own = Site {
-        repository: "arn:aws:ecr:us-east-1:123456789012:repository/shop".into(),
+        repositories: ["shop", "syp-gate"]
+            .map(|name| format!("arn:aws:ecr:us-east-1:123456789012:repository/{name}"))
+            .into(),
         image: format!("123456789012.dkr.ecr.us-east-1.amazonaws.com/shop@sha256:{}", "1".repeat(64)),
         ..here.clone()
     };

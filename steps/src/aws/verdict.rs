@@ -12,11 +12,13 @@ pub(super) fn of(ended: &[&Task], limit: usize) -> Option<Failure> {
     let said = |t: &Task| tasks::ending(t);
     let pull = ended.iter().find(|t| said(t).contains("CannotPullContainerError"));
     if let Some(t) = pull {
+        let words = said(t);
+        let reason = if is_denied(&words) { "IMAGE_AUTH_FAILED" } else { "IMAGE_NOT_FOUND" };
         return Some(failure(
             Class::Terminal,
-            "IMAGE_NOT_FOUND",
-            format!("AWS can't pull an image: {}", said(t)),
-            "tasks pull it by the internet: a public registry, or this account's ECR, in this region",
+            reason,
+            format!("AWS can't pull an image: {words}"),
+            "tasks pull it by the internet: a public registry, this account's ECR in this region, or any other with --pull-login",
         ));
     }
     let secret = ended.iter().find(|t| said(t).contains("ResourceInitializationError"));
@@ -41,6 +43,29 @@ pub(super) fn of(ended: &[&Task], limit: usize) -> Option<Failure> {
         format!("the app of task {} {why}", tasks::id(last.task_arn().unwrap_or_default())),
         "'sypctl logs --previous' shows more; run the image by hand to see why it ends",
     ))
+}
+
+/// A task that can't even be begun, in the words of its service. Pure.
+/// Source: Amazon ECS developer guide, "Service event messages"; "Fargate task ... capacity unavailable".
+pub(super) fn unplaced(words: &str) -> Failure {
+    let (reason, next) = if words.contains("limit") {
+        (
+            "QUOTA_EXCEEDED",
+            "ask for a higher quota of Fargate's vCPU in the Service Quotas console, or for less with --cpu and --replicas",
+        )
+    } else {
+        (
+            "PROVIDER_BUSY",
+            "AWS goes on trying; where it does not come to rest, another size or region has room",
+        )
+    };
+    failure(Class::Terminal, reason, format!("AWS can't place a task: {words}"), next)
+}
+
+/// The registry wants a login, or another one. Words of "CannotPullContainer task errors", Amazon ECS developer guide.
+fn is_denied(words: &str) -> bool {
+    let words = words.to_lowercase();
+    ["denied", "unauthorized", "authorize", "credentials", "403 forbidden"].iter().any(|w| words.contains(w))
 }
 
 /// The exit code of a container; that of one that was told to go because another had ended is none of its own.
@@ -79,6 +104,12 @@ mod tests {
         assert!(of(&[&killed, &killed, &killed], 3).unwrap().message.contains("more memory"));
         let pull = task("CannotPullContainerError: not found", None, "");
         assert_eq!(of(&[&pull], 3).unwrap().reason, "IMAGE_NOT_FOUND");
+        let denied = task(
+            "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref x: pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+            None,
+            "",
+        );
+        assert_eq!(of(&[&denied], 3).unwrap().reason, "IMAGE_AUTH_FAILED");
         // those that a deployment has replaced
         let gone = task("Scaling activity initiated by (deployment ecs-svc/1)", Some(0), "");
         assert_eq!(of(&[&gone, &gone, &gone], 3), None);

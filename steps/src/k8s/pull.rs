@@ -10,10 +10,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::{
-    failure::{Class, failure},
-    step::{Done, Observed, Owner, Step, StepCx},
-};
+use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
 use syp_proto::{
     journal::{Failure, LedgerRow},
     v1,
@@ -38,16 +35,10 @@ pub(super) fn secrets(cx: &StepCx) -> Value {
 /// `IMAGE_AUTH_FAILED`.
 pub(crate) async fn check(spec: &v1::InstanceSpec) -> Result<(), Failure> {
     let asked = spec.kubernetes.as_ref().is_some_and(|k| k.pull_login);
-    if !asked || registry::credentials(&spec.image).await.is_some() {
-        return Ok(());
+    if asked {
+        registry::handed_on(&spec.image, "the nodes").await?;
     }
-    let server = registry::server(&spec.image);
-    Err(failure(
-        Class::Terminal,
-        "IMAGE_AUTH_FAILED",
-        format!("the engine has no login for {server} that it could give to the nodes"),
-        format!("'docker login {server}' as the user that the engine runs as, or leave --pull-login away"),
-    ))
+    Ok(())
 }
 
 impl Step for Pull {

@@ -2,6 +2,8 @@
 use docker_credential::DockerCredential;
 use secrecy::SecretString;
 use serde_json::{Map, json};
+use syp_engine::failure::{Class, failure};
+use syp_proto::journal::Failure;
 
 /// For the registry of an image; `None`: the registry will say whether it needs any.
 pub async fn credentials(image: &str) -> Option<DockerCredential> {
@@ -14,8 +16,26 @@ pub async fn credentials(image: &str) -> Option<DockerCredential> {
     found.await.ok()?.ok()
 }
 
+/// The login for the registry of an image, for whoever pulls it instead of the engine (`to`: "the nodes").
+///
+/// # Errors
+/// `IMAGE_AUTH_FAILED`: there is none.
+pub(crate) async fn handed_on(image: &str, to: &str) -> Result<DockerCredential, Failure> {
+    let server = server(image);
+    credentials(image).await.ok_or_else(|| {
+        failure(
+            Class::Terminal,
+            "IMAGE_AUTH_FAILED",
+            format!("the engine has no login for {server} that it could give to {to}"),
+            format!(
+                "'docker login {server}' as the user that the engine runs as, or leave --pull-login away"
+            ),
+        )
+    })
+}
+
 /// User and password, as a registry takes them.
-pub(super) fn pair(c: &DockerCredential) -> (&str, &str) {
+pub(crate) fn pair(c: &DockerCredential) -> (&str, &str) {
     // the user that a registry expects beside a token from 'docker login'
     const TOKEN_USER: &str = "00000000-0000-0000-0000-000000000000";
     match c {

@@ -4,6 +4,7 @@ use super::{
     place::Place,
     push::{Options, auth, greet, status, words},
 };
+use docker_credential::DockerCredential;
 use oci_client::{
     Reference, RegistryOperation,
     errors::{OciDistributionError as Error, OciErrorCode},
@@ -56,6 +57,21 @@ async fn ask(image: &str, reference: Reference) -> Result<String, Error> {
     client.fetch_manifest_digest(&place.0, &auth(options.credentials.as_ref())).await
 }
 
+/// Why its registry does not give the image to who has this login, or none; `None`: it does, or does not say.
+pub(crate) async fn denied(image: &str, login: Option<DockerCredential>) -> Option<String> {
+    let reference = Reference::try_from(image).ok()?;
+    let registry = reference.registry().to_owned();
+    let asked = async {
+        let options = Options { credentials: login, limit: LIMIT, ..Default::default() };
+        let place = Place(reference);
+        let client = greet(&place, &options, RegistryOperation::Pull).await?;
+        client.fetch_manifest_digest(&place.0, &auth(options.credentials.as_ref())).await
+    };
+    let e = tokio::time::timeout(LIMIT, asked).await.ok()?.err()?;
+    // some say to strangers that what they keep is not there
+    (is_denied(&e) || is_missing(&e)).then(|| format!("{registry}: {}", words(&e)))
+}
+
 /// As whom an image runs, as its configuration says (`65534:65534`, `nginx`; empty: as root). `None`: its registry does not say.
 pub(crate) async fn user(image: &str) -> Option<String> {
     let reference = Reference::try_from(image).ok()?;
@@ -93,6 +109,16 @@ pub(crate) async fn architectures(image: &str) -> Option<Vec<String>> {
     };
     let all: Vec<String> = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()?;
     Some(all).filter(|a| !a.is_empty())
+}
+
+/// It says who may not, and not that it is busy. Pure.
+fn is_denied(e: &Error) -> bool {
+    let says = |code: &OciErrorCode| matches!(code, OciErrorCode::Denied | OciErrorCode::Unauthorized);
+    match e {
+        Error::AuthenticationFailure(_) | Error::UnauthorizedError { .. } => true,
+        Error::RegistryError { envelope, .. } => envelope.errors.iter().any(|e| says(&e.code)),
+        e => matches!(status(e), Some(401 | 403)),
+    }
 }
 
 /// Registries that hide what they have from strangers say "denied" instead. Pure.
@@ -137,5 +163,7 @@ mod tests {
         let of = |code| Error::ServerError { code, url: String::new(), message: String::new() };
         assert!(is_missing(&of(404)));
         assert!(!is_missing(&of(401)) && !is_missing(&of(503)));
+        assert!(is_denied(&of(401)) && is_denied(&of(403)));
+        assert!(!is_denied(&of(404)) && !is_denied(&of(429)) && !is_denied(&of(503)), "busy is no answer");
     }
 }

@@ -1,7 +1,7 @@
 //! The scheduler of services: it starts and stops tasks until there are as many of the right revision as there shall be, moves from one
 //! revision to the next, and gives one up whose tasks end again and again.
 use super::{
-    Tags, definition, task,
+    Tags, definition, quotas, task,
     world::{Deployment, Health, Resource, Rollout, Service, Shared, Task, World, now, random},
 };
 use serde_json::Value;
@@ -11,6 +11,8 @@ use std::{sync::Arc, time::Duration};
 const FAILURES: usize = 3;
 /// Nobody in a test waits for a load balancer's usual half minute.
 const DEREGISTER: Duration = Duration::from_secs(2);
+/// Until a task that could not be placed is tried again; minutes at AWS.
+const UNPLACED: Duration = Duration::from_secs(8);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// An app of a machine that is busy takes a while to listen; the template gives it a minute.
 const GRACE: Duration = Duration::from_secs(30);
@@ -156,7 +158,11 @@ async fn keep(shared: Arc<Shared>, arn: String) {
     loop {
         let act = shared.until(|w| plan(w, &arn)).await;
         match act {
-            Act::Start(n) => start(&shared, &arn, n),
+            Act::Start(n) => {
+                if !start(&shared, &arn, n) {
+                    tokio::time::sleep(UNPLACED).await;
+                }
+            }
             Act::Stop(ids, why) => shared.with(|w| stop(w, &arn, &ids, &why)),
             Act::Steady => shared.with(|w| steady(w, &arn)),
             Act::End => return,
@@ -199,8 +205,12 @@ fn plan(w: &World, arn: &str) -> Option<Act> {
     (all_gone && newest.state == Rollout::Going).then_some(Act::Steady)
 }
 
-fn start(shared: &Arc<Shared>, arn: &str, n: usize) {
+/// False: there was no room for one of them.
+fn start(shared: &Arc<Shared>, arn: &str, n: usize) -> bool {
     for _ in 0..n {
+        if !shared.with(|w| has_room(w, arn)) {
+            return false;
+        }
         let begun = shared.with(|w| {
             let s = w.services.get_mut(arn)?;
             let (d, cluster) = (s.deployments.first()?.clone(), s.cluster.clone());
@@ -235,6 +245,30 @@ fn start(shared: &Arc<Shared>, arn: &str, n: usize) {
             tokio::spawn(task::live(Arc::clone(shared), id, wait));
         }
     }
+    true
+}
+
+/// Says so where the account may run no more, which counts as one that did not start.
+fn has_room(w: &mut World, arn: &str) -> bool {
+    let Some(definition) =
+        w.services.get(arn).and_then(|s| s.deployments.first()).map(|d| d.definition.clone())
+    else {
+        return true;
+    };
+    if !quotas::is_full(w, &definition) {
+        return true;
+    }
+    if let Some(s) = w.services.get_mut(arn) {
+        say(
+            s,
+            format!(
+                "(service {}) was unable to place a task. Reason: You've reached the limit on the number of vCPUs you can run concurrently. For more information, see the Troubleshooting section of the Amazon ECS Developer Guide.",
+                s.name
+            ),
+        );
+    }
+    failed(w, arn, &definition);
+    false
 }
 
 fn stop(w: &mut World, arn: &str, ids: &[String], why: &str) {

@@ -1,6 +1,6 @@
 //! The one URL: which service and action a request means, what is answered here, and what is handed on.
 use super::{
-    billing, cloudformation, ecs, logs, network, prices, tags,
+    billing, cloudformation, ecs, logs, network, prices, quotas, tags,
     world::{Fault, Shared},
 };
 use bytes::Bytes;
@@ -50,7 +50,8 @@ enum Said {
 }
 
 /// Targets of the services that speak JSON.
-const TARGETS: [(&str, &str); 7] = [
+const TARGETS: [(&str, &str); 8] = [
+    ("ServiceQuotasV20190624", "servicequotas"),
     ("AWSPriceListService", "pricing"),
     ("AWSInsightsIndexService", "ce"),
     ("AmazonEC2ContainerServiceV20141113", "ecs"),
@@ -60,7 +61,8 @@ const TARGETS: [(&str, &str); 7] = [
     ("CertificateManager", "acm"),
 ];
 /// Versions of those that speak in queries.
-const VERSIONS: [(&str, &str); 5] = [
+const VERSIONS: [(&str, &str); 6] = [
+    ("2015-12-01", "elasticloadbalancing"),
     ("2010-05-15", "cloudformation"),
     ("2016-11-15", "ec2"),
     ("2011-06-15", "sts"),
@@ -212,6 +214,10 @@ impl Call {
                 Ok(json_answer(200, &billing::get(shared, asked)))
             }
             ("pricing", "GetProducts", Said::Json(asked)) => Ok(json_answer(200, &prices::get(asked))),
+            ("servicequotas", "GetServiceQuota", Said::Json(asked)) => {
+                quotas::get(shared, asked).map(|v| json_answer(200, &v))
+            }
+            ("elasticloadbalancing", "DescribeLoadBalancers", _) => Ok(xml(200, &quotas::balancers(shared))),
             ("tag", "GetResources", Said::Json(asked)) => {
                 tags::get(shared, asked).await.map(|v| json_answer(200, &v))
             }

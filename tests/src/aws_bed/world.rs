@@ -1,5 +1,5 @@
 //! What the bed knows, in one place. Nobody holds it across I/O: it is changed in a moment, and whoever waits is told of each change.
-use super::{Tags, authority::Authority, behind::Behind, docker::Docker};
+use super::{Tags, authority::Authority, behind::Behind, docker::Docker, quotas::Room};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
@@ -46,6 +46,8 @@ pub struct World {
     pub plague: Option<Fault>,
     /// How many calls of each name it has met.
     pub met: BTreeMap<String, usize>,
+    /// For tasks.
+    pub room: Room,
     /// For so long each status that passes stays.
     pub slow: Duration,
     /// The bed ends.

@@ -19,6 +19,7 @@ pub struct Aws {
     /// What stands for AWS.
     pub bed: aws_bed::Bed,
     registry: Registry,
+    login: String,
     image: &'static str,
     broken: &'static str,
     gate: String,
@@ -53,12 +54,19 @@ impl Aws {
         ensure!(o.status.success(), "gate push: {}", String::from_utf8_lossy(&o.stderr));
         let gate = String::from_utf8(o.stdout)?.trim().to_owned();
         trust::add(bed.ca_pem())?;
-        Ok(Some(Self { bed, registry, image, broken, gate }))
+        // it gives everything to everybody, with a login too
+        let login = registry.login("a-secret-of-nobody")?;
+        Ok(Some(Self { bed, registry, login, image, broken, gate }))
     }
 
     /// Where its images are.
     pub fn registry(&self) -> &str {
         &self.registry.host
+    }
+
+    /// `DOCKER_CONFIG` with a login for it.
+    pub fn login(&self) -> &str {
+        &self.login
     }
 
     /// The name that callers of an instance use: two engines may have instances of one name.

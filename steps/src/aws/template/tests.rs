@@ -149,3 +149,35 @@ fn what_cloudformation_would_resolve_is_found_wherever_it_is() {
         assert!(resolved(&spec).is_some(), "{spec:?}");
     }
 }
+
+#[test]
+fn whoever_pulls_may_read_both_images_and_no_other() {
+    let all: std::collections::HashMap<_, _> = variants::all().into_iter().collect();
+    let may = |t: &Value| {
+        t["Resources"]["ExecutionRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"].clone()
+    };
+    let of = |may: &Value, sid: &str| {
+        may.as_array().unwrap().iter().find(|s| s["Sid"] == sid).map(|s| s["Resource"].clone())
+    };
+    // in the account's ECR: by right
+    let t = read(&all["own-registry"]);
+    let both = ["shop", "syp-gate"].map(|n| format!("arn:aws:ecr:us-east-1:123456789012:repository/{n}"));
+    assert_eq!(of(&may(&t), "Pull"), Some(json!(both)));
+    assert!(container(&t, "app")["RepositoryCredentials"].is_null());
+    // in a private one: with the login that is for it, and a gate that is elsewhere without
+    let t = read(&all["full"]);
+    let login = &container(&t, "app")["RepositoryCredentials"]["CredentialsParameter"];
+    assert!(of(&may(&t), "Secrets").unwrap().as_array().unwrap().contains(login), "{login}");
+    assert_eq!(&container(&t, "gate")["RepositoryCredentials"]["CredentialsParameter"], login);
+    let elsewhere = Site {
+        pull_secret: login.as_str().unwrap().into(),
+        gate_image: "public.ecr.aws/syp/gate:1".into(),
+        ..variants::site()
+    };
+    let t = read(&render(&variants::owner(), &variants::spec(), &elsewhere).0);
+    assert_eq!(&container(&t, "app")["RepositoryCredentials"]["CredentialsParameter"], login);
+    assert!(container(&t, "gate")["RepositoryCredentials"].is_null());
+    // of the one that everybody may read: nothing
+    let t = read(&all["plain"]);
+    assert!(of(&may(&t), "Pull").is_none() && container(&t, "app")["RepositoryCredentials"].is_null());
+}
