@@ -37,6 +37,7 @@ const DIFFERS: &[(&str, &str)] = &[
     (r"\b\d+(\.\d+)?(ns|us|ms|s|m|h|d)\b", "SPAN"),
     (r"\d+\.\d+ cores", "N cores"),
     // by how many cores a machine has
+    (r"[\d.]+ of the host's [\d.]+ idle W", "SHARE of the host's idle W"),
     (r"(the first start +MONEY EUR +\S+ +\S+ +)\S+", "${1}IDLE"),
     (r"\b[45]xx \d+", "4xx N"),
     (r"\(\d+ in all\)", "(N in all)"),
