@@ -149,6 +149,7 @@ pub fn summary(i: &Instance, now: Millis) -> v1::CostSummary {
         billed_note: if own_machine { NOT_BILLED } else { NOT_ASKED }.into(),
         uses: used::shown(i, currency),
         used_until: timestamp(i.used_until_ms),
+        used_note: used::missing(i, pricing.provisioned && priced, now),
         ..Default::default()
     }
 }

@@ -16,11 +16,12 @@ use crate::{
 };
 use rust_decimal::Decimal;
 use serde_json::Value;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use syp_proto::{
     journal::{self, Failure, Instance, record::Body},
     v1,
 };
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// So much later than an hour it is known.
 const KNOWN_MS: Millis = 5 * 60_000;
@@ -31,6 +32,10 @@ const AGAIN_MS: Millis = 10 * 60_000;
 const MINUTE_MS: Millis = 60_000;
 /// Nobody waits longer for an answer; the next question is about the same time.
 const PATIENCE_MS: Millis = 20_000;
+/// The last question has no next one: where it fails it is asked once more after this.
+const ONCE_MORE: Duration = Duration::from_secs(3);
+/// An instance that lives is asked about before that, whatever is in the way of one question.
+const LATE_MS: Millis = 2 * HOUR_MS;
 
 /// From when on nothing was asked about.
 fn from(i: &Instance) -> Millis {
@@ -71,7 +76,7 @@ async fn asked(e: &Inner, i: &Instance, until: Millis) -> Result<Option<journal:
     Ok(Some(journal::Used { from_ms: from.max(i.used_until_ms), until_ms: until, uses }))
 }
 
-/// When nothing is left: until now. A provider that does not answer holds up a teardown for [`PATIENCE_MS`] and no longer.
+/// When nothing is left: until now. A provider that does not answer holds up a teardown for twice [`PATIENCE_MS`] and little longer.
 pub(crate) async fn last(e: &Inner, i: &Instance) -> Option<Body> {
     let now = e.clock.now();
     let until = now - now.rem_euclid(MINUTE_MS);
@@ -79,7 +84,12 @@ pub(crate) async fn last(e: &Inner, i: &Instance) -> Option<Body> {
     if i.serving_ms == 0 && i.ledger.iter().all(|r| r.outputs.is_empty()) || until <= from(i) {
         return None;
     }
-    match asked(e, i, until).await {
+    let mut said = asked(e, i, until).await;
+    if said.is_err() {
+        tokio::time::sleep(ONCE_MORE).await;
+        said = asked(e, i, until).await;
+    }
+    match said {
         Ok(said) => said.map(Body::Used),
         Err(f) => {
             tracing::warn!(
@@ -91,6 +101,27 @@ pub(crate) async fn last(e: &Inner, i: &Instance) -> Option<Body> {
             None
         }
     }
+}
+
+/// What of its use is not in what it has cost, in words; empty: nothing. `always`: some of it is paid by use in any case.
+pub(crate) fn missing(i: &Instance, always: bool, now: Millis) -> String {
+    if (i.used.is_empty() && !always) || i.serving_ms == 0 {
+        return String::new();
+    }
+    let since = from(i);
+    let (until, most) = if i.destroy_ms == 0 { (now, LATE_MS) } else { (i.destroy_ms, 2 * MINUTE_MS) };
+    match (until - since > most, i.destroy_ms) {
+        (false, _) => String::new(),
+        (true, 0) => {
+            format!("what was used since {} is not in it yet: its provider has not told", moment(since))
+        }
+        (true, _) => format!("what was used after {} is not in it: its provider did not tell", moment(since)),
+    }
+}
+
+fn moment(at: Millis) -> String {
+    let known = OffsetDateTime::from_unix_timestamp(at / 1_000).ok().and_then(|t| t.format(&Rfc3339).ok());
+    known.unwrap_or_else(|| format!("{at} ms"))
 }
 
 /// A quantity for people: a seventh digit says nothing.
@@ -164,6 +195,27 @@ impl From<Use> for journal::Use {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_told_is_said() {
+        let mut i = Instance { create_ms: HOUR_MS, serving_ms: HOUR_MS, ..Default::default() };
+        let late = HOUR_MS + LATE_MS;
+        assert_eq!(missing(&i, true, late), "");
+        assert_eq!(missing(&i, false, late + 1), "", "nothing is paid by use there");
+        let words = missing(&i, true, late + 1);
+        assert!(words.contains("since 1970-01-01T01:00:00Z is not in it yet"), "{words}");
+        i.used = vec![journal::Use::default()];
+        assert_eq!(missing(&i, false, late + 1), words);
+        i.used_until_ms = 2 * HOUR_MS;
+        assert_eq!(missing(&i, false, late + 1), "");
+        // its end asks once more, up to the minute
+        i.destroy_ms = 2 * HOUR_MS + 2 * MINUTE_MS;
+        assert_eq!(missing(&i, false, 100 * HOUR_MS), "");
+        i.destroy_ms += 1;
+        assert!(missing(&i, false, 100 * HOUR_MS).contains("after 1970-01-01T02:00:00Z"));
+        i.serving_ms = 0;
+        assert_eq!(missing(&i, true, 100 * HOUR_MS), "", "nobody could use it");
+    }
 
     #[test]
     fn hours_that_are_over_are_asked_about_when_the_provider_knows_of_them() {

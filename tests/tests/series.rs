@@ -331,6 +331,8 @@ async fn what_is_paid_by_use_is_counted_once_whatever_crashes_and_to_the_end() -
         "{spent} of {exists} and {:?}",
         i.used
     );
+    // the last one fails, and is asked once more
+    l.cloud.inject("used", Fault::Transient);
     l.down().await?;
     let i = syp_engine::view::load_any(&**l.engine.store(), l.id).await?.context("no record of it")?;
     let (until, gone) = (i.used_until_ms, i.destroy_ms);

@@ -129,13 +129,11 @@ fn by_use(c: &CostSummary) -> String {
         let cost = render::money_or(u.cost.as_ref());
         format!("{cost} for {} {} of {}", u.quantity, u.unit, u.kind)
     };
-    let Some(until) = c.used_until.as_ref() else { return String::new() };
-    let all: Vec<_> = c.uses.iter().map(one).collect();
-    format!(
-        "{}\ncounted by the provider until {}, in what is accrued",
-        all.join("\n"),
-        render::time(Some(until))
-    )
+    let until = c.used_until.as_ref();
+    let until =
+        until.map(|t| format!("counted by the provider until {}, in what is accrued", render::time(Some(t))));
+    let note = Some(c.used_note.clone()).filter(|n| !n.is_empty());
+    c.uses.iter().map(one).chain(until).chain(note).collect::<Vec<_>>().join("\n")
 }
 
 /// What it really drew.
@@ -200,6 +198,9 @@ mod tests {
             by_use(&used),
             "0.008666 EUR for 1.083333 LCU-hours of load balancer\ncounted by the provider until 1970-01-01T01:00:00Z, in what is accrued"
         );
+        let late = CostSummary { used_note: "what was used since then is not in it".into(), ..used };
+        assert!(by_use(&late).ends_with("in what is accrued\nwhat was used since then is not in it"));
+        assert_eq!(by_use(&CostSummary { used_note: "x".into(), ..Default::default() }), "x");
         assert_eq!(
             text(&c),
             "Rate     0.003 EUR an hour (modelled, for what it reserves)\nMonth    0.00 EUR if always on\nAccrued  0.000001 EUR (metered)\nEnergy   70 J, 0.000007 EUR since -, as of -; modelled by processor time: no counters\n         30 J of it idle: 0.25 of the host's idle watts, the rule\nBilled   none: nobody bills this machine\nPrice    power model x tariff, as of -"
