@@ -1,5 +1,6 @@
 //! The clients of one region, made once.
 use super::{client, query::Query};
+use aws_config::SdkConfig;
 use syp_proto::journal::Failure;
 
 /// All of them.
@@ -29,15 +30,22 @@ impl Clients {
     /// # Errors
     /// The system's certificate authorities can't be read.
     pub async fn new(region: &str) -> Result<Self, Failure> {
-        let config = client::config(region).await;
+        Self::of(&client::config(region).await, region)
+    }
+
+    /// Asked in this way.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn of(config: &SdkConfig, region: &str) -> Result<Self, Failure> {
         Ok(Self {
-            sts: aws_sdk_sts::Client::new(&config),
-            stacks: aws_sdk_cloudformation::Client::new(&config),
-            ecs: aws_sdk_ecs::Client::new(&config),
-            secrets: aws_sdk_secretsmanager::Client::new(&config),
-            acm: aws_sdk_acm::Client::new(&config),
-            tags: aws_sdk_resourcegroupstagging::Client::new(&config),
-            query: Query::new(&config, region)?,
+            sts: aws_sdk_sts::Client::new(config),
+            stacks: aws_sdk_cloudformation::Client::new(config),
+            ecs: aws_sdk_ecs::Client::new(config),
+            secrets: aws_sdk_secretsmanager::Client::new(config),
+            acm: aws_sdk_acm::Client::new(config),
+            tags: aws_sdk_resourcegroupstagging::Client::new(config),
+            query: Query::new(config, region)?,
         })
     }
 }

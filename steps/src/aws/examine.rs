@@ -1,5 +1,5 @@
 //! What an `up` would meet in an account, before anybody needs it.
-use super::{Shared, certificate, definitions, network, preflight, quotas, tasks};
+use super::{Shared, certificate, definitions, network, preflight, quotas, tasks, writes};
 use syp_engine::examined::Examined;
 use syp_proto::{journal::Failure, v1};
 
@@ -64,21 +64,28 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
     Ok(())
 }
 
-/// Reads that every instance needs: those that are refused are named by their action.
+/// What every instance needs: rights that are missing are named by their action.
 async fn rights(s: &Shared, out: &mut Examined) {
+    let writes = async {
+        let (c, role) = (s.clients().await, s.role().await);
+        match (c, role) {
+            (Ok(c), Ok(role)) => Box::pin(writes::tried(c, &role)).await,
+            (Err(f), _) | (_, Err(f)) => vec![Err(f)],
+        }
+    };
     let of = tasks::Of { cluster: NOTHING, service: NOTHING };
-    let (stacks, service, definitions, secrets, tags) = tokio::join!(
+    let (stacks, service, definitions, secrets, tags, writes) = tokio::join!(
         super::listing::may_list_stacks(s),
         async { tasks::service(s, of).await.map(drop) },
         async { definitions::inactive(s, NOTHING).await.map(drop) },
         super::listing::may_list_secrets(s),
         super::listing::may_list_tagged(s),
+        writes,
     );
-    for said in [stacks, service, definitions, secrets, tags] {
+    for said in [stacks, service, definitions, secrets, tags].into_iter().chain(writes) {
         match said {
             Err(f) if f.reason == "RIGHTS_MISSING" => {
-                let action = f.message.strip_prefix("AWS refused ").and_then(|m| m.split(": ").next());
-                out.missing.push(action.unwrap_or(&f.message).to_owned());
+                out.missing.push(writes::action(&f).to_owned());
                 out.fail("rights", f);
             }
             Err(f) => out.fail("rights", f),
@@ -86,6 +93,6 @@ async fn rights(s: &Shared, out: &mut Examined) {
         }
     }
     if out.missing.is_empty() {
-        out.note("rights", "all that was read is allowed; writes are tried by the first 'up' (deploy/aws/bootstrap.yaml has them all)");
+        out.ok("rights", "reads, and changes that are about nothing, are allowed; what only a real change shows is in deploy/aws/bootstrap.yaml");
     }
 }

@@ -84,6 +84,8 @@ mod used;
 mod values;
 #[cfg(feature = "aws")]
 mod verdict;
+#[cfg(feature = "aws")]
+mod writes;
 
 #[cfg(feature = "aws")]
 use target::Shared;

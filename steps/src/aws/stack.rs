@@ -356,7 +356,7 @@ fn restless(s: Option<&Stack>) -> Failure {
 }
 
 #[cfg(test)]
-mod emulator_tests;
+pub(super) mod emulator_tests;
 #[cfg(test)]
 mod rights_tests;
 #[cfg(test)]

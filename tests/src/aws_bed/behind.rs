@@ -7,7 +7,7 @@ use hyper::{Request, Response, header};
 use serde_json::{Value, json};
 use std::{
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -35,7 +35,7 @@ pub struct Behind {
 impl Emulator {
     /// On a free port.
     pub fn start(program: &Path) -> Result<Self> {
-        let at = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, crate::oidc::free_port()?));
         let process = Command::new(program)
             // it would listen everywhere, and take Docker's containers for its own
             .envs([

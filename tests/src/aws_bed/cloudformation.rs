@@ -60,6 +60,11 @@ pub(super) fn shape(form: &Form) -> Result<Shape, Refused> {
     }
     let template: Value =
         serde_json::from_str(&text).map_err(|e| Refused::invalid(format!("Template format error: {e}")))?;
+    if template["Resources"].as_object().is_none_or(serde_json::Map::is_empty) {
+        return Err(Refused::invalid(
+            "Template format error: At least one Resources member must be defined.",
+        ));
+    }
     let order = template::order(&template).map_err(Refused::invalid)?;
     let kinds = order.iter().map(|n| template["Resources"][n]["Type"].as_str().unwrap_or_default());
     if kinds.into_iter().any(|k| k.starts_with("AWS::IAM::")) && members(form, "Capabilities").is_empty() {

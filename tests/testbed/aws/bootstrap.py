@@ -1,6 +1,7 @@
-"""An account as an administrator leaves it: bootstrap.yaml deployed, and a user that holds the operator's policy and nothing else.
+"""An account as an administrator leaves it: bootstrap.yaml deployed, a user that holds the operator's policy and nothing else, and one
+that holds nothing.
 
-bootstrap.py URL BOOTSTRAP: on stdout the user's access key and its secret, a line each.
+bootstrap.py URL BOOTSTRAP: on stdout the access key and its secret of both, a line each.
 """
 import sys
 import time
@@ -23,8 +24,10 @@ for _ in range(60):
 else:
     sys.exit(f"the bootstrap is in {stack['StackStatus']}")
 policy = next(o["OutputValue"] for o in stack["Outputs"] if o["OutputKey"] == "OperatorPolicyArn")
-iam.create_user(UserName="operator")
-iam.attach_user_policy(UserName="operator", PolicyArn=policy)
-key = iam.create_access_key(UserName="operator")["AccessKey"]
-print(key["AccessKeyId"])
-print(key["SecretAccessKey"])
+for name in ("operator", "nobody"):
+    iam.create_user(UserName=name)
+    if name == "operator":
+        iam.attach_user_policy(UserName=name, PolicyArn=policy)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    print(key["AccessKeyId"])
+    print(key["SecretAccessKey"])

@@ -6,22 +6,26 @@ use super::{
 };
 use crate::aws::{
     change_set,
+    clients::Clients,
     template::{Site, render},
     variants,
 };
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use serde_json::json;
 use std::{
     ffi::OsStr,
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
 };
 use syp_engine::id::InstanceId;
 use syp_proto::v1::InstanceSpec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A process that is ended with it.
-pub(super) struct Emulator {
+pub(in crate::aws) struct Emulator {
     pub url: String,
     process: Child,
 }
@@ -30,7 +34,7 @@ pub(super) struct Emulator {
 
 impl Emulator {
     /// One whose stacks are made of resources with events; `judges`: it evaluates policies. `None` where there is none.
-    pub async fn ministack(judges: bool) -> Option<Self> {
+    pub(in crate::aws) async fn ministack(judges: bool) -> Option<Self> {
         let port = free();
         let (port_text, judges) = (port.to_string(), judges.to_string());
         // it would listen everywhere, and take Docker's containers for its own
@@ -59,6 +63,17 @@ impl Emulator {
         let (port_text, file) = (port.to_string(), file.display().to_string());
         let args = ["--upstream", upstream, "--port", &port_text, "--config", &file];
         Self::start("microburst", port, &args, &[]).await
+    }
+
+    /// Of a region, with these credentials.
+    pub(in crate::aws) fn clients(&self, credentials: &Credentials) -> Clients {
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(&self.url)
+            .credentials_provider(SharedCredentialsProvider::new(credentials.clone()))
+            .build();
+        Clients::of(&config, "us-east-1").unwrap()
     }
 
     /// What it tells of itself.
@@ -99,8 +114,18 @@ impl Drop for Emulator {
     }
 }
 
+/// Below those that the system gives to outgoing connections and to whoever asks for any: an emulator takes a second to listen.
 fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() * 61;
+    for _ in 0..1_000 {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 21_000 + u16::try_from((first + u32::from(n)) % 8_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 #[tokio::test]

@@ -13,8 +13,15 @@ use syp_proto::v1::InstanceSpec;
 
 const ROLE: &str = "arn:aws:iam::000000000000:role/sypctl/sypctl-cloudformation";
 
-/// Key and secret of the user that the account's administrator made.
-fn operator(url: &str) -> Credentials {
+impl Emulator {
+    /// In an account that its administrator has made ready: a user who holds the operator's policy, and one who holds none.
+    pub(in crate::aws) async fn users(&self) -> (Credentials, Credentials) {
+        let url = self.url.clone();
+        tokio::task::spawn_blocking(move || users(&url)).await.unwrap()
+    }
+}
+
+fn users(url: &str) -> (Credentials, Credentials) {
     let program = std::env::var_os("SYP_TEST_MINISTACK").unwrap();
     let python = std::path::Path::new(&program).with_file_name("python");
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -23,18 +30,17 @@ fn operator(url: &str) -> Credentials {
         Command::new(python).args([&script, url, &format!("{root}/deploy/aws/bootstrap.yaml")]).output();
     let made = made.unwrap();
     let said = String::from_utf8_lossy(&made.stdout).into_owned();
-    let mut lines = said.lines();
-    let (Some(key), Some(secret)) = (lines.next(), lines.next()) else {
-        panic!("no operator: {}", String::from_utf8_lossy(&made.stderr));
+    let [key, secret, other, others_secret] = said.lines().collect::<Vec<_>>()[..] else {
+        panic!("no users: {}", String::from_utf8_lossy(&made.stderr));
     };
-    Credentials::new(key, secret, None, None, "test")
+    let of = |key, secret| Credentials::new(key, secret, None, None, "test");
+    (of(key, secret), of(other, others_secret))
 }
 
 #[tokio::test]
 async fn the_operators_policy_is_enough_for_a_stacks_life_and_for_nothing_else() {
     let Some(emulator) = Emulator::ministack(true).await else { return };
-    let url = emulator.url.clone();
-    let keys = tokio::task::spawn_blocking(move || operator(&url)).await.unwrap();
+    let (keys, _) = emulator.users().await;
     let s = Stacks::new(with(&emulator.url, 1, keys.clone()), ROLE, PAUSE * 200);
     let owner = Owner { uid: InstanceId::random(), ..variants::owner() };
     let site = variants::site();
