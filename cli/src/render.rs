@@ -20,7 +20,10 @@ pub fn money(m: &Money) -> String {
 /// Of an hour's: what a month of 730 hours costs.
 pub fn month(hour: &Money) -> Money {
     const NANOS: i128 = 1_000_000_000;
-    let all = (i128::from(hour.units) * NANOS + i128::from(hour.nanos)) * 730;
+    // an hour's has nine digits: the last ones of a month's are its rounding
+    const SHOWN: i128 = 1_000;
+    let exact = (i128::from(hour.units) * NANOS + i128::from(hour.nanos)) * 730;
+    let all = (exact + SHOWN / 2).div_euclid(SHOWN) * SHOWN;
     // both are within the bounds of what they came from, but for sums that no price has
     let units = i64::try_from(all / NANOS).unwrap_or(i64::MAX);
     Money { currency_code: hour.currency_code.clone(), units, nanos: i32::try_from(all % NANOS).unwrap_or(0) }
@@ -230,6 +233,15 @@ mod tests {
         assert_eq!(eur(0, 42), "0.000000042 EUR");
         assert_eq!(eur(1, 123_456_789), "1.123456 EUR");
         assert_eq!(eur(-1, -500_000_000), "-1.50 EUR");
+    }
+
+    #[test]
+    fn a_month_is_rounded_where_its_hour_was() {
+        let of = |nanos| money(&month(&Money { currency_code: "USD".into(), units: 0, nanos }));
+        assert_eq!(of(25_200_000), "18.396 USD");
+        // 0.4 a month, as an hour's 0.000547945...
+        assert_eq!(of(547_945), "0.40 USD");
+        assert_eq!(of(42), "0.000031 USD");
     }
 
     #[test]

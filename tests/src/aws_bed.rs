@@ -36,7 +36,7 @@ use authority::Authority;
 use behind::{Behind, Emulator};
 use docker::Docker;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, mpsc},
@@ -255,6 +255,11 @@ impl Bed {
         let args = ["ps", "-a", "--filter", &bed, "--filter", &store, "--format", "container {{.Names}}"];
         out.extend(sh("docker", &args)?.lines().map(str::to_owned));
         Ok(out)
+    }
+
+    /// Every load balancer: its domain, and where it is.
+    pub fn fronts(&self) -> BTreeSet<(String, Ipv4Addr)> {
+        self.shared.see(|w| w.fronts.values().map(|f| (f.domain.clone(), f.address)).collect())
     }
 
     /// Where a domain's load balancer answers, on ports 443 and 80.

@@ -1,6 +1,7 @@
 //! `kill -9` of the real engine at every step of an instance on AWS, in both directions; and in the middle of a stack that takes its time.
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
+use syp_steps::aws::names::pull;
 use syp_tests::{
     conformance::{Aws, Bed},
     crash::{self, Points, rests},
@@ -9,20 +10,13 @@ use syp_tests::{
 
 const NAME: &str = "phoenix";
 const ALICE: &str = "user:alice@example.com";
-const UP: [&str; 8] = ["config", "values-1", "pull-1", "stack", "probe", "isolation", "check", "domain"];
-const UPDATE: [&str; 10] = [
-    "config",
-    "values-2",
-    "pull-2",
-    "stack",
-    "probe",
-    "isolation",
-    "check",
-    "domain",
-    "undo values-1",
-    "undo pull-1",
-];
-const DOWN: [&str; 5] = ["drain", "undo stack", "undo pull-2", "undo values-2", "undo config"];
+const UP: [&str; 8] = ["config", "values-1", PULL, "stack", "probe", "isolation", "check", "domain"];
+const UPDATE: [&str; 9] =
+    ["config", "values-2", PULL, "stack", "probe", "isolation", "check", "domain", "undo values-1"];
+const DOWN: [&str; 5] = ["drain", "undo stack", PULL_GONE, "undo values-2", "undo config"];
+/// The login for the bed's registry, which is at another port each time.
+const PULL: &str = "pull";
+const PULL_GONE: &str = "undo pull";
 
 fn up<'a>(aws: &Aws, domain: &'a str, secret: &'a str) -> Vec<&'a str> {
     let mut all = vec!["up", NAME, "--image", aws.image(), "--on", aws.on(), "--domain", domain];
@@ -38,6 +32,19 @@ fn up<'a>(aws: &Aws, domain: &'a str, secret: &'a str) -> Vec<&'a str> {
         "--yes",
     ]);
     all
+}
+
+fn are(points: &Points, aws: &Aws, all: &[&str]) -> Result<()> {
+    let node = pull(aws.registry());
+    let all: Vec<String> = all
+        .iter()
+        .map(|p| match *p {
+            PULL => node.clone(),
+            PULL_GONE => format!("undo {node}"),
+            other => other.to_owned(),
+        })
+        .collect();
+    points.are(&all.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn engine(aws: &Aws, sypctl: &std::path::Path) -> Result<Engine> {
@@ -73,20 +80,20 @@ fn life(aws: &Aws, point: &str) -> Result<()> {
     let e = engine(aws, &sypctl)?.with("SYP_CRASH_AT", &points.at(point));
     let (domain, (_one, first), (_two, second)) = (Aws::domain(&e, NAME), value("one")?, value("two")?);
     let mut missed = Vec::new();
-    points.are(&UP)?;
+    are(&points, aws, &UP)?;
     crash::ask(&e, NAME, &up(aws, &domain, &first), |_| true)?;
     crash::until(&e, NAME, "up", |i| rests(i, "SERVING"))?;
     serves(aws, &e)?;
     missed.extend(points.left()?.into_iter().map(|p| format!("up {p}")));
 
-    points.are(&UPDATE)?;
+    are(&points, aws, &UPDATE)?;
     let set = ["set", NAME, "--env", "A=1", "--secret", &second, "--no-wait", "--yes"];
     crash::ask(&e, NAME, &set, |i| i["spec"]["env"]["A"] == "1")?;
     crash::until(&e, NAME, "set", |i| rests(i, "SERVING") && i["activeRevision"] == "phoenix-2")?;
     serves(aws, &e)?;
     missed.extend(points.left()?.into_iter().map(|p| format!("update {p}")));
 
-    points.are(&DOWN)?;
+    are(&points, aws, &DOWN)?;
     crash::ask(&e, NAME, &["down", NAME, "--no-wait", "--yes"], |i| i["state"] != "SERVING")?;
     crash::until(&e, NAME, "down", |i| rests(i, "DESTROYED"))?;
     missed.extend(points.left()?.into_iter().map(|p| format!("down {p}")));

@@ -298,7 +298,7 @@ fn what_an_instance_draws_is_told_beside_its_rate_counted_once_and_kept_to_the_e
     ensure!((later as f64 - due).abs() < 0.2 * all_old, "{later}, not {due}: {now} {after} {new}");
     let text = e.ok(&["cost", "shop"])?;
     ensure!(
-        text.contains("none: nobody bills this machine") && text.contains("modelled, for what it reserves"),
+        text.contains("none: nobody bills this machine") && text.contains("(for what it reserves)"),
         "{text}"
     );
     e.down("shop")?;

@@ -106,7 +106,7 @@ fn text(c: &CostSummary) -> String {
     };
     let known = c.rate_per_hour.is_some();
     let rate = if known {
-        format!("{} an hour (modelled, for what it reserves){}", render::rate(c), as_of(&c.rate_as_of))
+        format!("{} an hour (for what it reserves){}", render::rate(c), as_of(&c.rate_as_of))
     } else {
         render::rate(c)
     };
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(by_use(&CostSummary { used_note: "x".into(), ..Default::default() }), "x");
         assert_eq!(
             text(&c),
-            "Rate     0.003 EUR an hour (modelled, for what it reserves)\nMonth    0.00 EUR if always on\nAccrued  0.000001 EUR (metered)\nEnergy   70 J, 0.000007 EUR since -, as of -; modelled by processor time: no counters\n         30 J of it idle: 0.25 of the host's idle watts, the rule\nBilled   none: nobody bills this machine\nPrice    power model x tariff, as of -"
+            "Rate     0.003 EUR an hour (for what it reserves)\nMonth    0.00 EUR if always on\nAccrued  0.000001 EUR (metered)\nEnergy   70 J, 0.000007 EUR since -, as of -; modelled by processor time: no counters\n         30 J of it idle: 0.25 of the host's idle watts, the rule\nBilled   none: nobody bills this machine\nPrice    power model x tariff, as of -"
         );
     }
 }

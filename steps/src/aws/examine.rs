@@ -1,5 +1,5 @@
 //! What an `up` would meet in an account, before anybody needs it.
-use super::{Shared, certificate, definitions, network, preflight, quotas, tasks, writes};
+use super::{Shared, certificate, client, definitions, network, preflight, pull, quotas, tasks, writes};
 use syp_engine::examined::Examined;
 use syp_proto::{journal::Failure, v1};
 
@@ -24,7 +24,15 @@ async fn look(s: &Shared, spec: &v1::InstanceSpec, out: &mut Examined) -> Result
     let found = "the role and the boundary of deploy/aws/bootstrap.yaml";
     out.judge("bootstrap", preflight::bootstrapped(s).await, found);
     Box::pin(rights(s, out)).await;
-    match preflight::gate_image(s) {
+    let gate = async {
+        let image = preflight::gate_image(s)?;
+        let partition = client::partition(&s.region).0;
+        if preflight::repository(&image, partition, &who.account).is_empty() {
+            pull::gate(&image, None).await?;
+        }
+        Ok(image)
+    };
+    match gate.await {
         Ok(image) => out.ok("gate's image", image),
         Err(f) => out.fail("gate's image", f),
     }
@@ -82,17 +90,22 @@ async fn rights(s: &Shared, out: &mut Examined) {
         super::listing::may_list_tagged(s),
         writes,
     );
+    let mut good = true;
     for said in [stacks, service, definitions, secrets, tags].into_iter().chain(writes) {
-        match said {
-            Err(f) if f.reason == "RIGHTS_MISSING" => {
-                out.missing.push(writes::action(&f).to_owned());
-                out.fail("rights", f);
+        let Err(mut f) = said else { continue };
+        good = false;
+        if f.reason == "RIGHTS_MISSING" {
+            let action = writes::action(&f).to_owned();
+            // more than one call may need it
+            if out.missing.contains(&action) {
+                continue;
             }
-            Err(f) => out.fail("rights", f),
-            Ok(()) => {}
+            f.hint = format!("whoever administers the account must allow {action}");
+            out.missing.push(action);
         }
+        out.fail("rights", f);
     }
-    if out.missing.is_empty() {
+    if good {
         out.ok("rights", "reads, and changes that are about nothing, are allowed; what only a real change shows is in deploy/aws/bootstrap.yaml");
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Facts {
     /// ARN of its repository, in this account.
     #[serde(default)]
     pub gate_repository: String,
+    /// Tasks pull with the engine's login for the image's registry.
+    #[serde(default)]
+    pub login: bool,
     /// What both are made for.
     pub arm: bool,
     /// Of a task, in units of 1/1024 of a core.
@@ -72,11 +75,12 @@ impl Facts {
             ),
         };
         let revision = cx.params["revision"].as_u64().unwrap_or(1);
-        let of_revision = |param: &str, name: &str| match cx.params[param].as_str() {
-            Some(node) => made(node, names::secret(&cx.owner, &format!("{name}-{revision}"))),
+        let param = |param: &str, name: &dyn Fn(&str) -> String| match cx.params[param].as_str() {
+            Some(node) => made(node, names::secret(&cx.owner, &name(node))),
             None => String::new(),
         };
-        let (app_secret, pull_secret) = (of_revision("secret", "app"), of_revision("pull", "pull"));
+        let app_secret = param("secret", &|_| format!("app-{revision}"));
+        let pull_secret = param("pull", &str::to_owned);
         Site {
             vpc: self.place.vpc.clone(),
             subnets: self.place.subnets.clone(),

@@ -38,6 +38,15 @@ pub struct Wanted<'a> {
     pub value: &'a SecretString,
 }
 
+// === impl Found ===
+
+impl Found {
+    /// It is ours, and stays.
+    pub fn is_good(&self) -> bool {
+        self.ours && !self.leaving
+    }
+}
+
 /// Looks.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
 //! What things of an instance are called at AWS. All begin with what the policies of `bootstrap.yaml` allow.
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use syp_engine::step::Owner;
 
@@ -24,7 +25,12 @@ pub fn logs(owner: &Owner) -> String {
     format!("/sypctl/{}", id(owner))
 }
 
-/// Of a secret: `gate`; `app-N` and `pull-N` of a revision.
+/// Of the login for a registry, as `docker login` names it: images of one registry share it.
+pub fn pull(server: &str) -> String {
+    format!("pull-{}", hex::encode(&Sha256::digest(server)[..4]))
+}
+
+/// Of a secret: `gate`, `app-N` of a revision, or [`pull`].
 pub fn secret(owner: &Owner, which: &str) -> String {
     format!("sypctl/{}/{which}", id(owner))
 }

@@ -1,10 +1,11 @@
 //! What has to be done at AWS, in which order. Pure. One stack for the life of the instance, one secret with values for each revision.
 //!
 //! ```text
-//! up, repair, update:  config, (values-N), (pull-N) ─> stack ─> probe ─> isolation ─> check ─> domain ─> (retire-values-M), (retire-pull-M)
+//! up, repair, update:  config, (values-N), (pull-R) ─> stack ─> probe ─> isolation ─> check ─> domain ─> (retire-values-M), (retire-pull-Q)
 //! drain, down:         drain
 //! ```
-use super::{config, names, pull, stack_step};
+use super::{config, names, stack_step};
+use crate::registry;
 use serde_json::{Value, json};
 use syp_engine::{
     cost,
@@ -79,16 +80,17 @@ fn everything(
 ) -> Vec<PlanNode> {
     let n = have.revision;
     // what a revision's tasks begin with stays as long as AWS may bring that revision back
+    let login = facts["login"].as_bool().unwrap_or(false);
+    let pull = names::pull(registry::server(&spec.image));
     let own = [
-        (VALUES, "app", "secret", "aws.secret@1", !spec.secrets.is_empty()),
-        (pull::NODE, "pull", "pull", "aws.pull@1", pull::asked(spec)),
-    ]
-    .map(|(node, name, param, kind, has)| (format!("{node}-{n}"), name, param, kind, has));
+        (format!("{VALUES}-{n}"), format!("app-{n}"), "secret", "aws.secret@1", !spec.secrets.is_empty()),
+        (pull.clone(), pull, "pull", "aws.pull@1", login),
+    ];
     let mut nodes =
         vec![effect(node(config::NODE, "aws.config@1", &[], &Value::Null, 60_000), config::key(owner), None)];
     let (mut before, mut params) = (vec![config::NODE], json!({ "revision": n }));
     for (id, name, param, kind, _) in own.iter().filter(|(.., has)| *has) {
-        let key = names::secret(owner, &format!("{name}-{n}"));
+        let key = names::secret(owner, name);
         nodes.push(effect(node(id, kind, &[], &json!({ "revision": n }), 60_000), key, None));
         before.push(id);
         params[*param] = id.as_str().into();
@@ -189,16 +191,27 @@ mod tests {
             p.nodes.iter().filter(|n| n.activates).map(|n| n.id.as_str()).collect::<Vec<_>>(),
             ["check"]
         );
-        // a login as well: the tasks that AWS may bring back begin with the one they had
-        let login = v1::InstanceSpec {
-            aws: Some(v1::Aws { pull_login: true, ..Default::default() }),
-            ..with_secret()
+        // a login stays while its registry is the image's, and goes with the last image of it
+        let facts = json!({ "hourly": "0.05", "currency": "USD", "login": true });
+        let of_image = |kind, image: &str, have: &Have<'_>| {
+            let spec = v1::InstanceSpec { image: image.into(), ..variants::spec() };
+            let p = plan("aws:us-east-1", kind, &variants::owner(), &spec, &facts, have);
+            validate(&p).unwrap();
+            retires_in_order(&p, have.ledger).unwrap();
+            p
         };
-        let ledger = rows(&of(RunKind::Provision, &login, &Have::nothing()));
-        let p = of(RunKind::Update, &login, &Have { ledger: &ledger, revision: 2, ..Have::nothing() });
-        let ids: Vec<_> = p.nodes.iter().map(|n| n.id.as_str()).collect();
-        assert_eq!(ids[1..4], ["values-2", "pull-2", "stack"]);
-        assert_eq!(ids[ids.len() - 2..], ["retire-values-1", "retire-pull-1"]);
+        let one = of_image(RunKind::Provision, "one.example.com/shop:1", &Have::nothing());
+        let (node, key) = (one.nodes[1].id.clone(), one.nodes[1].effect.clone().unwrap().key);
+        assert!(node.starts_with("pull-") && key.ends_with(&format!("/{node}")), "{node} {key}");
+        let ledger = rows(&one);
+        let have = Have { ledger: &ledger, revision: 2, ..Have::nothing() };
+        let same = of_image(RunKind::Update, "one.example.com/other:2", &have);
+        assert!(same.nodes[1].id == node && same.nodes.iter().all(|n| n.retires.is_none()));
+        let other = of_image(RunKind::Update, "two.example.com/shop:1", &have);
+        assert_ne!(other.nodes[1].id, node);
+        assert_eq!(other.nodes.last().unwrap().id, format!("retire-{node}"));
+        let ledger = rows(&first);
+        let have = |revision| Have { ledger: &ledger, revision, ..Have::nothing() };
         // without secrets they go as well, and a repair of the same keeps them
         let p = of(RunKind::Update, &variants::spec(), &have(2));
         assert_eq!(p.nodes.last().unwrap().retires, Some(1));

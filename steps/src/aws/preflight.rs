@@ -11,7 +11,10 @@ use super::{
     target::{BOUNDARY, ROLE, boundary},
     template::resolved,
 };
-use crate::registry::{self, Pinned};
+use crate::{
+    k8s::preflight::only_scales,
+    registry::{self, Pinned},
+};
 use serde::Deserialize;
 use serde_json::json;
 use syp_engine::{
@@ -67,7 +70,18 @@ pub(super) async fn check(
     let partition = client::partition(&s.region).0;
     let of = |image: &str| repository(image, partition, &who.account);
     let (repository, gate_repository) = (of(&image), of(&gate_image));
-    pull::check(&spec, &image, !repository.is_empty()).await?;
+    // one that only says how many there should be pulls what it pulls
+    let kept = held.filter(|h| only_scales(h, &spec)).and_then(|h| Facts::read(h.facts).ok());
+    let login = match kept {
+        Some(f) => f.login,
+        None => {
+            let login = pull::check(&spec, &image, !repository.is_empty(), held.is_some()).await?;
+            if gate_repository.is_empty() {
+                pull::gate(&gate_image, login.then_some(image.as_str())).await?;
+            }
+            login
+        }
+    };
     let arm = arm(&image, &gate_image).await?;
     if spec.read_only_root {
         writes(&image).await?;
@@ -85,6 +99,7 @@ pub(super) async fn check(
         digest,
         gate_image,
         gate_repository,
+        login,
         arm,
         cpu: size.cpu,
         memory: size.memory,
@@ -196,8 +211,7 @@ pub(super) async fn bootstrapped(s: &Shared) -> Result<(), Failure> {
 
 /// Which image it is, and its digest. What only says how many there should be stays what it is.
 async fn image(spec: &v1::InstanceSpec, held: Option<&Held<'_>>) -> Result<(String, String), Failure> {
-    let kept =
-        held.filter(|h| crate::k8s::preflight::only_scales(h, spec)).and_then(|h| Facts::read(h.facts).ok());
+    let kept = held.filter(|h| only_scales(h, spec)).and_then(|h| Facts::read(h.facts).ok());
     if let Some(f) = kept {
         return Ok((f.image, f.digest));
     }
@@ -253,7 +267,7 @@ async fn arm(image: &str, gate: &str) -> Result<bool, Failure> {
 }
 
 /// ARN of an image's repository, where it is this account's: the role that pulls may read it. Pure.
-fn repository(image: &str, partition: &str, account: &str) -> String {
+pub(super) fn repository(image: &str, partition: &str, account: &str) -> String {
     let parts = || {
         let (host, rest) = registry::repository(image).split_once('/')?;
         let (of, rest_of_host) = host.split_once(".dkr.ecr.")?;

@@ -1,5 +1,5 @@
 //! What an instance costs at AWS, by the catalogue of list prices.
-use super::{Shared, facts::Facts, pull};
+use super::{Shared, facts::Facts};
 use crate::prices::aws::Provisioned;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ pub(super) fn price(
         tasks: scaling::now(spec, &facts),
         public_ip: true,
         zones: u32::try_from(f.place.subnets.len()).unwrap_or(u32::MAX),
-        secrets: 1 + u32::from(!spec.secrets.is_empty()) + u32::from(pull::asked(spec)),
+        secrets: 1 + u32::from(!spec.secrets.is_empty()) + u32::from(f.login),
         alarms: if scaling::is_elastic(spec) { ALARMS } else { 0 },
     };
     facts["currency"] = json!(s.currency);

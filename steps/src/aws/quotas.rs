@@ -8,6 +8,7 @@ use super::{
 };
 use serde::Deserialize;
 use serde_json::json;
+use std::time::Duration;
 use syp_engine::{
     examined::Examined,
     failure::{Class, failure},
@@ -21,6 +22,7 @@ const VCPUS: Name = ("fargate", "L-3032A538", "Fargate On-Demand vCPU resource c
 const FRONTS: Name = ("elasticloadbalancing", "L-53DA6B97", "Application Load Balancers per Region");
 /// CloudWatch has a value every few minutes.
 const STEP_S: u32 = 300;
+const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_BACK_MS: i64 = 3_600_000;
 /// Nobody has more load balancers than so many pages.
 const PAGES: usize = 20;
@@ -88,9 +90,11 @@ async fn fronts(s: &Shared) -> Result<usize, Failure> {
     Ok(n)
 }
 
-/// Of all tasks that there may be.
-fn vcpus(spec: &v1::InstanceSpec, size: Size) -> f64 {
-    f64::from(size.cpu) / 1_024.0 * f64::from(scaling::range(spec).1)
+/// Of the fewest tasks and of the most that there may be.
+fn vcpus(spec: &v1::InstanceSpec, size: Size) -> (f64, f64) {
+    let (min, max) = scaling::range(spec);
+    let of = |n: u32| f64::from(size.cpu) / 1_024.0 * f64::from(n);
+    (of(min), of(max))
 }
 
 fn exceeded(what: String, (service, code, name): Name) -> Failure {
@@ -105,6 +109,11 @@ fn exceeded(what: String, (service, code, name): Name) -> Failure {
 /// # Errors
 /// `QUOTA_EXCEEDED`.
 pub(super) async fn check(s: &Shared, spec: &v1::InstanceSpec, size: Size, new: bool) -> Result<(), Failure> {
+    // a network without a way to that service is no reason to wait
+    tokio::time::timeout(PATIENCE, Box::pin(asked(s, spec, size, new))).await.unwrap_or(Ok(()))
+}
+
+async fn asked(s: &Shared, spec: &v1::InstanceSpec, size: Size, new: bool) -> Result<(), Failure> {
     let balancers = async {
         if !new {
             return None;
@@ -123,7 +132,7 @@ pub(super) async fn check(s: &Shared, spec: &v1::InstanceSpec, size: Size, new: 
 }
 
 fn enough(s: &Shared, spec: &v1::InstanceSpec, size: Size, limit: f64) -> Result<(), Failure> {
-    let need = vcpus(spec, size);
+    let need = vcpus(spec, size).0;
     if need <= limit {
         return Ok(());
     }
@@ -143,14 +152,14 @@ fn a_front(s: &Shared, limit: f64, used: usize) -> Result<(), Failure> {
 /// Tells of both, with how much is used.
 pub(super) async fn examine(s: &Shared, spec: &v1::InstanceSpec, size: Size, out: &mut Examined) {
     let (vcpu, limit, there) = tokio::join!(quota(s, VCPUS), quota(s, FRONTS), fronts(s));
+    let used = used(s, vcpu.as_ref().ok(), out).await;
     match vcpu {
         Ok(q) => {
-            let used = used(s, &q, out).await;
             let words = match used {
                 Some(used) => format!("{used} of {} vCPU of tasks are in use", q.value),
                 None => format!("{} vCPU of tasks", q.value),
             };
-            let need = vcpus(spec, size);
+            let (_, need) = vcpus(spec, size);
             match enough(s, spec, size, q.value) {
                 Err(f) => out.fail("quota of tasks", f),
                 Ok(()) if used.is_some_and(|used| used + need > q.value) => out.warn(
@@ -180,8 +189,9 @@ fn unknown(what: &str, f: Failure, out: &mut Examined) {
 }
 
 /// The same right tells later what is paid by use.
-async fn used(s: &Shared, q: &Quota, out: &mut Examined) -> Option<f64> {
-    let figure = q.usage_metric.as_ref().filter(|f| !f.name.is_empty())?;
+async fn used(s: &Shared, q: Option<&Quota>, out: &mut Examined) -> Option<f64> {
+    let told = q.and_then(|q| q.usage_metric.clone()).filter(|f| !f.name.is_empty());
+    let figure = &told.unwrap_or_else(usage);
     let now = s.clock.now();
     let span = Span { from: now - LOOK_BACK_MS, until: now, step_s: STEP_S };
     match cloudwatch::newest(s, figure, span).await {
@@ -192,6 +202,18 @@ async fn used(s: &Shared, q: &Quota, out: &mut Examined) -> Option<f64> {
             out.warn("figures", f.message, next);
             None
         }
+    }
+}
+
+/// As it is known without Service Quotas. Source: Amazon ECS developer guide, "AWS Fargate usage metrics".
+fn usage() -> Figure {
+    let of =
+        [("Class", "Standard/OnDemand"), ("Resource", "vCPU"), ("Service", "Fargate"), ("Type", "Resource")];
+    Figure {
+        namespace: "AWS/Usage".into(),
+        name: "ResourceCount".into(),
+        dimensions: of.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        statistic: "Maximum".into(),
     }
 }
 
@@ -207,7 +229,7 @@ mod tests {
             "MetricStatisticRecommendation":"Maximum"}}}"#;
         let q = serde_json::from_str::<Answer>(text).unwrap().quota;
         let figure = q.usage_metric.unwrap();
-        assert_eq!((q.value, figure.name.as_str()), (6.0, "ResourceCount"));
+        assert_eq!((q.value, &figure), (6.0, &usage()));
         assert_eq!((figure.dimensions["Resource"].as_str(), figure.statistic.as_str()), ("vCPU", "Maximum"));
         let without = r#"{"Quota":{"Value":50.0}}"#;
         assert_eq!(serde_json::from_str::<Answer>(without).unwrap().quota.usage_metric, None);
@@ -222,13 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn all_tasks_that_there_may_be_count() {
+    fn what_could_never_be_placed_is_the_fewest_and_what_may_not_is_the_most() {
         let spec = |min, max| v1::InstanceSpec {
             scaling: Some(v1::Scaling { min, max, ..Default::default() }),
             ..Default::default()
         };
         let size = Size { cpu: 512, memory: 1_024 };
-        assert_eq!(vcpus(&spec(1, 1), size), 0.5);
-        assert_eq!(vcpus(&spec(2, 7), size), 3.5);
+        assert_eq!(vcpus(&spec(1, 1), size), (0.5, 0.5));
+        assert_eq!(vcpus(&spec(2, 7), size), (1.0, 3.5));
     }
 }

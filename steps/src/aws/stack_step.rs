@@ -102,7 +102,7 @@ impl Stack {
                 continue;
             };
             // a roll-back takes away what it was seen by
-            seen.lock().ended.clone_from(&ended);
+            *seen.lock() = Seen { ended: ended.clone(), unplaced: None };
             let words = tasks::ending(last);
             cx.waiting.on(&cx.node, "PROBING", format!("a task ended: {words}"), EVENTS, self.0.clock.now());
             if let Some(f) = self.why(cx, &ended, ENDED).await {
@@ -117,10 +117,11 @@ impl Stack {
         let name = names::stack(&cx.owner);
         let of = tasks::Of { cluster: &name, service: &name };
         let Ok(words) = tasks::unplaced(&self.0, of, begun).await else { return };
+        // once it was placed that is over
+        seen.lock().unplaced.clone_from(&words);
         if let Some(words) = words {
             let f = super::verdict::unplaced(&words);
             cx.waiting.on(&cx.node, &f.reason, f.message, &f.hint, self.0.clock.now());
-            seen.lock().unplaced = Some(words);
         }
     }
 
@@ -146,14 +147,18 @@ impl Step for Stack {
         let (text, digest) = template(&self.0, cx)?;
         let token = token(cx, &digest);
         let wanted = Wanted { owner: &cx.owner, template: &text, digest: &digest, token: &token };
+        let seen = Mutex::<Seen>::default();
         let say = |what: &str| {
+            // why no task comes says more than that the stack does not
+            if seen.lock().unplaced.is_some() {
+                return;
+            }
             cx.waiting.on(&cx.node, "PROVIDER_BUSY", what, EVENTS, self.0.clock.now());
         };
         let stacks = self.stacks(self.0.pause).await?;
         // those of before say nothing of this revision
         let before = self.ended(cx, &BTreeSet::new()).await?;
         let before = before.iter().filter_map(|t| t.task_arn().map(str::to_owned)).collect();
-        let seen = Mutex::default();
         let made = tokio::select! {
             made = stacks.bring(&wanted, &say) => match made {
                 Ok(made) => made,

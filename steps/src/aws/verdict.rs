@@ -54,10 +54,7 @@ pub(super) fn unplaced(words: &str) -> Failure {
             "ask for a higher quota of Fargate's vCPU in the Service Quotas console, or for less with --cpu and --replicas",
         )
     } else {
-        (
-            "PROVIDER_BUSY",
-            "AWS goes on trying; where it does not come to rest, another size or region has room",
-        )
+        ("PROVIDER_BUSY", "AWS has no room for it now: later it may, or another size or region has")
     };
     failure(Class::Terminal, reason, format!("AWS can't place a task: {words}"), next)
 }

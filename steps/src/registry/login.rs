@@ -34,6 +34,16 @@ pub(crate) async fn handed_on(image: &str, to: &str) -> Result<DockerCredential,
     })
 }
 
+/// Does it end within hours? Whoever pulls later could not: tokens of `az acr login`, of gcloud and of its helper. Pure.
+pub(crate) fn is_short(c: &DockerCredential) -> bool {
+    match c {
+        DockerCredential::IdentityToken(_) => true,
+        DockerCredential::UsernamePassword(user, _) => {
+            ["oauth2accesstoken", "_dcgcloud_token", "gcloud"].contains(&user.as_str())
+        }
+    }
+}
+
 /// User and password, as a registry takes them.
 pub(crate) fn pair(c: &DockerCredential) -> (&str, &str) {
     // the user that a registry expects beside a token from 'docker login'

@@ -12,7 +12,7 @@ mod push;
 
 pub use image::Image;
 pub use login::credentials;
-pub(crate) use login::{config_of, handed_on, pair, server};
-pub(crate) use pin::{Pinned, architectures, denied, pin, repository, user};
+pub(crate) use login::{config_of, handed_on, is_short, pair, server};
+pub(crate) use pin::{Pinned, Refusal, architectures, pin, refusal, repository, user};
 pub use place::Place;
 pub use push::{Options, Pushed, push};

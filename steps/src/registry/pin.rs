@@ -7,7 +7,7 @@ use super::{
 use docker_credential::DockerCredential;
 use oci_client::{
     Reference, RegistryOperation,
-    errors::{OciDistributionError as Error, OciErrorCode},
+    errors::{OciDistributionError as Error, OciEnvelope, OciErrorCode},
     manifest::OciManifest,
 };
 use std::time::Duration;
@@ -57,8 +57,17 @@ async fn ask(image: &str, reference: Reference) -> Result<String, Error> {
     client.fetch_manifest_digest(&place.0, &auth(options.credentials.as_ref())).await
 }
 
-/// Why its registry does not give the image to who has this login, or none; `None`: it does, or does not say.
-pub(crate) async fn denied(image: &str, login: Option<DockerCredential>) -> Option<String> {
+/// Why a registry does not give an image to somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It says who may not.
+    Denied(String),
+    /// It has no such image; some say so to strangers of what they keep, too.
+    Missing(String),
+}
+
+/// To who has this login, or none; `None`: it gives it, or does not say.
+pub(crate) async fn refusal(image: &str, login: Option<DockerCredential>) -> Option<Refusal> {
     let reference = Reference::try_from(image).ok()?;
     let registry = reference.registry().to_owned();
     let asked = async {
@@ -68,8 +77,12 @@ pub(crate) async fn denied(image: &str, login: Option<DockerCredential>) -> Opti
         client.fetch_manifest_digest(&place.0, &auth(options.credentials.as_ref())).await
     };
     let e = tokio::time::timeout(LIMIT, asked).await.ok()?.err()?;
-    // some say to strangers that what they keep is not there
-    (is_denied(&e) || is_missing(&e)).then(|| format!("{registry}: {}", words(&e)))
+    let why = format!("{registry}: {}", words(&e));
+    match (is_denied(&e), is_missing(&e)) {
+        (true, _) => Some(Refusal::Denied(why)),
+        (_, true) => Some(Refusal::Missing(why)),
+        _ => None,
+    }
 }
 
 /// As whom an image runs, as its configuration says (`65534:65534`, `nginx`; empty: as root). `None`: its registry does not say.
@@ -114,9 +127,12 @@ pub(crate) async fn architectures(image: &str) -> Option<Vec<String>> {
 /// It says who may not, and not that it is busy. Pure.
 fn is_denied(e: &Error) -> bool {
     let says = |code: &OciErrorCode| matches!(code, OciErrorCode::Denied | OciErrorCode::Unauthorized);
+    let of = |envelope: &OciEnvelope| envelope.errors.iter().any(|e| says(&e.code));
     match e {
-        Error::AuthenticationFailure(_) | Error::UnauthorizedError { .. } => true,
-        Error::RegistryError { envelope, .. } => envelope.errors.iter().any(|e| says(&e.code)),
+        // whatever a token server answers instead of a token, 429 and 503 too, with nothing but its words
+        Error::AuthenticationFailure(body) => serde_json::from_str(body).is_ok_and(|e| of(&e)),
+        Error::UnauthorizedError { .. } => true,
+        Error::RegistryError { envelope, .. } => of(envelope),
         e => matches!(status(e), Some(401 | 403)),
     }
 }
@@ -165,5 +181,10 @@ mod tests {
         assert!(!is_missing(&of(401)) && !is_missing(&of(503)));
         assert!(is_denied(&of(401)) && is_denied(&of(403)));
         assert!(!is_denied(&of(404)) && !is_denied(&of(429)) && !is_denied(&of(503)), "busy is no answer");
+        let token = |body: &str| is_denied(&Error::AuthenticationFailure(body.into()));
+        assert!(token(r#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#));
+        assert!(
+            !token(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow"}]}"#) && !token("<html>busy")
+        );
     }
 }

@@ -76,6 +76,13 @@ impl Aws {
         format!("{name}-{tag}.example.com")
     }
 
+    /// What an engine needs in its environment.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let mut all = self.bed.env();
+        all.push(("SYP_GATE_IMAGE".into(), self.gate.clone()));
+        all
+    }
+
     fn containers(&self, which: &str) -> Result<Vec<String>> {
         let (bed, of) =
             (format!("label=syp.test/bed={}", self.bed.id()), format!("label=syp.test/container={which}"));
@@ -98,8 +105,8 @@ impl Bed for Aws {
     }
 
     fn engine(&self, sypctl: &Path) -> Result<Engine> {
-        let e = Engine::new(sypctl)?.with("SYP_GATE_IMAGE", &self.gate);
-        Ok(self.bed.env().iter().fold(e, |e, (name, value)| e.with(name, value)))
+        let e = Engine::new(sypctl)?;
+        Ok(self.env().iter().fold(e, |e, (name, value)| e.with(name, value)))
     }
 
     fn of(&self, e: &Engine, name: &str) -> Vec<String> {
