@@ -1,7 +1,7 @@
 //! The bed of `tests/src/aws_bed.rs` by itself, for a walk by hand: it writes what the command line needs in its environment, tells of each
 //! load balancer that comes, and goes with all that is on it when its input ends.
 //!
-//! `SYP_TEST_AWS=1 cargo run -p syp-tests --bin aws_bed FILE` with the environment of `tests/testbed/aws_suites.sh`; then `. FILE`.
+//! `SYP_TEST_AWS=1 cargo run -p syp-tests --bin hold_aws_bed FILE` with the environment of `tests/testbed/aws_suites.sh`; then `. FILE`.
 use anyhow::{Context, Result};
 use std::{
     collections::BTreeSet,
