@@ -72,6 +72,7 @@ pub(crate) async fn exchange(
 }
 
 /// The same; who has answered says this header, which every answer must have.
+#[cfg(feature = "aws")]
 pub(crate) async fn exchange_named(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
