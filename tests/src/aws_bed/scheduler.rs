@@ -12,7 +12,7 @@ const FAILURES: usize = 3;
 /// Nobody in a test waits for a load balancer's usual half minute.
 const DEREGISTER: Duration = Duration::from_secs(2);
 /// Until a task that could not be placed is tried again; minutes at AWS.
-const UNPLACED: Duration = Duration::from_secs(8);
+const UNPLACED: Duration = Duration::from_secs(15);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// An app of a machine that is busy takes a while to listen; the template gives it a minute.
 const GRACE: Duration = Duration::from_secs(30);
