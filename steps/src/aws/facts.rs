@@ -75,12 +75,11 @@ impl Facts {
             ),
         };
         let revision = cx.params["revision"].as_u64().unwrap_or(1);
-        let param = |param: &str, name: &dyn Fn(&str) -> String| match cx.params[param].as_str() {
-            Some(node) => made(node, names::secret(&cx.owner, &name(node))),
+        let of = |param: &str, name: Option<String>| match cx.params[param].as_str() {
+            Some(node) => made(node, names::secret(&cx.owner, name.as_deref().unwrap_or(node))),
             None => String::new(),
         };
-        let app_secret = param("secret", &|_| format!("app-{revision}"));
-        let pull_secret = param("pull", &str::to_owned);
+        let (app_secret, pull_secret) = (of("secret", Some(format!("app-{revision}"))), of("pull", None));
         Site {
             vpc: self.place.vpc.clone(),
             subnets: self.place.subnets.clone(),

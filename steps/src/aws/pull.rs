@@ -124,8 +124,8 @@ impl Step for Pull {
 
     async fn apply(&self, cx: &StepCx, key: &str) -> Result<Done, Failure> {
         let c = &self.0.clients().await?.secrets;
-        let arn = match registry::credentials(&cx.spec.image).await {
-            Some(login) => {
+        let arn = match registry::handed_on(&cx.spec.image, TASKS).await {
+            Ok(login) => {
                 let (user, password) = registry::pair(&login);
                 // as ECS wants it. Source: Amazon ECS developer guide, "Using non-AWS container images"
                 let value = json!({ "username": user, "password": password });
@@ -134,12 +134,7 @@ impl Step for Pull {
                 kept::bring(c, &self.0.key, &wanted).await?
             }
             // the engine's may be gone: what tasks have goes on
-            None => match kept::look(c, &cx.owner, key).await?.filter(kept::Found::is_good) {
-                Some(held) => held.arn,
-                None => {
-                    return Err(registry::handed_on(&cx.spec.image, TASKS).await.err().unwrap_or_else(lost));
-                }
-            },
+            Err(f) => kept::look(c, &cx.owner, key).await?.filter(kept::Found::is_good).ok_or(f)?.arn,
         };
         Ok(Done { outputs: json!({ "arn": arn }), handle: arn })
     }
@@ -147,14 +142,4 @@ impl Step for Pull {
     async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
         kept::remove(&self.0.clients().await?.secrets, owner, &row.key).await
     }
-}
-
-/// It came back in this moment.
-fn lost() -> Failure {
-    failure(
-        Class::Transient,
-        "IMAGE_AUTH_FAILED",
-        "the login was not to be had",
-        "the engine tries again by itself",
-    )
 }

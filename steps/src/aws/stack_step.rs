@@ -41,8 +41,10 @@ const EVENTS: &str =
 struct Seen {
     /// By themselves.
     ended: Vec<Task>,
-    /// One could not be begun.
+    /// One could not be begun, and none has ended since. What a roll-back says then takes nothing of it back.
     unplaced: Option<String>,
+    /// It is so now.
+    full: bool,
 }
 
 /// What it shall be.
@@ -102,7 +104,7 @@ impl Stack {
                 continue;
             };
             // a roll-back takes away what it was seen by
-            *seen.lock() = Seen { ended: ended.clone(), unplaced: None };
+            *seen.lock() = Seen { ended: ended.clone(), ..Seen::default() };
             let words = tasks::ending(last);
             cx.waiting.on(&cx.node, "PROBING", format!("a task ended: {words}"), EVENTS, self.0.clock.now());
             if let Some(f) = self.why(cx, &ended, ENDED).await {
@@ -117,11 +119,11 @@ impl Stack {
         let name = names::stack(&cx.owner);
         let of = tasks::Of { cluster: &name, service: &name };
         let Ok(words) = tasks::unplaced(&self.0, of, begun).await else { return };
-        // once it was placed that is over
-        seen.lock().unplaced.clone_from(&words);
+        seen.lock().full = words.is_some();
         if let Some(words) = words {
             let f = super::verdict::unplaced(&words);
             cx.waiting.on(&cx.node, &f.reason, f.message, &f.hint, self.0.clock.now());
+            seen.lock().unplaced = Some(words);
         }
     }
 
@@ -150,7 +152,7 @@ impl Step for Stack {
         let seen = Mutex::<Seen>::default();
         let say = |what: &str| {
             // why no task comes says more than that the stack does not
-            if seen.lock().unplaced.is_some() {
+            if seen.lock().full {
                 return;
             }
             cx.waiting.on(&cx.node, "PROVIDER_BUSY", what, EVENTS, self.0.clock.now());
@@ -164,7 +166,7 @@ impl Step for Stack {
                 Ok(made) => made,
                 // AWS says of a service only that it did not come up
                 Err(f) if f.reason == "STACK_FAILED" => {
-                    let Seen { ended, unplaced } = seen.lock().clone();
+                    let Seen { ended, unplaced, .. } = seen.lock().clone();
                     let why = self.why(cx, &ended, 1).await;
                     return Err(why.or_else(|| Some(super::verdict::unplaced(&unplaced?))).unwrap_or(f));
                 }
