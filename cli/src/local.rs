@@ -14,6 +14,10 @@ const WAIT: Duration = Duration::from_secs(20);
 /// An engine that is told to stop takes up to 20 s to reach its next record.
 const STOPPING: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
+/// How often the kernel's list of locks is read before nobody is said to have one.
+const LOOKS: usize = 3;
+/// Between two starts, where the store is held by a process that can't be seen.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Connects to the engine's socket. Only an engine of our own user (or root's) is believed; root believes that of whose folder
 /// it was told to use, such as the service's.
@@ -34,6 +38,11 @@ pub async fn connect(socket: &Path) -> io::Result<UnixStream> {
 /// The process that has the store open: an engine that is coming up, at work, stopping, or stuck. The lock on the
 /// store says so, not a file that could be old.
 pub fn holder(data_dir: &Path) -> Option<i32> {
+    // the kernel gives its list of locks a page at a time: one that moves between two pages is not in what is read
+    (0..LOOKS).find_map(|_| listed(data_dir))
+}
+
+fn listed(data_dir: &Path) -> Option<i32> {
     let files: Vec<_> = fs::read_dir(data_dir.join("store"))
         .ok()?
         .filter_map(|e| fs::metadata(e.ok()?.path()).ok())
@@ -124,19 +133,33 @@ pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), F
         }
         tokio::time::sleep(POLL).await;
     }
-    if connect(socket).await.is_ok() || old_one(data_dir, socket, quiet).await? {
-        return Ok(());
+    let begun = Instant::now();
+    loop {
+        if connect(socket).await.is_ok() || old_one(data_dir, socket, quiet).await? {
+            return Ok(());
+        }
+        let end = Instant::now() + WAIT;
+        let log = data_dir.join("engine.log");
+        let from = prepare_log(&log)?;
+        let mut child = spawn(data_dir, &log)?;
+        match await_socket(&mut child, socket, &log, from, end, data_dir).await? {
+            Start::Up(pid) => {
+                if pid == Some(child.id()) {
+                    let what = format!(
+                        "started the local engine (pid {}, data in {})",
+                        child.id(),
+                        data_dir.display()
+                    );
+                    output::talk(quiet, &what);
+                }
+                return Ok(());
+            }
+            Start::Busy(said) if begun.elapsed() > STOPPING => {
+                return Err(failed(data_dir, "its store is in use", &said));
+            }
+            Start::Busy(_) => tokio::time::sleep(AGAIN).await,
+        }
     }
-    let end = Instant::now() + WAIT;
-    let log = data_dir.join("engine.log");
-    let from = prepare_log(&log)?;
-    let mut child = spawn(data_dir, &log)?;
-    let pid = await_socket(&mut child, socket, &log, from, end, data_dir).await?;
-    if pid == Some(child.id()) {
-        let what = format!("started the local engine (pid {}, data in {})", child.id(), data_dir.display());
-        output::talk(quiet, &what);
-    }
-    Ok(())
 }
 
 /// Waits for an engine that has the store but takes no calls: it comes up (true), or ends (false).
@@ -161,7 +184,14 @@ async fn old_one(data_dir: &Path, socket: &Path, quiet: bool) -> Result<bool, Fa
     Ok(false)
 }
 
-/// The pid of who answers.
+/// What became of a start.
+enum Start {
+    /// An engine answers: its pid.
+    Up(Option<u32>),
+    /// Another process has the store, one that comes up or ends: what the start said of it.
+    Busy(String),
+}
+
 async fn await_socket(
     child: &mut Child,
     socket: &Path,
@@ -169,22 +199,18 @@ async fn await_socket(
     from: u64,
     end: Instant,
     data_dir: &Path,
-) -> Result<Option<u32>, Failure> {
-    let mut ended_at: Option<Instant> = None;
+) -> Result<Start, Failure> {
     loop {
         if let Ok(s) = connect(socket).await {
-            return Ok(s.peer_cred().ok().and_then(|c| c.pid()).and_then(|p| u32::try_from(p).ok()));
+            let pid = s.peer_cred().ok().and_then(|c| c.pid());
+            return Ok(Start::Up(pid.and_then(|p| u32::try_from(p).ok())));
         }
-        if ended_at.is_none() && child.try_wait()?.is_some() {
-            ended_at = Some(Instant::now());
-        }
-        if let Some(at) = ended_at {
+        if child.try_wait()?.is_some() {
             let said = tail(log, from);
-            // the store was taken by an engine that is just coming up: it will answer
-            let another = said.contains("STORE_BUSY") || said.to_lowercase().contains("lock");
-            if !another || at.elapsed() > Duration::from_secs(5) {
-                return Err(failed(data_dir, "it ended at once", &said));
+            if said.contains("STORE_BUSY") {
+                return Ok(Start::Busy(said));
             }
+            return Err(failed(data_dir, "it ended at once", &said));
         }
         if Instant::now() > end {
             return Err(failed(

@@ -340,6 +340,24 @@ fn while_an_engine_stops_everybody_is_told_the_truth() -> Result<()> {
 }
 
 #[test]
+fn a_store_held_by_what_cannot_be_seen_is_waited_for() -> Result<()> {
+    with_engine(|e, _| {
+        e.ok(&["ls"])?;
+        e.kill9()?;
+        let db = e.dir().join("store/db");
+        // the lock outlives the process that took it, as an engine's does in its last moments: no list names who has it
+        let held = "exec 9<>\"$0\"; flock -w 20 9 || exit 9; echo held; exec sleep 6 >/dev/null";
+        let mut holder = Command::new("sh").args(["-c", held]).arg(&db).stdout(Stdio::piped()).spawn()?;
+        let mut word = [0; 5];
+        holder.stdout.as_mut().context("stdout")?.read_exact(&mut word)?;
+        ensure!(&word == b"held\n", "the store is free: {word:?}");
+        e.ok(&["ls"])?;
+        ensure!(holder.try_wait()?.is_some_and(|s| s.success()), "the store was held all the while");
+        Ok(())
+    })
+}
+
+#[test]
 fn an_engine_that_does_not_answer_is_told_of_and_ended_by_force() -> Result<()> {
     with_engine(|e, _| {
         e.up("shop", HELLO, &["--port", "8080"])?;
