@@ -12,6 +12,7 @@ use crate::{
     scheduler::{Call, settle_ms},
     step::{DynStep, Observed, Of, Owner, StepCx, Waiting},
     targets::Placed,
+    told::Told,
     used,
     vault::Secrets,
 };
@@ -53,7 +54,7 @@ pub(crate) async fn make(
             out.push(Body::StepOutcome(outcome(e, &i, *run, node, *attempt, result)));
             out
         }
-        Call::Undo { entry, attempt } => undo(e, &i, *entry, *attempt).await,
+        Call::Undo { entry, attempt } => undo(e, cell, &i, *entry, *attempt).await,
         Call::List { run, .. } => list(e, &i, cell.id, *run).await,
         Call::Push { generation, attempt } => {
             let cx = context(e, cell, &i, "gate", Value::Null, cancel);
@@ -201,12 +202,13 @@ fn outcome(e: &Inner, i: &Instance, run: u32, node: &str, attempt: u32, result: 
     o
 }
 
-async fn undo(e: &Inner, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
+async fn undo(e: &Inner, cell: &Cell, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
     let Some(row) = row_at(&i.ledger, entry) else { return vec![] };
     let what = format!("undo {}", row.node);
     let result = async {
         let step = e.step(i, &row.kind)?;
-        limit(row.undo_timeout_ms, step.destroy(&owner(e, i, revision::number(i)), row)).await
+        let told = Told::of(&cell.told, row, true);
+        limit(row.undo_timeout_ms, step.destroy(&owner(e, i, revision::number(i)), row, &told)).await
     }
     .await;
     e.faults.at(Point::Called, &what).await;
@@ -310,7 +312,9 @@ pub(crate) fn context(
     params: Value,
     cancel: CancellationToken,
 ) -> StepCx {
-    StepCx { waiting: cell.waiting.clone(), cancel, ..planned(e, i, node, params) }
+    let row = i.ledger.iter().rfind(|r| r.node == node && !over(r));
+    let told = row.map_or_else(Told::default, |r| Told::of(&cell.told, r, false));
+    StepCx { waiting: cell.waiting.clone(), told, cancel, ..planned(e, i, node, params) }
 }
 
 /// The same for a plan: nobody hears what it waits for.
@@ -335,6 +339,7 @@ pub(crate) fn planned(e: &Inner, i: &Instance, node: &str, params: Value) -> Ste
         gate: gate_config(e, i, grace),
         cancel: CancellationToken::new(),
         waiting: Waiting::default(),
+        told: Told::default(),
         routes: serde_json::from_str(&i.routes).unwrap_or(Value::Null),
         live: Arc::new(i.ledger.iter().filter(|r| !over(r)).map(|r| r.node.clone()).collect()),
         grace: Duration::from_millis(u64::try_from(grace).unwrap_or(0)),

@@ -61,6 +61,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             let row = row_of_node(i, &p.node).ok_or("progress of a step without a row")?;
             i.ledger[row].handle.clone_from(&p.handle);
         }
+        Body::Told(t) => rows::told(i, t)?,
         Body::StepOutcome(o) => rows::step_outcome(i, r, o)?,
         Body::UndoIntent(u) => rows::undo_intent(i, r, u)?,
         Body::UndoOutcome(u) => rows::undo_outcome(i, r, u)?,

@@ -51,6 +51,7 @@ pub mod targets;
 pub mod tariffs;
 pub mod timer;
 mod tokens;
+pub mod told;
 mod used;
 pub mod vault;
 pub mod view;

@@ -3,6 +3,7 @@ use crate::{
     clock::Millis,
     examined::Examined,
     id::{InstanceId, StoreId},
+    told::Told,
     vault::Secrets,
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
@@ -72,6 +73,8 @@ pub struct StepCx {
     pub cancel: CancellationToken,
     /// Where the step says what it waits for.
     pub waiting: Waiting,
+    /// Where the step says what its provider tells of the effect; kept in the journal.
+    pub told: Told,
     /// Time the run has for draining.
     pub grace: Duration,
     /// Where the gate shall send requests from now on, in the target's own words (`PlanNode.routes`).
@@ -207,7 +210,12 @@ pub trait Step: Send + Sync {
         async { Ok(vec![]) }
     }
     /// Removes it; `Ok(true)` when it was there.
-    fn destroy(&self, owner: &Owner, row: &LedgerRow) -> impl Future<Output = Result<bool, Failure>> + Send;
+    fn destroy(
+        &self,
+        owner: &Owner,
+        row: &LedgerRow,
+        told: &Told,
+    ) -> impl Future<Output = Result<bool, Failure>> + Send;
 }
 
 /// A [`Step`] behind a pointer: the same, with its futures boxed. Here and not in each step: what is boxed with bounds of its own
@@ -228,7 +236,12 @@ pub trait DynStep: Send + Sync {
     /// [`Step::inspect`].
     fn inspect<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
     /// [`Step::destroy`].
-    fn destroy<'a>(&'a self, owner: &'a Owner, row: &'a LedgerRow) -> BoxFuture<'a, Result<bool, Failure>>;
+    fn destroy<'a>(
+        &'a self,
+        owner: &'a Owner,
+        row: &'a LedgerRow,
+        told: &'a Told,
+    ) -> BoxFuture<'a, Result<bool, Failure>>;
 }
 
 impl<T: Step> DynStep for T {
@@ -251,8 +264,13 @@ impl<T: Step> DynStep for T {
     fn inspect<'a>(&'a self, cx: &'a StepCx, key: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
         Box::pin(Step::inspect(self, cx, key))
     }
-    fn destroy<'a>(&'a self, owner: &'a Owner, row: &'a LedgerRow) -> BoxFuture<'a, Result<bool, Failure>> {
-        Box::pin(Step::destroy(self, owner, row))
+    fn destroy<'a>(
+        &'a self,
+        owner: &'a Owner,
+        row: &'a LedgerRow,
+        told: &'a Told,
+    ) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(Step::destroy(self, owner, row, told))
     }
 }
 

@@ -27,6 +27,9 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// Records that one round may add; more means that `decide` and `fold` disagree.
 const ROUND_LIMIT: usize = 512;
 
+/// Words of providers that one round writes; the next follows at once.
+const TOLD: usize = 128;
+
 /// Times in a row that the store may know more than this process; it is the only writer, so once is a wonder.
 const MOVED_LIMIT: u32 = 3;
 
@@ -55,7 +58,7 @@ pub(crate) async fn run(e: Arc<Inner>, cell: Arc<Cell>) {
                 break;
             }
         };
-        if work.calls.is_empty() && work.outcomes.is_empty() {
+        if work.calls.is_empty() && work.outcomes.is_empty() && cell.told.is_empty() {
             e.timer.set(cell.id, wake_at);
             cell.running.store(false, Ordering::Release);
             // somebody may have written between the round and here
@@ -101,7 +104,8 @@ impl Work {
             records.push(r);
             Ok(())
         };
-        for body in self.outcomes.drain(..) {
+        let told = cell.told.take(TOLD).into_iter().map(Body::Told);
+        for body in told.chain(self.outcomes.drain(..)) {
             if is_current(&next, &body) {
                 let body = renumbered(&next, body);
                 push(&mut next, body)?;
@@ -198,6 +202,7 @@ impl Work {
                 }
             }
             () = cell.wake.notified() => {}
+            () = cell.told.come.notified() => {}
             () = sleep => {}
         }
     }
@@ -231,6 +236,7 @@ fn is_current(i: &Instance, body: &Body) -> bool {
         Body::UndoOutcome(o) => {
             row_at(&i.ledger, o.entry).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
         }
+        Body::Told(t) => row_at(&i.ledger, t.entry).is_some_and(|r| !crate::fold::over(r)),
         Body::Listed(l) => run(l.run).is_some(),
         Body::Used(u) => u.from_ms >= i.used_until_ms,
         Body::Adopted(a) => {

@@ -45,6 +45,8 @@ pub struct Scenario {
     pub crashes: Vec<usize>,
     /// Faults of the provider.
     pub faults: Vec<(&'static str, Fault)>,
+    /// The cloud says what it does.
+    pub talks: bool,
     /// Revisions to bring once it serves, one after another.
     pub updates: i64,
     /// Ask for these in turn, each once the journal has so many records.
@@ -133,6 +135,7 @@ impl Scenario {
             behaviour: behaviour(landing_ms, lag_ms),
             crashes: vec![],
             faults: vec![],
+            talks: false,
             updates: 0,
             at_record: vec![],
         }
@@ -141,6 +144,12 @@ impl Scenario {
     /// With so many updates before the end.
     pub fn updates(mut self, n: i64) -> Self {
         self.updates = n;
+        self
+    }
+
+    /// With a cloud that says what it does.
+    pub fn talking(mut self) -> Self {
+        self.talks = true;
         self
     }
 
@@ -172,6 +181,9 @@ pub async fn run(s: &Scenario) -> Result<Outcome> {
     let cloud = FakeCloud::new(s.behaviour);
     for (call, fault) in &s.faults {
         cloud.inject(call, *fault);
+    }
+    if s.talks {
+        cloud.talk();
     }
     let faults = Arc::new(SimFaults { at: s.crashes.clone(), ..Default::default() });
     let uid = InstanceId::random();
@@ -382,7 +394,24 @@ impl Life<'_> {
             let serves = matches!(&r.body, Some(Body::Transition(t)) if t.to == State::Serving as i32);
             ensure!(!(removing && serves), "record {}: back to serving while it is being removed", r.seq);
         }
+        self.all_is_told(&records)?;
         Ok(records)
+    }
+
+    /// What the cloud has said is in the journal: all of it, each of a row once, and in order.
+    fn all_is_told(&self, records: &[Record]) -> Result<()> {
+        let mut last: BTreeMap<u32, i64> = BTreeMap::new();
+        let mut told = BTreeSet::new();
+        for r in records {
+            let Some(Body::Told(t)) = &r.body else { continue };
+            let before = last.insert(t.entry, t.told_ms).unwrap_or(0);
+            ensure!(before < t.told_ms, "record {}: '{}' is told late or again", r.seq, t.message);
+            told.insert(t.message.clone());
+        }
+        for e in self.cloud.said() {
+            ensure!(told.contains(&e.text), "'{}' is not told", e.text);
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use syp_engine::{
     id::{InstanceId, StoreId},
     step::{Done, DynStep, Have, Observed, Owner, StepCx, Target, Waiting},
     store::{Commit, MemKv, Store, open_inline},
+    told::Told,
     vault::{Secrets, Vault},
 };
 use syp_proto::{
@@ -114,6 +115,7 @@ impl Walk<'_> {
             gate: self.door.config(&projection, Mode::Serve, 1_000),
             cancel: CancellationToken::new(),
             waiting: Waiting::default(),
+            told: Told::default(),
             routes: serde_json::from_str(&self.routes).unwrap_or(Value::Null),
             secrets: Secrets::new(
                 Arc::clone(&self.vault),
@@ -182,8 +184,10 @@ impl Walk<'_> {
         let (step, cx) = (self.step(node)?, self.cx(node));
         let has_effect = node.effect.is_some();
         if has_effect {
-            let was =
-                step.destroy(&self.owner, &self.row(node, "")).await.map_err(said("destroy before apply"))?;
+            let was = step
+                .destroy(&self.owner, &self.row(node, ""), &Told::default())
+                .await
+                .map_err(said("destroy before apply"))?;
             ensure!(!was, "destroy before apply found something");
         }
         let first = step.apply(&cx, key(node)).await.map_err(said("apply"))?;
@@ -206,9 +210,9 @@ impl Walk<'_> {
             let step = self.step(node)?;
             let row = self.row(node, "");
             let found = self.outputs.contains_key(&node.id);
-            let first = step.destroy(&self.owner, &row).await.map_err(said(&node.id))?;
+            let first = step.destroy(&self.owner, &row, &Told::default()).await.map_err(said(&node.id))?;
             ensure!(first || !found, "destroy of {} did not find it", node.id);
-            let again = step.destroy(&self.owner, &row).await.map_err(said(&node.id))?;
+            let again = step.destroy(&self.owner, &row, &Told::default()).await.map_err(said(&node.id))?;
             ensure!(!again, "a second destroy of {} found something", node.id);
             let seen = step.observe(&self.cx(node), key(node)).await.map_err(said(&node.id))?;
             ensure!(seen == Observed::Absent, "{} after destroy: {seen:?}", node.id);

@@ -291,6 +291,33 @@ fn used(aws: &Aws, e: &Engine) -> Result<()> {
     Ok(())
 }
 
+/// What CloudFormation has said of each operation is kept with the instance, each of it once, when the stack is gone too.
+fn told(e: &Engine) -> Result<()> {
+    let all = e.json(&["events", "shop"])?;
+    let all: Vec<&Value> = all["events"].as_array().into_iter().flatten().collect();
+    let told: Vec<String> = all
+        .iter()
+        .filter(|x| x["type"] == "told" && x["step"] == "stack")
+        .map(|x| format!("{} {}", x["reason"].as_str().unwrap_or(""), x["message"].as_str().unwrap_or("")))
+        .collect();
+    let at = |words: &str| {
+        let at = told.iter().position(|t| t.starts_with(words));
+        at.with_context(|| format!("'{words}' is not told: {told:#?}"))
+    };
+    let order = [
+        at("CREATE_COMPLETE LoadBalancer AWS::ElasticLoadBalancingV2::LoadBalancer")?,
+        at("CREATE_COMPLETE sypctl-")?,
+        at("UPDATE_IN_PROGRESS sypctl-")?,
+        at("UPDATE_COMPLETE sypctl-")?,
+        at("DELETE_IN_PROGRESS sypctl-")?,
+        at("DELETE_COMPLETE sypctl-")?,
+    ];
+    ensure!(order.is_sorted(), "{order:?}: {told:#?}");
+    let made = told.iter().filter(|t| t.starts_with("CREATE_COMPLETE LoadBalancer ")).count();
+    ensure!(made == 1, "told {made} times: {told:#?}");
+    Ok(())
+}
+
 /// The store whose bill a process is asked for that has a region's environment.
 const BILL_OF: &str = "SYP_TEST_BILL_OF";
 
@@ -394,7 +421,10 @@ fn a_private_image_is_pulled_with_the_engines_login() -> Result<()> {
 
     let held = sh("grep", &["-rlF", PASSWORD, &e.dir().display().to_string()]);
     ensure!(held.is_err(), "the engine wrote the password down: {held:?}");
+    // the next engine reads the same events again
+    e.kill9()?;
     e.down("shop")?;
+    told(&e)?;
     ensure!(aws.left(&e.store_id()?)?.is_empty(), "{:?}", aws.left(&e.store_id()?)?);
     Ok(())
 }

@@ -274,3 +274,18 @@ fn every_registered_fake_kind_is_in_the_plan_that_the_matrix_walks() {
     }
     assert_eq!(planned, KINDS.iter().map(|k| (*k).to_owned()).collect());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_cloud_says_is_told_once_whatever_crashes() -> Result<()> {
+    for (landing, lag) in CLOUDS {
+        let base = Scenario::plain(landing, lag).updates(1).talking();
+        let told = |o: &Outcome| o.records.iter().filter(|r| matches!(r.body, Some(Body::Told(_)))).count();
+        // four that are made, another of one, and all of them gone
+        assert_eq!(told(&ok(&base).await?), 10);
+        every_single_crash(&base).await?;
+    }
+    let lost = Scenario::plain(50, 200).talking();
+    every_single_crash(&lost.clone().fault("apply b", Fault::HalfDone)).await?;
+    every_single_crash(&lost.fault("destroy b", Fault::ExecutedTimeout)).await?;
+    Ok(())
+}

@@ -214,17 +214,18 @@ pub(super) fn events(api: Api, id: InstanceId, after: u64) -> Stream<v1::WatchIn
     use v1::watch_instance_events_response::Event;
     Box::pin(async_stream::try_stream! {
         let mut news = api.engine.changes().subscribe();
-        let mut after = after;
+        // names of its resources: once it is gone nobody else has them
+        let (mut after, mut held) = (after, None);
         loop {
             loop {
                 let batch = api.engine.store().events(id, after, 500).await.map_err(Error::from).map_err(Status::from)?;
                 let Some(last) = batch.last() else { break };
                 after = last.seq;
-                let now = api.engine.cell(id).map(|c| c.get());
+                held = api.engine.cell(id).map(|c| c.get()).or(held);
                 for r in &batch {
                     yield v1::WatchInstanceEventsResponse {
                         resume_token: r.seq.to_string(),
-                        event: Some(Event::Item(in_words(id, now.as_deref(), r))),
+                        event: Some(Event::Item(in_words(id, held.as_deref(), r))),
                     };
                 }
             }
@@ -263,6 +264,7 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
         Some(Body::StepProgress(p)) => {
             ("step_progress", p.node.clone(), String::new(), p.handle.clone(), p.run)
         }
+        Some(Body::Told(t)) => ("told", resource(t.entry), t.reason.clone(), t.message.clone(), 0),
         Some(Body::StepOutcome(o)) => {
             let f = fail(&o.failure);
             let word = if o.failure.is_none() { "done".to_owned() } else { f.message };
@@ -376,9 +378,11 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
         }
         None => ("unknown", String::new(), String::new(), String::new(), 0),
     };
+    // it may have said so while nobody listened
+    let at_ms = if let Some(Body::Told(t)) = &r.body { t.told_ms } else { r.at_ms };
     v1::InstanceEvent {
         seq: i64::try_from(r.seq).unwrap_or(i64::MAX),
-        time: timestamp(r.at_ms),
+        time: timestamp(at_ms),
         r#type: kind.into(),
         actor: r.actor.clone(),
         step,

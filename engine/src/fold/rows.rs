@@ -178,6 +178,7 @@ pub(super) fn undo_outcome(
         undo_outcome::Result::Gone | undo_outcome::Result::AlreadyAbsent => {
             row.set_state(ledger_row::State::Gone);
             row.gone_ms = r.at_ms;
+            row.told = None;
             row.retry_at_ms = 0;
             row.in_doubt = false;
         }
@@ -191,6 +192,15 @@ pub(super) fn undo_outcome(
         meter::settle(i, u.entry, r.at_ms);
     }
     update::undo_ended(i, r, u);
+    Ok(())
+}
+
+pub(super) fn told(i: &mut Instance, t: &journal::Told) -> Result<(), &'static str> {
+    let row = row(i, t.entry)?;
+    if over(row) {
+        return Err("words about what is gone");
+    }
+    row.told = Some(t.clone());
     Ok(())
 }
 

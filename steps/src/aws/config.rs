@@ -8,6 +8,7 @@ use syp_engine::{
     failure::{Class, failure},
     fold::GATE_GENERATION,
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -84,7 +85,7 @@ impl Step for Config {
         Ok(Done { handle: arn, outputs })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         kept::remove(&self.0.clients().await?.secrets, owner, &row.key).await
     }
 }

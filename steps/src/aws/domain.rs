@@ -2,7 +2,10 @@
 //! serves until then under a name that nobody finds: that is said, and holds nothing up.
 use super::{Shared, check::no_front, door::Front};
 use std::{sync::Arc, time::Duration};
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
 
@@ -60,7 +63,7 @@ impl Step for Domain {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

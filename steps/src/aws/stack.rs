@@ -67,8 +67,8 @@ pub struct Stacks {
     pub(super) pause: Duration,
 }
 
-/// Says what is waited for.
-pub type Say<'a> = dyn Fn(&str) + Send + Sync + 'a;
+/// Hears of each look at it.
+pub type Say<'a> = dyn Fn(&Stack) + Send + Sync + 'a;
 
 // === impl Stacks ===
 
@@ -126,12 +126,13 @@ impl Stacks {
         let mut changes = 0;
         loop {
             let held = self.look(w.owner, None).await?;
+            held.iter().filter(|s| s.held.ours).for_each(say);
             let next = status::towards(held.as_ref().map(|s| &s.held), w.digest, w.token);
             match (next, held) {
                 (Next::Done, Some(s)) => return Ok(s),
                 (Next::Failed, Some(s)) => return Err(stack_failed(&s)),
                 (Next::Foreign, _) => return Err(name_conflict(&names::stack(w.owner))),
-                (Next::Wait, Some(s)) => say(&going_on(&s)),
+                (Next::Wait, _) => {}
                 (next, held) => {
                     changes += 1;
                     if changes > CHANGES {
@@ -158,6 +159,7 @@ impl Stacks {
         let (mut id, mut was, mut changes) = (id.map(str::to_owned), false, 0);
         loop {
             let held = self.look(owner, id.as_deref()).await?;
+            held.iter().filter(|s| s.held.ours).for_each(say);
             let asked = held.as_ref().map_or(0, |s| s.story.deletions);
             let next = status::away(held.as_ref().map(|s| &s.held), asked);
             let s = match (&next, held) {
@@ -169,7 +171,6 @@ impl Stacks {
             was = true;
             // from here on this one: another of the same name is not ours to take away
             id = Some(s.id.clone());
-            say(&going_on(&s));
             if next != Next::Wait {
                 changes += 1;
                 if changes > CHANGES {
@@ -328,10 +329,14 @@ fn event(id: &str, e: &StackEvent) -> Event {
         status: text(e.resource_status().map(|s| s.as_str())),
         reason: text(e.resource_status_reason()),
         token: text(e.client_request_token()),
+        id: text(e.event_id()),
+        at_ms: e.timestamp().and_then(|t| t.to_millis().ok()).unwrap_or_default(),
+        kind: text(e.resource_type()),
     }
 }
 
-fn going_on(s: &Stack) -> String {
+/// In a few words.
+pub(super) fn going_on(s: &Stack) -> String {
     format!("the stack is in {}, now {}", s.held.status, s.story.newest)
 }
 

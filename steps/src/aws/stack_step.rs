@@ -4,7 +4,7 @@ use super::{
     Shared, change_set, definitions,
     facts::Facts,
     names,
-    stack::{Stacks, Wanted},
+    stack::{self, Stacks, Wanted},
     status::Held,
     tasks,
     template::{LIMIT, render},
@@ -17,6 +17,7 @@ use syp_engine::{
     clock::Millis,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
+    told::{Told, Words},
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -61,6 +62,15 @@ fn template(s: &Shared, cx: &StepCx) -> Result<(String, String), Failure> {
         ));
     }
     Ok((text, digest))
+}
+
+/// What AWS has said of the operation that is the last, into the journal.
+fn tell(told: &Told, s: &stack::Stack) {
+    for e in &s.story.last {
+        let kind = if e.of_stack { "" } else { e.kind.as_str() };
+        let words: Vec<_> = [&*e.logical, kind, &*e.reason].into_iter().filter(|w| !w.is_empty()).collect();
+        told.say(Words { at_ms: e.at_ms, id: &e.id, reason: &e.status, message: &words.join(" ") });
+    }
 }
 
 /// The same for each attempt of a run.
@@ -150,12 +160,13 @@ impl Step for Stack {
         let token = token(cx, &digest);
         let wanted = Wanted { owner: &cx.owner, template: &text, digest: &digest, token: &token };
         let seen = Mutex::<Seen>::default();
-        let say = |what: &str| {
+        let say = |s: &stack::Stack| {
+            tell(&cx.told, s);
             // why no task comes says more than that the stack does not
-            if seen.lock().full {
+            if s.held.rests() || seen.lock().full {
                 return;
             }
-            cx.waiting.on(&cx.node, "PROVIDER_BUSY", what, EVENTS, self.0.clock.now());
+            cx.waiting.on(&cx.node, "PROVIDER_BUSY", stack::going_on(s), EVENTS, self.0.clock.now());
         };
         let stacks = self.stacks(self.0.pause).await?;
         // those of before say nothing of this revision
@@ -240,11 +251,10 @@ impl Step for Stack {
         }
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, told: &Told) -> Result<bool, Failure> {
         let id = Some(row.handle.as_str()).filter(|h| !h.is_empty());
         let stacks = self.stacks(self.0.pause).await?;
-        let (was, left) =
-            stacks.remove(owner, id, &|what| tracing::debug!(stack = row.key, "{what}")).await?;
+        let (was, left) = stacks.remove(owner, id, &|s| tell(told, s)).await?;
         if !left.is_empty() {
             // the listing finds them, and says so until they are gone
             tracing::warn!(stack = row.key, ?left, "AWS could not remove these with the stack");

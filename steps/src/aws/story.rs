@@ -17,6 +17,12 @@ pub struct Event {
     pub reason: String,
     /// Of the request.
     pub token: String,
+    /// AWS' id of it.
+    pub id: String,
+    /// When, Unix time in ms.
+    pub at_ms: i64,
+    /// `AWS::ECS::Service`, ...
+    pub kind: String,
 }
 
 /// What they come to.
@@ -34,6 +40,8 @@ pub struct Story {
     pub deletions: u32,
     /// What the newest event is about.
     pub newest: String,
+    /// The last operation's, the oldest first.
+    pub last: Vec<Event>,
 }
 
 /// Has enough been read? What comes before the last operation that is no deletion tells nothing.
@@ -54,6 +62,9 @@ pub fn read(newest_first: &[Event]) -> Story {
     }
     let (mut in_phase, mut in_operation) = (true, true);
     for e in newest_first {
+        if in_operation {
+            s.last.push(e.clone());
+        }
         if !e.of_stack {
             // what is called off because something else failed has not failed
             if e.status.ends_with("_FAILED") && !e.reason.contains("cancelled") {
@@ -86,6 +97,7 @@ pub fn read(newest_first: &[Event]) -> Story {
             }
         }
     }
+    s.last.reverse();
     s
 }
 
@@ -104,7 +116,7 @@ mod tests {
             let mut word = || words.next().unwrap_or_default().to_owned();
             let (logical, status, reason) = (word(), word(), word());
             let token = if status.contains("DELETE") { "d" } else { "t" }.to_owned();
-            Event { logical, of_stack, status, reason, token }
+            Event { logical, of_stack, status, reason, token, ..Event::default() }
         };
         let mut all: Vec<_> = lines.iter().map(one).collect();
         all.reverse();
@@ -124,6 +136,8 @@ mod tests {
         ]);
         assert_eq!((s.why.as_str(), s.token.as_str(), s.deletions), ("LogGroup: it exists", "t", 0));
         assert!(s.failed.is_empty(), "its rollback went well: {s:?}");
+        assert_eq!(s.last.len(), 6, "{s:?}");
+        assert_eq!((&*s.last[1].logical, &*s.last[5].status), ("LogGroup", "ROLLBACK_COMPLETE"));
     }
 
     #[test]
@@ -157,6 +171,8 @@ mod tests {
         assert_eq!(s.failed, ["Group".to_owned()].into());
         assert_eq!(s.why, "Group: has a dependent object");
         assert_eq!(s.newest, "stack DELETE_FAILED");
+        assert_eq!(s.last[0].status, "DELETE_IN_PROGRESS");
+        assert_eq!(s.last.len(), 3, "of the last operation alone: {s:?}");
         let s = story(&[
             "- CREATE_IN_PROGRESS",
             "- DELETE_IN_PROGRESS",

@@ -3,7 +3,10 @@ use super::{Shared, kept};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Values(pub Arc<Shared>);
@@ -31,7 +34,7 @@ impl Step for Values {
         Ok(Done { outputs: json!({ "arn": arn }), handle: arn })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         kept::remove(&self.0.clients().await?.secrets, owner, &row.key).await
     }
 }

@@ -6,7 +6,10 @@ use super::{
 };
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::{GateStatus, Mode};
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
 
@@ -47,7 +50,7 @@ impl Step for Drain {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

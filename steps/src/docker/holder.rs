@@ -19,6 +19,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -136,7 +137,7 @@ impl Step for Holder {
         Ok(Done { handle: c.id.clone().unwrap_or_default(), outputs: json!({ "address": address }) })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         container::destroy(&self.0, owner, row, None).await
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -52,7 +53,7 @@ impl Step for Image {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -61,7 +62,7 @@ impl Step for Isolation {
         ))
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

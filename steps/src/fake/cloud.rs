@@ -71,6 +71,19 @@ struct State {
     bill: Option<Billed>,
     uses: bool,
     holds: Option<bool>,
+    talks: bool,
+    said: Vec<Event>,
+}
+
+/// What the cloud says of a key.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Which.
+    pub key: String,
+    /// By a clock of its own.
+    pub at: i64,
+    /// What.
+    pub text: String,
 }
 
 /// The cloud; clones share it, and it outlives engines.
@@ -79,6 +92,17 @@ pub struct FakeCloud {
     state: Arc<Mutex<State>>,
     killed: watch::Sender<()>,
     behaviour: Behaviour,
+}
+
+// === impl State ===
+
+impl State {
+    fn say(&mut self, key: &str, text: String) {
+        if self.talks {
+            let at = i64::try_from(self.said.len()).unwrap_or(i64::MAX).saturating_add(1);
+            self.said.push(Event { key: key.to_owned(), at, text });
+        }
+    }
 }
 
 // === impl FakeCloud ===
@@ -112,6 +136,16 @@ impl FakeCloud {
     /// From now on there is a condition ([`super::MENDS`]), and it holds or not.
     pub fn holds(&self, holds: bool) {
         self.state.lock().holds = Some(holds);
+    }
+
+    /// From now on it says what becomes of each object, as [`FakeCloud::said`].
+    pub fn talk(&self) {
+        self.state.lock().talks = true;
+    }
+
+    /// What it has said of everything; the oldest first.
+    pub fn said(&self) -> Vec<Event> {
+        self.state.lock().said.clone()
     }
 
     pub(super) fn holding(&self) -> Option<bool> {
@@ -172,9 +206,12 @@ impl FakeCloud {
 
     /// Removes an object by id.
     pub fn kill(&self, id: &str) {
-        for o in &mut self.state.lock().objects {
-            o.dead |= o.id.to_string() == id;
-        }
+        let mut s = self.state.lock();
+        let Some(at) = s.objects.iter().position(|o| o.id.to_string() == id && !o.dead) else { return };
+        s.objects[at].dead = true;
+        let key = s.objects[at].key.clone();
+        s.say(&key, format!("{id} is gone"));
+        drop(s);
         self.killed.send_replace(());
     }
 
@@ -262,7 +299,9 @@ impl FakeCloud {
             seen: lands + self.behaviour.lag,
             dead: false,
         };
+        let text = format!("{} is made", o.id);
         s.objects.push(o);
+        s.say(key, text);
     }
 
     /// Objects of a key that have landed; with `listing`, only those that listings see.

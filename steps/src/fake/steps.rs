@@ -1,12 +1,22 @@
 //! One step type for all kinds: the kind decides how its create behaves.
 use super::cloud::{FakeCloud, Fault};
 use serde_json::json;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::{Told, Words},
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct FakeStep {
     pub kind: &'static str,
     pub cloud: FakeCloud,
+}
+
+/// All that the cloud has said of a key, as a provider lists it: each time from the beginning.
+fn listen(cloud: &FakeCloud, key: &str, told: &Told) {
+    for e in cloud.said().iter().filter(|e| e.key == key) {
+        told.say(Words { at_ms: e.at, id: &e.text, reason: "", message: &e.text });
+    }
 }
 
 fn mine(a: &Owner, b: &Owner) -> bool {
@@ -46,6 +56,7 @@ impl Step for FakeStep {
         if !there && matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone | Fault::Panic)) {
             self.cloud.create(&cx.owner, key, self.kind, &cx.node);
         }
+        listen(&self.cloud, key, &cx.told);
         self.cloud.end(fault).await?;
         // success is said when the effect is there, as every step must
         self.cloud.landed(key).await;
@@ -53,7 +64,7 @@ impl Step for FakeStep {
         Ok(Done { handle: key.into(), outputs })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, told: &Told) -> Result<bool, Failure> {
         let fault = self.cloud.begin(&format!("destroy {}", row.node));
         let mut was = false;
         if matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone | Fault::Panic)) {
@@ -64,6 +75,7 @@ impl Step for FakeStep {
                 }
             }
         }
+        listen(&self.cloud, &row.key, told);
         self.cloud.end(fault).await?;
         Ok(was)
     }

@@ -21,6 +21,7 @@ use syp_engine::{
     door,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
+    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -278,7 +279,7 @@ impl Step for App {
         rehearse::after(&self.0, DEPLOYMENT, cx, &deployment(&self.0, cx, key), former).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         let c = self.0.client().await?;
         let namespace = namespace_of(row);
         let was = object::remove(&c, DEPLOYMENT, owner, &namespace, &row.key).await?;

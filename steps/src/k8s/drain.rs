@@ -3,7 +3,10 @@ use super::{Shared, client::optional, config, names::namespace, pods, settle::em
 use crate::labels::key;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::Mode;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Drain(pub Arc<Shared>);
@@ -32,7 +35,7 @@ impl Step for Drain {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

@@ -24,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -272,7 +273,7 @@ impl Step for Isolation {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

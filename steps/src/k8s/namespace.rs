@@ -3,7 +3,10 @@
 use super::{Shared, client::NAMESPACE, object, rehearse};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
+    told::Told,
+};
 use syp_proto::{
     journal::{Failure, LedgerRow},
     v1::instance_spec::Isolation,
@@ -44,7 +47,7 @@ impl Step for Namespace {
         rehearse::rehearse(&self.0, NAMESPACE, cx, &manifest(cx, key)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, NAMESPACE, owner, "", &row.key).await
     }
 }

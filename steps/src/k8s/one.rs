@@ -7,7 +7,10 @@ use super::{
 };
 use serde_json::Value;
 use std::{marker::PhantomData, sync::Arc};
-use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 /// What such a step is made of.
@@ -55,7 +58,7 @@ impl<M: Manifest> Step for One<M> {
         rehearse::rehearse(&self.0, M::KIND, cx, &manifest::<M>(cx, key)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, M::KIND, owner, &namespace_of(row), &row.key).await
     }
 }

@@ -27,6 +27,7 @@ use syp_auth::door::GateStatus;
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
@@ -369,7 +370,7 @@ impl Step for Probe {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
+    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -212,7 +213,7 @@ impl Step for Route {
         rehearse::rehearse(&self.0, HTTP_ROUTE, cx, &manifest(cx, key, &at)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, HTTP_ROUTE, owner, &namespace_of(row), &row.key).await
     }
 }

@@ -19,6 +19,7 @@ use syp_engine::{
     failure::{Class, failure},
     scaling,
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -105,7 +106,7 @@ impl Step for Scale {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

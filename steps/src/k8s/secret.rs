@@ -9,7 +9,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::{
     journal::{Failure, LedgerRow},
     v1,
@@ -48,7 +51,7 @@ impl Step for Secret {
         Ok(object::done(&made))
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, SECRET, owner, &namespace_of(row), &row.key).await
     }
 }

@@ -15,7 +15,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Rehearsed, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Service(pub Arc<Shared>);
@@ -148,7 +151,7 @@ impl Step for Service {
         rehearse::rehearse(&self.0, SERVICE, cx, &manifest(cx, key, None)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, SERVICE, owner, &namespace_of(row), &row.key).await
     }
 }

@@ -5,7 +5,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::GateStatus;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
 
@@ -69,7 +72,7 @@ impl Step for Settle {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

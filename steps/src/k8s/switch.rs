@@ -12,7 +12,10 @@ use crate::labels::key;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use serde_json::json;
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(super) struct Switch(pub Arc<Shared>);
@@ -48,7 +51,7 @@ impl Step for Switch {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

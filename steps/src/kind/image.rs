@@ -3,7 +3,10 @@ use super::{Cluster, load::REGISTRY, nodes::Look};
 use crate::labels::key;
 use serde_json::Value;
 use std::sync::Arc;
-use syp_engine::step::{Done, Observed, Owner, Step, StepCx};
+use syp_engine::{
+    step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(crate) struct Image(pub Arc<Cluster>);
@@ -36,7 +39,7 @@ impl Step for Image {
         Ok(Done { handle: named(key), ..Done::default() })
     }
 
-    async fn destroy(&self, _: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         match self.0.look().await? {
             // it goes with the cluster
             Look::Absent | Look::Half => Ok(false),

@@ -6,7 +6,10 @@ use super::{
 };
 use std::sync::Arc;
 use syp_engine::failure::Class;
-use syp_engine::step::{Done, DynStep, Observed as Seen, Owner, Rehearsed, Step, StepCx};
+use syp_engine::{
+    step::{Done, DynStep, Observed as Seen, Owner, Rehearsed, Step, StepCx},
+    told::Told,
+};
 use syp_proto::journal::{Failure, LedgerRow};
 
 pub(crate) struct Observed {
@@ -50,7 +53,7 @@ impl Step for Observed {
         }
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, told: &Told) -> Result<bool, Failure> {
         match self.cluster.look().await? {
             Look::Absent | Look::Half => return Ok(false),
             Look::Stopped => {
@@ -58,6 +61,6 @@ impl Step for Observed {
             }
             Look::Running => {}
         }
-        self.step.destroy(owner, row).await
+        self.step.destroy(owner, row, told).await
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use syp_engine::{
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -61,7 +62,7 @@ impl Step for ClusterStep {
         Ok(Done { handle: self.0.name.clone(), outputs: json!({ "ports": ports, "doors": doors }) })
     }
 
-    async fn destroy(&self, owner: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         let _held = self.0.hold().await;
         let mut look = self.0.look().await?;
         if look == Look::Stopped {

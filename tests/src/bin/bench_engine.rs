@@ -29,6 +29,7 @@ use syp_engine::{
         StepCx, Target,
     },
     store::{SledKv, open},
+    told::Told,
     vault::Vault,
 };
 use syp_proto::{
@@ -110,7 +111,7 @@ impl Step for BenchStep {
         Ok(Done { outputs, ..Default::default() })
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         Ok(false)
     }
 }

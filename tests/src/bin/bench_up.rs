@@ -21,6 +21,7 @@ use syp_engine::{
     id::{InstanceId, StoreId},
     step::{Have, Owner, StepCx, Target, Waiting},
     store::{MemKv, open_inline},
+    told::Told,
     vault::{Secrets, Vault},
 };
 use syp_proto::{
@@ -149,7 +150,7 @@ impl Bare {
                 key: key(n).into(),
                 ..Default::default()
             };
-            step.destroy(&owner, &row).await.map_err(said)?;
+            step.destroy(&owner, &row, &Told::default()).await.map_err(said)?;
         }
         let down = begin.elapsed();
         made?;
@@ -192,6 +193,7 @@ impl Bare {
                     gate: self.door.config(&i, Mode::Serve, 1_000),
                     cancel: CancellationToken::new(),
                     waiting: Waiting::default(),
+                    told: Told::default(),
                     routes: serde_json::from_str(&n.routes).unwrap_or(Value::Null),
                     secrets: Secrets::new(Arc::clone(&vault), Arc::clone(&store), owner.uid, "default"),
                     live: Arc::default(),

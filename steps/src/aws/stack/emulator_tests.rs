@@ -139,8 +139,10 @@ async fn an_emulator_makes_changes_refuses_and_removes_what_is_rendered() {
         let env = [("REVISION".to_owned(), revision.to_owned())].into();
         render(&owner, &InstanceSpec { env, ..variants::spec() }, &site)
     };
+    let heard = parking_lot::Mutex::new(Vec::<Event>::new());
+    let hear = |s: &Stack| heard.lock().extend(s.story.last.iter().cloned());
     let bring = async |(text, digest): (String, String), token: &str| {
-        s.bring(&Wanted { owner: &owner, template: &text, digest: &digest, token }, &|_| {}).await
+        s.bring(&Wanted { owner: &owner, template: &text, digest: &digest, token }, &hear).await
     };
     let mut made = bring(rendered("one"), "one").await.unwrap();
     for _ in 0..50 {
@@ -163,8 +165,17 @@ async fn an_emulator_makes_changes_refuses_and_removes_what_is_rendered() {
     assert_eq!((changed.id, changed.held.status.as_str()), (made.id.clone(), "UPDATE_COMPLETE"));
     // nothing to do for the same one, whatever operation asks
     assert_eq!(bring(rendered("two"), "again").await.unwrap().held.token, "two");
-    assert_eq!(s.remove(&owner, Some(&made.id), &|_| {}).await.unwrap(), (true, BTreeSet::new()));
+    assert_eq!(s.remove(&owner, Some(&made.id), &hear).await.unwrap(), (true, BTreeSet::new()));
     assert_eq!(s.look(&owner, None).await.unwrap(), None);
+    // each event of the three operations, with what the journal needs of it
+    let all = heard.into_inner();
+    assert!(all.iter().all(|e| !e.id.is_empty() && e.at_ms > 1_700_000_000_000), "{all:?}");
+    for status in ["CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE"] {
+        let of = |e: &&Event| e.status == status;
+        assert!(all.iter().filter(of).any(|e| e.of_stack), "{status}: {all:?}");
+        let service = |e: &Event| e.logical == "Service" && e.kind == "AWS::ECS::Service";
+        assert!(status == "UPDATE_COMPLETE" || all.iter().filter(of).any(service), "{status}: {all:?}");
+    }
     assert_eq!(s.look(&owner, Some(&made.id)).await.unwrap().unwrap().held.status, "DELETE_COMPLETE");
 }
 

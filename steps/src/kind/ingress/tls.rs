@@ -13,6 +13,7 @@ use std::sync::Arc;
 use syp_engine::{
     clock::Clock,
     step::{Done, Observed, Owner, Step, StepCx},
+    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -64,7 +65,7 @@ impl Step for Tls {
         Ok(done(&made))
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, SECRET, owner, &namespace_of(row), &row.key).await
     }
 }
