@@ -14,8 +14,12 @@ const WAIT: Duration = Duration::from_secs(20);
 /// An engine that is told to stop takes up to 20 s to reach its next record.
 const STOPPING: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
+/// Whoever waits longer is told for what.
+const SOON: Duration = Duration::from_secs(1);
 /// How often the kernel's list of locks is read before nobody is said to have one.
 const LOOKS: usize = 3;
+/// Another command may wait for an old engine and then start one, twice at the worst.
+const TURN: Duration = Duration::from_secs(90);
 /// Between two starts, where the store is held by a process that can't be seen.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -118,7 +122,7 @@ pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), F
     }
     paths::private_dir(data_dir)
         .map_err(|e| failed(data_dir, &format!("{}: {e}", data_dir.display()), ""))?;
-    let end = Instant::now() + WAIT;
+    let (begun, mut told) = (Instant::now(), false);
     let lock = paths::append_private(&data_dir.join("start.lock"))?;
     // who has the lock starts it; the others wait for the socket or for the lock
     while let Err(e) = lock.try_lock() {
@@ -128,14 +132,17 @@ pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), F
         if connect(socket).await.is_ok() {
             return Ok(());
         }
-        if Instant::now() > end {
+        if begun.elapsed() > SOON {
+            tell_once(&mut told, quiet, "another command, which starts the local engine");
+        }
+        if begun.elapsed() > TURN {
             return Err(failed(data_dir, "another command is starting it and does not get on", ""));
         }
         tokio::time::sleep(POLL).await;
     }
     let begun = Instant::now();
     loop {
-        if connect(socket).await.is_ok() || old_one(data_dir, socket, quiet).await? {
+        if connect(socket).await.is_ok() || old_one(data_dir, socket, begun, &mut told, quiet).await? {
             return Ok(());
         }
         let end = Instant::now() + WAIT;
@@ -157,14 +164,22 @@ pub async fn ensure(data_dir: &Path, socket: &Path, quiet: bool) -> Result<(), F
             Start::Busy(said) if begun.elapsed() > STOPPING => {
                 return Err(failed(data_dir, "its store is in use", &said));
             }
-            Start::Busy(_) => tokio::time::sleep(AGAIN).await,
+            Start::Busy(_) => {
+                tell_once(&mut told, quiet, "an engine that is ending, or whoever else has the store");
+                tokio::time::sleep(AGAIN).await;
+            }
         }
     }
 }
 
 /// Waits for an engine that has the store but takes no calls: it comes up (true), or ends (false).
-async fn old_one(data_dir: &Path, socket: &Path, quiet: bool) -> Result<bool, Failure> {
-    let (begun, mut told) = (Instant::now(), false);
+async fn old_one(
+    data_dir: &Path,
+    socket: &Path,
+    begun: Instant,
+    told: &mut bool,
+    quiet: bool,
+) -> Result<bool, Failure> {
     while let Some(pid) = holder(data_dir) {
         if connect(socket).await.is_ok() {
             return Ok(true);
@@ -172,16 +187,19 @@ async fn old_one(data_dir: &Path, socket: &Path, quiet: bool) -> Result<bool, Fa
         if begun.elapsed() > STOPPING {
             return Err(not_there(data_dir));
         }
-        if !told && begun.elapsed() > Duration::from_secs(1) {
-            told = true;
-            output::talk(
-                quiet,
-                &format!("waiting for the local engine (pid {pid}), which is starting or stopping"),
-            );
+        if begun.elapsed() > SOON {
+            let who = format!("the local engine (pid {pid}), which is starting or stopping");
+            tell_once(told, quiet, &who);
         }
         tokio::time::sleep(POLL).await;
     }
     Ok(false)
+}
+
+fn tell_once(told: &mut bool, quiet: bool, who: &str) {
+    if !std::mem::replace(told, true) {
+        output::talk(quiet, &format!("waiting for {who}"));
+    }
 }
 
 /// What became of a start.

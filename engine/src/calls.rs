@@ -118,7 +118,10 @@ async fn apply(
     let result = async {
         let def = definition(i, node)?;
         let step = e.step(i, &def.kind)?;
-        let cx = context(e, cell, i, node, serde_json::from_str(&def.params).unwrap_or(Value::Null), cancel);
+        let params = serde_json::from_str(&def.params).unwrap_or(Value::Null);
+        let row = i.ledger.iter().rfind(|r| r.node == node && !over(r));
+        let told = row.map_or_else(Told::default, |r| Told::of(&cell.told, r, false));
+        let cx = StepCx { told, ..context(e, cell, i, node, params, cancel) };
         let policy = def.policy.unwrap_or_default();
         let key = def.effect.as_ref().map_or("", |f| f.key.as_str());
         if !fresh && def.effect.is_some() {
@@ -312,9 +315,7 @@ pub(crate) fn context(
     params: Value,
     cancel: CancellationToken,
 ) -> StepCx {
-    let row = i.ledger.iter().rfind(|r| r.node == node && !over(r));
-    let told = row.map_or_else(Told::default, |r| Told::of(&cell.told, r, false));
-    StepCx { waiting: cell.waiting.clone(), told, cancel, ..planned(e, i, node, params) }
+    StepCx { waiting: cell.waiting.clone(), cancel, ..planned(e, i, node, params) }
 }
 
 /// The same for a plan: nobody hears what it waits for.

@@ -142,7 +142,11 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         }
     }
     i.head_seq = r.seq;
-    i.update_ms = r.at_ms;
+    // what its provider says and counts is no change that anybody made
+    if !matches!(body, Body::Told(_) | Body::Used(_)) {
+        i.changed_seq = r.seq;
+        i.update_ms = r.at_ms;
+    }
     Ok(())
 }
 

@@ -23,8 +23,10 @@ pub(crate) struct Queue {
 /// Where a step says them, of one effect.
 ///
 /// # Guarantees
-/// In the order in which they are said; before the outcome of the call in which they are said; over a crash at most those that
-/// were not yet written are told again. Of more than 256 that wait the oldest are let go.
+/// In the order in which they are said; before the outcome of the call in which they are said; each once, over any crash.
+/// # Assumptions (of the step)
+/// It says again what its provider still tells, each with the provider's id and time. Let go are: of more than 256 that wait the
+/// oldest; what becomes known so late that a call after it has something newer in the journal already.
 #[derive(Clone, Debug, Default)]
 pub struct Told(Option<Arc<Effect>>);
 
@@ -33,8 +35,9 @@ struct Effect {
     queue: Arc<Queue>,
     entry: u32,
     removing: bool,
-    /// The time of what is in the journal already.
-    after: Millis,
+    /// What is in the journal already is until then.
+    until: Millis,
+    /// Of that moment, and all that was said since.
     seen: Mutex<BTreeSet<String>>,
 }
 
@@ -54,11 +57,16 @@ pub struct Words<'a> {
 // === impl Queue ===
 
 impl Queue {
-    /// Takes so many at most.
-    pub(crate) fn take(&self, most: usize) -> Vec<journal::Told> {
+    /// All of them.
+    pub(crate) fn take(&self) -> VecDeque<journal::Told> {
+        std::mem::take(&mut *self.words.lock())
+    }
+
+    /// They could not be written.
+    pub(crate) fn put_back(&self, mut taken: VecDeque<journal::Told>) {
         let mut words = self.words.lock();
-        let n = words.len().min(most);
-        words.drain(..n).collect()
+        taken.append(&mut words);
+        *words = taken;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -75,15 +83,15 @@ impl Told {
             queue: Arc::clone(queue),
             entry: row.ordinal,
             removing,
-            after: row.told.as_ref().map_or(0, |t| t.told_ms),
-            seen: Mutex::default(),
+            until: row.told.as_ref().map_or(0, |t| t.told_ms),
+            seen: Mutex::new(row.told_ids.iter().cloned().collect()),
         })))
     }
 
     /// Says it; what was said before, in this attempt or in one before, is not said twice.
     pub fn say(&self, w: Words<'_>) {
         let Some(e) = &self.0 else { return };
-        if w.at_ms <= e.after || !e.seen.lock().insert(w.id.to_owned()) {
+        if w.at_ms < e.until || !e.seen.lock().insert(w.id.to_owned()) {
             return;
         }
         let mut words = e.queue.words.lock();
@@ -96,6 +104,7 @@ impl Told {
             reason: w.reason.to_owned(),
             message: w.message.chars().take(LONGEST).collect(),
             told_ms: w.at_ms,
+            id: w.id.to_owned(),
         });
         e.queue.come.notify_one();
     }
@@ -110,7 +119,7 @@ mod tests {
     }
 
     fn taken(q: &Queue) -> Vec<String> {
-        q.take(usize::MAX).into_iter().map(|t| t.message).collect()
+        q.take().into_iter().map(|t| t.message).collect()
     }
 
     #[test]
@@ -121,16 +130,20 @@ mod tests {
         for (at, id) in [(5, "a"), (5, "b"), (5, "a"), (7, "c"), (6, "late")] {
             say(&t, at, id);
         }
-        assert_eq!(q.take(1)[0].entry, 3);
-        assert_eq!(taken(&q), ["b", "c", "late"]);
+        let all = q.take();
+        assert_eq!((all[0].entry, all.len()), (3, 4));
+        q.put_back(all);
+        say(&t, 8, "d");
+        assert_eq!(taken(&q), ["a", "b", "c", "late", "d"]);
         assert!(q.is_empty());
         // whoever goes on after a crash knows what is written
         let told = Some(journal::Told { told_ms: 7, ..Default::default() });
-        let t = Told::of(&q, &LedgerRow { told, ..row }, true);
-        for (at, id) in [(5, "a"), (7, "c"), (8, "d")] {
+        let row = LedgerRow { told, told_ids: vec!["c".into()], ..row };
+        let t = Told::of(&q, &row, true);
+        for (at, id) in [(5, "a"), (7, "c"), (7, "with c"), (8, "d")] {
             say(&t, at, id);
         }
-        assert_eq!(taken(&q), ["d"]);
+        assert_eq!(taken(&q), ["with c", "d"]);
         say(&Told::default(), 1, "nobody hears");
     }
 
@@ -141,7 +154,7 @@ mod tests {
         for n in 1..=300 {
             say(&t, n, &format!("{n}é{}", "x".repeat(900)));
         }
-        let all = q.take(usize::MAX);
+        let all = q.take();
         assert_eq!((all.len(), all[0].told_ms, all[255].told_ms), (MOST, 45, 300));
         assert!(all.iter().all(|t| t.message.chars().count() == LONGEST));
     }

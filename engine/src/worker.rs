@@ -24,11 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a cancelled call may take to end by itself.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
-/// Records that one round may add; more means that `decide` and `fold` disagree.
+/// Records that one round may add to what came in; more means that `decide` and `fold` disagree.
 const ROUND_LIMIT: usize = 512;
-
-/// Words of providers that one round writes; the next follows at once.
-const TOLD: usize = 128;
 
 /// Times in a row that the store may know more than this process; it is the only writer, so once is a wonder.
 const MOVED_LIMIT: u32 = 3;
@@ -104,13 +101,14 @@ impl Work {
             records.push(r);
             Ok(())
         };
-        let told = cell.told.take(TOLD).into_iter().map(Body::Told);
-        for body in told.chain(self.outcomes.drain(..)) {
+        let told = cell.told.take();
+        for body in told.iter().cloned().map(Body::Told).chain(self.outcomes.drain(..)) {
             if is_current(&next, &body) {
                 let body = renumbered(&next, body);
                 push(&mut next, body)?;
             }
         }
+        let came = next.head_seq;
         let decision = loop {
             let d = decide(&next, now);
             if let Some(on) = d.trigger {
@@ -126,7 +124,7 @@ impl Work {
                 }
                 continue;
             }
-            if d.records.is_empty() || next.head_seq - base.head_seq > ROUND_LIMIT as u64 {
+            if d.records.is_empty() || next.head_seq - came > ROUND_LIMIT as u64 {
                 break d;
             }
             for body in d.records {
@@ -143,7 +141,10 @@ impl Work {
         }
         if !records.is_empty() {
             e.faults.at(Point::BeforeCommit, "").await;
-            e.write(cell, &base, next, records, None, vec![]).await?;
+            if let Err(err) = e.write(cell, &base, next, records, None, vec![]).await {
+                cell.told.put_back(told);
+                return Err(err);
+            }
             e.faults.at(Point::OutcomeSynced, "").await;
         }
         drop(guard);

@@ -405,11 +405,11 @@ impl Life<'_> {
         for r in records {
             let Some(Body::Told(t)) = &r.body else { continue };
             let before = last.insert(t.entry, t.told_ms).unwrap_or(0);
-            ensure!(before < t.told_ms, "record {}: '{}' is told late or again", r.seq, t.message);
-            told.insert(t.message.clone());
+            ensure!(before <= t.told_ms, "record {}: '{}' is told late", r.seq, t.message);
+            ensure!(told.insert((t.entry, t.id.clone())), "record {}: '{}' is told again", r.seq, t.message);
         }
         for e in self.cloud.said() {
-            ensure!(told.contains(&e.text), "'{}' is not told", e.text);
+            ensure!(told.iter().any(|(_, id)| *id == e.text), "'{}' is not told", e.text);
         }
         Ok(())
     }

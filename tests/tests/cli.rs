@@ -346,12 +346,15 @@ fn a_store_held_by_what_cannot_be_seen_is_waited_for() -> Result<()> {
         e.kill9()?;
         let db = e.dir().join("store/db");
         // the lock outlives the process that took it, as an engine's does in its last moments: no list names who has it
-        let held = "exec 9<>\"$0\"; flock -w 20 9 || exit 9; echo held; exec sleep 6 >/dev/null";
+        let held = "exec 9<>\"$0\"; flock -w 20 9 || exit 9; echo held; exec sleep 25 >/dev/null";
         let mut holder = Command::new("sh").args(["-c", held]).arg(&db).stdout(Stdio::piped()).spawn()?;
         let mut word = [0; 5];
         holder.stdout.as_mut().context("stdout")?.read_exact(&mut word)?;
         ensure!(&word == b"held\n", "the store is free: {word:?}");
-        e.ok(&["ls"])?;
+        let mut other = e.spawn(&["ls"])?;
+        let said = e.run(&["ls"])?;
+        ensure!(said.code == 0 && said.err.contains("waiting for "), "{said:?}");
+        ensure!(other.wait()?.success(), "the other one waits as well");
         ensure!(holder.try_wait()?.is_some_and(|s| s.success()), "the store was held all the while");
         Ok(())
     })

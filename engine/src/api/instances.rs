@@ -274,7 +274,7 @@ impl Instances for Api {
             "" => 0,
             t => t.parse().map_err(|_| invalid("resume_token", "not a token of this stream"))?,
         };
-        Ok(Response::new(watch::events(self.clone(), id, after)))
+        Ok(Response::new(watch::events(self.clone(), i, id, after)))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 use futures_util::{StreamExt, stream::BoxStream};
 use prost_types::Timestamp;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_auth::policy::Role;
 use syp_proto::{
     journal::{self, Record, record::Body},
@@ -210,22 +210,27 @@ fn heartbeat(api: &Api) -> Timestamp {
 }
 
 /// The journal of an instance in words, from a number on; ends with the instance.
-pub(super) fn events(api: Api, id: InstanceId, after: u64) -> Stream<v1::WatchInstanceEventsResponse> {
+pub(super) fn events(
+    api: Api,
+    i: Arc<journal::Instance>,
+    id: InstanceId,
+    after: u64,
+) -> Stream<v1::WatchInstanceEventsResponse> {
     use v1::watch_instance_events_response::Event;
     Box::pin(async_stream::try_stream! {
         let mut news = api.engine.changes().subscribe();
         // names of its resources: once it is gone nobody else has them
-        let (mut after, mut held) = (after, None);
+        let (mut after, mut held) = (after, i);
         loop {
             loop {
                 let batch = api.engine.store().events(id, after, 500).await.map_err(Error::from).map_err(Status::from)?;
                 let Some(last) = batch.last() else { break };
                 after = last.seq;
-                held = api.engine.cell(id).map(|c| c.get()).or(held);
+                held = api.engine.cell(id).map_or(held, |c| c.get());
                 for r in &batch {
                     yield v1::WatchInstanceEventsResponse {
                         resume_token: r.seq.to_string(),
-                        event: Some(Event::Item(in_words(id, held.as_deref(), r))),
+                        event: Some(Event::Item(in_words(id, Some(&held), r))),
                     };
                 }
             }

@@ -179,6 +179,7 @@ pub(super) fn undo_outcome(
             row.set_state(ledger_row::State::Gone);
             row.gone_ms = r.at_ms;
             row.told = None;
+            row.told_ids.clear();
             row.retry_at_ms = 0;
             row.in_doubt = false;
         }
@@ -200,7 +201,18 @@ pub(super) fn told(i: &mut Instance, t: &journal::Told) -> Result<(), &'static s
     if over(row) {
         return Err("words about what is gone");
     }
-    row.told = Some(t.clone());
+    if t.removing {
+        // it is at work again: what failed before is over
+        row.failure = None;
+    }
+    let newest = row.told.as_ref().map_or(0, |n| n.told_ms);
+    if t.told_ms > newest {
+        row.told_ids.clear();
+    }
+    if t.told_ms >= newest {
+        row.told_ids.push(t.id.clone());
+        row.told = Some(t.clone());
+    }
     Ok(())
 }
 
@@ -230,4 +242,32 @@ pub(super) fn adopted(i: &mut Instance, r: &Record, a: &journal::Adopted) -> Res
     row.handle.clone_from(&a.handle);
     row.ever_in_doubt = true;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syp_proto::journal::{Failure, Told, record::Body};
+
+    #[test]
+    fn what_a_provider_says_is_kept_of_the_newest_moment_and_changes_nothing_else() {
+        let failure = Some(Failure { reason: "PROVIDER_UNREACHABLE".into(), ..Default::default() });
+        let row =
+            LedgerRow { ordinal: 4, failure, state: ledger_row::State::Exists as i32, ..Default::default() };
+        let mut i = Instance { head_seq: 1, changed_seq: 1, ledger: vec![row], ..Default::default() };
+        let before = crate::ops::etag(&i);
+        for (id, told_ms, removing) in [("a", 7, false), ("b", 9, true), ("late", 8, true), ("c", 9, true)] {
+            let failed = i.ledger[0].failure.is_some();
+            let told = Told { entry: 4, id: id.into(), told_ms, removing, ..Default::default() };
+            let r = Record { seq: i.head_seq + 1, body: Some(Body::Told(told)), ..Default::default() };
+            crate::fold::fold(&mut i, &r).unwrap();
+            assert_eq!(i.ledger[0].failure.is_some(), failed && !removing, "{id}");
+        }
+        assert_eq!((i.ledger[0].told.as_ref().unwrap().told_ms, i.head_seq), (9, 5));
+        assert_eq!(i.ledger[0].told_ids, ["b", "c"]);
+        assert_eq!(crate::ops::etag(&i), before);
+        assert!(told(&mut i, &Told { entry: 5, ..Default::default() }).is_err(), "of nothing");
+        i.ledger[0].set_state(ledger_row::State::Gone);
+        assert!(told(&mut i, &Told { entry: 4, ..Default::default() }).is_err(), "of what is gone");
+    }
 }

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Format of the whole store. It grows when a former version would take what it does not know for damage: 2 has packed values,
 /// revisions, secrets, series and the audit chain.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 
 /// Key and value.
 pub type Pair = (Vec<u8>, Vec<u8>);

@@ -64,9 +64,9 @@ fn template(s: &Shared, cx: &StepCx) -> Result<(String, String), Failure> {
     Ok((text, digest))
 }
 
-/// What AWS has said of the operation that is the last, into the journal.
+/// What AWS has said, into the journal. It never had a secret's value: templates have ARNs of them.
 fn tell(told: &Told, s: &stack::Stack) {
-    for e in &s.story.last {
+    for e in &s.story.told {
         let kind = if e.of_stack { "" } else { e.kind.as_str() };
         let words: Vec<_> = [&*e.logical, kind, &*e.reason].into_iter().filter(|w| !w.is_empty()).collect();
         told.say(Words { at_ms: e.at_ms, id: &e.id, reason: &e.status, message: &words.join(" ") });

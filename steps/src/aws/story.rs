@@ -40,8 +40,8 @@ pub struct Story {
     pub deletions: u32,
     /// What the newest event is about.
     pub newest: String,
-    /// The last operation's, the oldest first.
-    pub last: Vec<Event>,
+    /// Those of the last operation and of what a deletion has interrupted, the oldest first.
+    pub told: Vec<Event>,
 }
 
 /// Has enough been read? What comes before the last operation that is no deletion tells nothing.
@@ -62,9 +62,7 @@ pub fn read(newest_first: &[Event]) -> Story {
     }
     let (mut in_phase, mut in_operation) = (true, true);
     for e in newest_first {
-        if in_operation {
-            s.last.push(e.clone());
-        }
+        s.told.push(e.clone());
         if !e.of_stack {
             // what is called off because something else failed has not failed
             if e.status.ends_with("_FAILED") && !e.reason.contains("cancelled") {
@@ -97,7 +95,7 @@ pub fn read(newest_first: &[Event]) -> Story {
             }
         }
     }
-    s.last.reverse();
+    s.told.reverse();
     s
 }
 
@@ -136,8 +134,8 @@ mod tests {
         ]);
         assert_eq!((s.why.as_str(), s.token.as_str(), s.deletions), ("LogGroup: it exists", "t", 0));
         assert!(s.failed.is_empty(), "its rollback went well: {s:?}");
-        assert_eq!(s.last.len(), 6, "{s:?}");
-        assert_eq!((&*s.last[1].logical, &*s.last[5].status), ("LogGroup", "ROLLBACK_COMPLETE"));
+        assert_eq!(s.told.len(), 6, "{s:?}");
+        assert_eq!((&*s.told[1].logical, &*s.told[5].status), ("LogGroup", "ROLLBACK_COMPLETE"));
     }
 
     #[test]
@@ -171,8 +169,7 @@ mod tests {
         assert_eq!(s.failed, ["Group".to_owned()].into());
         assert_eq!(s.why, "Group: has a dependent object");
         assert_eq!(s.newest, "stack DELETE_FAILED");
-        assert_eq!(s.last[0].status, "DELETE_IN_PROGRESS");
-        assert_eq!(s.last.len(), 3, "of the last operation alone: {s:?}");
+        assert_eq!(s.told.len(), 8, "from what was there before the first deletion: {s:?}");
         let s = story(&[
             "- CREATE_IN_PROGRESS",
             "- DELETE_IN_PROGRESS",
