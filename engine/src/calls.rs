@@ -1,6 +1,7 @@
 //! Making the calls of a decision and turning what came back into records.
 use crate::{
     cell::Cell,
+    events::Recorder,
     failure::{Class, backoff_ms, failure},
     fault::Point,
     fold::{next_ordinal, over, row_at},
@@ -12,7 +13,6 @@ use crate::{
     scheduler::{Call, settle_ms},
     step::{DynStep, Observed, Of, Owner, StepCx, Waiting},
     targets::Placed,
-    told::Told,
     used,
     vault::Secrets,
 };
@@ -120,8 +120,8 @@ async fn apply(
         let step = e.step(i, &def.kind)?;
         let params = serde_json::from_str(&def.params).unwrap_or(Value::Null);
         let row = i.ledger.iter().rfind(|r| r.node == node && !over(r));
-        let told = row.map_or_else(Told::default, |r| Told::of(&cell.told, r, false));
-        let cx = StepCx { told, ..context(e, cell, i, node, params, cancel) };
+        let events = row.map_or_else(Recorder::default, |r| Recorder::of(&cell.events, r, false));
+        let cx = StepCx { events, ..context(e, cell, i, node, params, cancel) };
         let policy = def.policy.unwrap_or_default();
         let key = def.effect.as_ref().map_or("", |f| f.key.as_str());
         if !fresh && def.effect.is_some() {
@@ -210,8 +210,8 @@ async fn undo(e: &Inner, cell: &Cell, i: &Instance, entry: u32, attempt: u32) ->
     let what = format!("undo {}", row.node);
     let result = async {
         let step = e.step(i, &row.kind)?;
-        let told = Told::of(&cell.told, row, true);
-        limit(row.undo_timeout_ms, step.destroy(&owner(e, i, revision::number(i)), row, &told)).await
+        let events = Recorder::of(&cell.events, row, true);
+        limit(row.undo_timeout_ms, step.destroy(&owner(e, i, revision::number(i)), row, &events)).await
     }
     .await;
     e.faults.at(Point::Called, &what).await;
@@ -340,7 +340,7 @@ pub(crate) fn planned(e: &Inner, i: &Instance, node: &str, params: Value) -> Ste
         gate: gate_config(e, i, grace),
         cancel: CancellationToken::new(),
         waiting: Waiting::default(),
-        told: Told::default(),
+        events: Recorder::default(),
         routes: serde_json::from_str(&i.routes).unwrap_or(Value::Null),
         live: Arc::new(i.ledger.iter().filter(|r| !over(r)).map(|r| r.node.clone()).collect()),
         grace: Duration::from_millis(u64::try_from(grace).unwrap_or(0)),

@@ -1,5 +1,5 @@
 //! One instance in memory: its committed projection, who may write, who is to be woken.
-use crate::{id::InstanceId, step::Waiting, told::Queue};
+use crate::{events::Queue, id::InstanceId, step::Waiting};
 use arc_swap::ArcSwap;
 use prost::Message;
 use std::sync::{
@@ -22,8 +22,8 @@ pub struct Cell {
     pub(crate) running: AtomicBool,
     /// What its steps wait for right now.
     pub waiting: Waiting,
-    /// What its steps have been told and is not written yet.
-    pub(crate) told: Arc<Queue>,
+    /// Events of its provider that are not written yet.
+    pub(crate) events: Arc<Queue>,
     blocked: OnceLock<String>,
 }
 
@@ -46,7 +46,7 @@ impl Cell {
             changed: Notify::new(),
             running: AtomicBool::new(false),
             waiting: Waiting::default(),
-            told: Arc::default(),
+            events: Arc::default(),
             blocked: OnceLock::new(),
         })
     }

@@ -61,7 +61,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
             let row = row_of_node(i, &p.node).ok_or("progress of a step without a row")?;
             i.ledger[row].handle.clone_from(&p.handle);
         }
-        Body::Told(t) => rows::told(i, t)?,
+        Body::ProviderEvent(e) => rows::provider_event(i, e)?,
         Body::StepOutcome(o) => rows::step_outcome(i, r, o)?,
         Body::UndoIntent(u) => rows::undo_intent(i, r, u)?,
         Body::UndoOutcome(u) => rows::undo_outcome(i, r, u)?,
@@ -143,7 +143,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
     }
     i.head_seq = r.seq;
     // what its provider says and counts is no change that anybody made
-    if !matches!(body, Body::Told(_) | Body::Used(_)) {
+    if !matches!(body, Body::ProviderEvent(_) | Body::Used(_)) {
         i.changed_seq = r.seq;
         i.update_ms = r.at_ms;
     }

@@ -1,9 +1,9 @@
 //! What a target implements: [`Step`], one idempotent effect, and [`Target`], everything the engine asks of a provider.
 use crate::{
     clock::Millis,
+    events::Recorder,
     examined::Examined,
     id::{InstanceId, StoreId},
-    told::Told,
     vault::Secrets,
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
@@ -73,8 +73,8 @@ pub struct StepCx {
     pub cancel: CancellationToken,
     /// Where the step says what it waits for.
     pub waiting: Waiting,
-    /// Where the step says what its provider tells of the effect; kept in the journal.
-    pub told: Told,
+    /// Takes what the provider says of the effect into the journal.
+    pub events: Recorder,
     /// Time the run has for draining.
     pub grace: Duration,
     /// Where the gate shall send requests from now on, in the target's own words (`PlanNode.routes`).
@@ -214,7 +214,7 @@ pub trait Step: Send + Sync {
         &self,
         owner: &Owner,
         row: &LedgerRow,
-        told: &Told,
+        events: &Recorder,
     ) -> impl Future<Output = Result<bool, Failure>> + Send;
 }
 
@@ -240,7 +240,7 @@ pub trait DynStep: Send + Sync {
         &'a self,
         owner: &'a Owner,
         row: &'a LedgerRow,
-        told: &'a Told,
+        events: &'a Recorder,
     ) -> BoxFuture<'a, Result<bool, Failure>>;
 }
 
@@ -268,9 +268,9 @@ impl<T: Step> DynStep for T {
         &'a self,
         owner: &'a Owner,
         row: &'a LedgerRow,
-        told: &'a Told,
+        events: &'a Recorder,
     ) -> BoxFuture<'a, Result<bool, Failure>> {
-        Box::pin(Step::destroy(self, owner, row, told))
+        Box::pin(Step::destroy(self, owner, row, events))
     }
 }
 

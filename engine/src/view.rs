@@ -128,8 +128,8 @@ pub fn waiting_on(i: &Instance, live: &crate::step::Waiting) -> Vec<WaitingOn> {
     out.extend(i.run.as_ref().filter(|r| r.paused_ms != 0).map(|r| paused(i, r)));
     let Some(run) = i.run.as_ref().filter(|r| r.kind() == RunKind::Teardown) else { return out };
     for r in i.ledger.iter().filter(|r| !over(r) && (r.undo_open || r.retry_at_ms != 0)) {
-        let said = r.told.as_ref().filter(|t| t.removing);
-        let said = said.map_or_else(String::new, |t| format!(": {} {}", t.message, t.reason));
+        let said = r.last_event.as_ref().filter(|e| e.removing);
+        let said = said.map_or_else(String::new, |e| format!(": {} {}", e.message, e.reason));
         let why = r.failure.clone().unwrap_or_else(|| Failure {
             reason: "REMOVING".into(),
             message: format!("removing {}{said}", r.key),

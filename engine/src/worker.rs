@@ -55,7 +55,7 @@ pub(crate) async fn run(e: Arc<Inner>, cell: Arc<Cell>) {
                 break;
             }
         };
-        if work.calls.is_empty() && work.outcomes.is_empty() && cell.told.is_empty() {
+        if work.calls.is_empty() && work.outcomes.is_empty() && cell.events.is_empty() {
             e.timer.set(cell.id, wake_at);
             cell.running.store(false, Ordering::Release);
             // somebody may have written between the round and here
@@ -101,8 +101,8 @@ impl Work {
             records.push(r);
             Ok(())
         };
-        let told = cell.told.take();
-        for body in told.iter().cloned().map(Body::Told).chain(self.outcomes.drain(..)) {
+        let events = cell.events.take();
+        for body in events.iter().cloned().map(Body::ProviderEvent).chain(self.outcomes.drain(..)) {
             if is_current(&next, &body) {
                 let body = renumbered(&next, body);
                 push(&mut next, body)?;
@@ -142,7 +142,7 @@ impl Work {
         if !records.is_empty() {
             e.faults.at(Point::BeforeCommit, "").await;
             if let Err(err) = e.write(cell, &base, next, records, None, vec![]).await {
-                cell.told.put_back(told);
+                cell.events.put_back(events);
                 return Err(err);
             }
             e.faults.at(Point::OutcomeSynced, "").await;
@@ -203,7 +203,7 @@ impl Work {
                 }
             }
             () = cell.wake.notified() => {}
-            () = cell.told.come.notified() => {}
+            () = cell.events.come.notified() => {}
             () = sleep => {}
         }
     }
@@ -237,7 +237,7 @@ fn is_current(i: &Instance, body: &Body) -> bool {
         Body::UndoOutcome(o) => {
             row_at(&i.ledger, o.entry).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
         }
-        Body::Told(t) => row_at(&i.ledger, t.entry).is_some_and(|r| !crate::fold::over(r)),
+        Body::ProviderEvent(e) => row_at(&i.ledger, e.entry).is_some_and(|r| !crate::fold::over(r)),
         Body::Listed(l) => run(l.run).is_some(),
         Body::Used(u) => u.from_ms >= i.used_until_ms,
         Body::Adopted(a) => {

@@ -403,9 +403,9 @@ impl Life<'_> {
         let mut last: BTreeMap<u32, i64> = BTreeMap::new();
         let mut told = BTreeSet::new();
         for r in records {
-            let Some(Body::Told(t)) = &r.body else { continue };
-            let before = last.insert(t.entry, t.told_ms).unwrap_or(0);
-            ensure!(before <= t.told_ms, "record {}: '{}' is told late", r.seq, t.message);
+            let Some(Body::ProviderEvent(t)) = &r.body else { continue };
+            let before = last.insert(t.entry, t.event_ms).unwrap_or(0);
+            ensure!(before <= t.event_ms, "record {}: '{}' is told late", r.seq, t.message);
             ensure!(told.insert((t.entry, t.id.clone())), "record {}: '{}' is told again", r.seq, t.message);
         }
         for e in self.cloud.said() {

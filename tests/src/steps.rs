@@ -9,11 +9,11 @@ use std::{
 use syp_auth::{door::Mode, local::LocalIssuer};
 use syp_engine::{
     door::Door,
+    events::Recorder,
     graph::RunKind,
     id::{InstanceId, StoreId},
     step::{Done, DynStep, Have, Observed, Owner, StepCx, Target, Waiting},
     store::{Commit, MemKv, Store, open_inline},
-    told::Told,
     vault::{Secrets, Vault},
 };
 use syp_proto::{
@@ -115,7 +115,7 @@ impl Walk<'_> {
             gate: self.door.config(&projection, Mode::Serve, 1_000),
             cancel: CancellationToken::new(),
             waiting: Waiting::default(),
-            told: Told::default(),
+            events: Recorder::default(),
             routes: serde_json::from_str(&self.routes).unwrap_or(Value::Null),
             secrets: Secrets::new(
                 Arc::clone(&self.vault),
@@ -185,7 +185,7 @@ impl Walk<'_> {
         let has_effect = node.effect.is_some();
         if has_effect {
             let was = step
-                .destroy(&self.owner, &self.row(node, ""), &Told::default())
+                .destroy(&self.owner, &self.row(node, ""), &Recorder::default())
                 .await
                 .map_err(said("destroy before apply"))?;
             ensure!(!was, "destroy before apply found something");
@@ -210,9 +210,11 @@ impl Walk<'_> {
             let step = self.step(node)?;
             let row = self.row(node, "");
             let found = self.outputs.contains_key(&node.id);
-            let first = step.destroy(&self.owner, &row, &Told::default()).await.map_err(said(&node.id))?;
+            let first =
+                step.destroy(&self.owner, &row, &Recorder::default()).await.map_err(said(&node.id))?;
             ensure!(first || !found, "destroy of {} did not find it", node.id);
-            let again = step.destroy(&self.owner, &row, &Told::default()).await.map_err(said(&node.id))?;
+            let again =
+                step.destroy(&self.owner, &row, &Recorder::default()).await.map_err(said(&node.id))?;
             ensure!(!again, "a second destroy of {} found something", node.id);
             let seen = step.observe(&self.cx(node), key(node)).await.map_err(said(&node.id))?;
             ensure!(seen == Observed::Absent, "{} after destroy: {seen:?}", node.id);

@@ -292,12 +292,12 @@ fn used(aws: &Aws, e: &Engine) -> Result<()> {
 }
 
 /// What CloudFormation has said of each operation is kept with the instance, each of it once, when the stack is gone too.
-fn told(e: &Engine) -> Result<()> {
+fn events(e: &Engine) -> Result<()> {
     let all = e.json(&["events", "shop"])?;
     let all: Vec<&Value> = all["events"].as_array().into_iter().flatten().collect();
     let told: Vec<String> = all
         .iter()
-        .filter(|x| x["type"] == "told" && x["step"] == "stack")
+        .filter(|x| x["type"] == "provider_event" && x["step"] == "stack")
         .map(|x| format!("{} {}", x["reason"].as_str().unwrap_or(""), x["message"].as_str().unwrap_or("")))
         .collect();
     let at = |words: &str| {
@@ -315,7 +315,7 @@ fn told(e: &Engine) -> Result<()> {
     ensure!(order.is_sorted(), "{order:?}: {told:#?}");
     let once: BTreeSet<_> = all
         .iter()
-        .filter(|x| x["type"] == "told")
+        .filter(|x| x["type"] == "provider_event")
         .map(|x| format!("{} {} {}", x["time"], x["reason"], x["message"]))
         .collect();
     ensure!(once.len() == told.len(), "something is told twice: {all:#?}");
@@ -427,15 +427,19 @@ fn a_private_image_is_pulled_with_the_engines_login() -> Result<()> {
     ensure!(held.is_err(), "the engine wrote the password down: {held:?}");
     // the next engine reads the same events again
     let mut down = e.spawn(&["down", "shop", "--yes"])?;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while !e.ok(&["events", "shop"])?.contains("DELETE_IN_PROGRESS") {
-        ensure!(down.try_wait()?.is_none(), "it ended first");
+        ensure!(
+            down.try_wait()?.is_none() && std::time::Instant::now() < end,
+            "it does not say what AWS deletes"
+        );
         pause(50);
     }
     e.kill9()?;
     if !down.wait()?.success() {
         e.down("shop")?;
     }
-    told(&e)?;
+    events(&e)?;
     ensure!(aws.left(&e.store_id()?)?.is_empty(), "{:?}", aws.left(&e.store_id()?)?);
     Ok(())
 }

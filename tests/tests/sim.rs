@@ -279,7 +279,8 @@ fn every_registered_fake_kind_is_in_the_plan_that_the_matrix_walks() {
 async fn what_a_cloud_says_is_told_once_whatever_crashes() -> Result<()> {
     for (landing, lag) in CLOUDS {
         let base = Scenario::plain(landing, lag).updates(1).talking();
-        let told = |o: &Outcome| o.records.iter().filter(|r| matches!(r.body, Some(Body::Told(_)))).count();
+        let told =
+            |o: &Outcome| o.records.iter().filter(|r| matches!(r.body, Some(Body::ProviderEvent(_)))).count();
         // four that are made, another of one, and all of them gone
         assert_eq!(told(&ok(&base).await?), 10);
         every_single_crash(&base).await?;

@@ -269,7 +269,9 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
         Some(Body::StepProgress(p)) => {
             ("step_progress", p.node.clone(), String::new(), p.handle.clone(), p.run)
         }
-        Some(Body::Told(t)) => ("told", resource(t.entry), t.reason.clone(), t.message.clone(), 0),
+        Some(Body::ProviderEvent(e)) => {
+            ("provider_event", resource(e.entry), e.reason.clone(), e.message.clone(), 0)
+        }
         Some(Body::StepOutcome(o)) => {
             let f = fail(&o.failure);
             let word = if o.failure.is_none() { "done".to_owned() } else { f.message };
@@ -383,8 +385,8 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
         }
         None => ("unknown", String::new(), String::new(), String::new(), 0),
     };
-    // it may have said so while nobody listened
-    let at_ms = if let Some(Body::Told(t)) = &r.body { t.told_ms } else { r.at_ms };
+    // it may have happened while nobody listened
+    let at_ms = if let Some(Body::ProviderEvent(e)) = &r.body { e.event_ms } else { r.at_ms };
     v1::InstanceEvent {
         seq: i64::try_from(r.seq).unwrap_or(i64::MAX),
         time: timestamp(at_ms),

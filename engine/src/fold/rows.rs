@@ -178,8 +178,8 @@ pub(super) fn undo_outcome(
         undo_outcome::Result::Gone | undo_outcome::Result::AlreadyAbsent => {
             row.set_state(ledger_row::State::Gone);
             row.gone_ms = r.at_ms;
-            row.told = None;
-            row.told_ids.clear();
+            row.last_event = None;
+            row.last_event_ids.clear();
             row.retry_at_ms = 0;
             row.in_doubt = false;
         }
@@ -196,22 +196,22 @@ pub(super) fn undo_outcome(
     Ok(())
 }
 
-pub(super) fn told(i: &mut Instance, t: &journal::Told) -> Result<(), &'static str> {
-    let row = row(i, t.entry)?;
+pub(super) fn provider_event(i: &mut Instance, e: &journal::ProviderEvent) -> Result<(), &'static str> {
+    let row = row(i, e.entry)?;
     if over(row) {
-        return Err("words about what is gone");
+        return Err("an event of what is gone");
     }
-    if t.removing {
+    if e.removing {
         // it is at work again: what failed before is over
         row.failure = None;
     }
-    let newest = row.told.as_ref().map_or(0, |n| n.told_ms);
-    if t.told_ms > newest {
-        row.told_ids.clear();
+    let newest = row.last_event.as_ref().map_or(0, |n| n.event_ms);
+    if e.event_ms > newest {
+        row.last_event_ids.clear();
     }
-    if t.told_ms >= newest {
-        row.told_ids.push(t.id.clone());
-        row.told = Some(t.clone());
+    if e.event_ms >= newest {
+        row.last_event_ids.push(e.id.clone());
+        row.last_event = Some(e.clone());
     }
     Ok(())
 }
@@ -247,7 +247,7 @@ pub(super) fn adopted(i: &mut Instance, r: &Record, a: &journal::Adopted) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syp_proto::journal::{Failure, Told, record::Body};
+    use syp_proto::journal::{Failure, ProviderEvent, record::Body};
 
     #[test]
     fn what_a_provider_says_is_kept_of_the_newest_moment_and_changes_nothing_else() {
@@ -256,18 +256,25 @@ mod tests {
             LedgerRow { ordinal: 4, failure, state: ledger_row::State::Exists as i32, ..Default::default() };
         let mut i = Instance { head_seq: 1, changed_seq: 1, ledger: vec![row], ..Default::default() };
         let before = crate::ops::etag(&i);
-        for (id, told_ms, removing) in [("a", 7, false), ("b", 9, true), ("late", 8, true), ("c", 9, true)] {
+        for (id, event_ms, removing) in [("a", 7, false), ("b", 9, true), ("late", 8, true), ("c", 9, true)] {
             let failed = i.ledger[0].failure.is_some();
-            let told = Told { entry: 4, id: id.into(), told_ms, removing, ..Default::default() };
-            let r = Record { seq: i.head_seq + 1, body: Some(Body::Told(told)), ..Default::default() };
+            let event = ProviderEvent { entry: 4, id: id.into(), event_ms, removing, ..Default::default() };
+            let r =
+                Record { seq: i.head_seq + 1, body: Some(Body::ProviderEvent(event)), ..Default::default() };
             crate::fold::fold(&mut i, &r).unwrap();
             assert_eq!(i.ledger[0].failure.is_some(), failed && !removing, "{id}");
         }
-        assert_eq!((i.ledger[0].told.as_ref().unwrap().told_ms, i.head_seq), (9, 5));
-        assert_eq!(i.ledger[0].told_ids, ["b", "c"]);
+        assert_eq!((i.ledger[0].last_event.as_ref().unwrap().event_ms, i.head_seq), (9, 5));
+        assert_eq!(i.ledger[0].last_event_ids, ["b", "c"]);
         assert_eq!(crate::ops::etag(&i), before);
-        assert!(told(&mut i, &Told { entry: 5, ..Default::default() }).is_err(), "of nothing");
+        assert!(
+            provider_event(&mut i, &ProviderEvent { entry: 5, ..Default::default() }).is_err(),
+            "of nothing"
+        );
         i.ledger[0].set_state(ledger_row::State::Gone);
-        assert!(told(&mut i, &Told { entry: 4, ..Default::default() }).is_err(), "of what is gone");
+        assert!(
+            provider_event(&mut i, &ProviderEvent { entry: 4, ..Default::default() }).is_err(),
+            "of what is gone"
+        );
     }
 }

@@ -5,10 +5,10 @@ use serde_json::json;
 use std::sync::Arc;
 use syp_auth::door::{GateConfig, Probe, Protocol};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     fold::GATE_GENERATION,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -85,7 +85,7 @@ impl Step for Config {
         Ok(Done { handle: arn, outputs })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         kept::remove(&self.0.clients().await?.secrets, owner, &row.key).await
     }
 }

@@ -3,8 +3,8 @@ use super::{Shared, config, door::Front, kept, tasks};
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::Mode;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
@@ -53,7 +53,7 @@ impl Step for Drain {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

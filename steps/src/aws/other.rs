@@ -3,9 +3,9 @@
 use super::{Shared, listing};
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Of, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -29,7 +29,7 @@ impl Step for Other {
         Err(failure(Class::Terminal, "INTERNAL", why, "please report this bug"))
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         // by its tags and its name it is still ours
         let of = Of { uid: owner.uid, ledger: &[] };
         let all = Box::pin(listing::list(&self.shared, &owner.store, Some(of))).await?;

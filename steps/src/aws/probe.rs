@@ -3,9 +3,9 @@ use super::{Shared, check::no_front, door::Front, tasks};
 use crate::verdict;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use syp_engine::{
+    events::Recorder,
     scaling,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
@@ -63,7 +63,7 @@ impl Step for Probe {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

@@ -6,9 +6,9 @@ use secrecy::SecretString;
 use serde_json::json;
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -140,7 +140,7 @@ impl Step for Pull {
         Ok(Done { outputs: json!({ "arn": arn }), handle: arn })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         kept::remove(&self.0.clients().await?.secrets, owner, &row.key).await
     }
 }

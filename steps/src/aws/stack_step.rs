@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use syp_engine::{
     clock::Millis,
+    events::{Event, Recorder},
     failure::{Class, failure},
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
-    told::{Told, Words},
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -64,12 +64,12 @@ fn template(s: &Shared, cx: &StepCx) -> Result<(String, String), Failure> {
     Ok((text, digest))
 }
 
-/// What AWS has said, into the journal. It never had a secret's value: templates have ARNs of them.
-fn tell(told: &Told, s: &stack::Stack) {
-    for e in &s.story.told {
+/// CloudFormation's events, into the journal. AWS never had a secret's value: templates have ARNs of them.
+fn record(events: &Recorder, s: &stack::Stack) {
+    for e in &s.story.events {
         let kind = if e.of_stack { "" } else { e.kind.as_str() };
         let words: Vec<_> = [&*e.logical, kind, &*e.reason].into_iter().filter(|w| !w.is_empty()).collect();
-        told.say(Words { at_ms: e.at_ms, id: &e.id, reason: &e.status, message: &words.join(" ") });
+        events.record(Event { at_ms: e.at_ms, id: &e.id, reason: &e.status, message: &words.join(" ") });
     }
 }
 
@@ -161,7 +161,7 @@ impl Step for Stack {
         let wanted = Wanted { owner: &cx.owner, template: &text, digest: &digest, token: &token };
         let seen = Mutex::<Seen>::default();
         let say = |s: &stack::Stack| {
-            tell(&cx.told, s);
+            record(&cx.events, s);
             // why no task comes says more than that the stack does not
             if s.held.rests() || seen.lock().full {
                 return;
@@ -251,10 +251,10 @@ impl Step for Stack {
         }
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, told: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, events: &Recorder) -> Result<bool, Failure> {
         let id = Some(row.handle.as_str()).filter(|h| !h.is_empty());
         let stacks = self.stacks(self.0.pause).await?;
-        let (was, left) = stacks.remove(owner, id, &|s| tell(told, s)).await?;
+        let (was, left) = stacks.remove(owner, id, &|s| record(events, s)).await?;
         if !left.is_empty() {
             // the listing finds them, and says so until they are gone
             tracing::warn!(stack = row.key, ?left, "AWS could not remove these with the stack");

@@ -41,7 +41,7 @@ pub struct Story {
     /// What the newest event is about.
     pub newest: String,
     /// Those of the last operation and of what a deletion has interrupted, the oldest first.
-    pub told: Vec<Event>,
+    pub events: Vec<Event>,
 }
 
 /// Has enough been read? What comes before the last operation that is no deletion tells nothing.
@@ -62,7 +62,7 @@ pub fn read(newest_first: &[Event]) -> Story {
     }
     let (mut in_phase, mut in_operation) = (true, true);
     for e in newest_first {
-        s.told.push(e.clone());
+        s.events.push(e.clone());
         if !e.of_stack {
             // what is called off because something else failed has not failed
             if e.status.ends_with("_FAILED") && !e.reason.contains("cancelled") {
@@ -95,7 +95,7 @@ pub fn read(newest_first: &[Event]) -> Story {
             }
         }
     }
-    s.told.reverse();
+    s.events.reverse();
     s
 }
 
@@ -134,8 +134,8 @@ mod tests {
         ]);
         assert_eq!((s.why.as_str(), s.token.as_str(), s.deletions), ("LogGroup: it exists", "t", 0));
         assert!(s.failed.is_empty(), "its rollback went well: {s:?}");
-        assert_eq!(s.told.len(), 6, "{s:?}");
-        assert_eq!((&*s.told[1].logical, &*s.told[5].status), ("LogGroup", "ROLLBACK_COMPLETE"));
+        assert_eq!(s.events.len(), 6, "{s:?}");
+        assert_eq!((&*s.events[1].logical, &*s.events[5].status), ("LogGroup", "ROLLBACK_COMPLETE"));
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(s.failed, ["Group".to_owned()].into());
         assert_eq!(s.why, "Group: has a dependent object");
         assert_eq!(s.newest, "stack DELETE_FAILED");
-        assert_eq!(s.told.len(), 8, "from what was there before the first deletion: {s:?}");
+        assert_eq!(s.events.len(), 8, "from what was there before the first deletion: {s:?}");
         let s = story(&[
             "- CREATE_IN_PROGRESS",
             "- DELETE_IN_PROGRESS",

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use std::{collections::HashMap, sync::Arc};
 use syp_engine::{
     api::validate,
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -106,7 +106,7 @@ impl Step for App {
         Ok(Done { handle: c.id.unwrap_or_default(), outputs: json!({}) })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         container::destroy(&self.0, owner, row, Some(STOP_GRACE_S)).await
     }
 }

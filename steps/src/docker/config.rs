@@ -13,9 +13,9 @@ use std::{
 };
 use syp_auth::door::GateConfig;
 use syp_engine::{
+    events::Recorder,
     fold::GATE_GENERATION,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -85,7 +85,7 @@ impl Step for Config {
         Ok(Done { outputs: json!({ GATE_GENERATION: cx.gate.generation }), ..Default::default() })
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

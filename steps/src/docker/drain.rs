@@ -7,8 +7,8 @@ use super::{
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::{GateStatus, Mode};
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
@@ -50,7 +50,7 @@ impl Step for Drain {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

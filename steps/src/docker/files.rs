@@ -16,10 +16,10 @@ use std::{
     path::{Path, PathBuf},
 };
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     id::{InstanceId, StoreId},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, Found, LedgerRow},
@@ -140,7 +140,7 @@ impl Step for Files {
         Ok(Done { handle: key.into(), outputs: json!({}) })
     }
 
-    async fn destroy(&self, _: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         remove(&folder(&row.key))
     }
 }

@@ -19,9 +19,9 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -202,7 +202,7 @@ impl Step for Gate {
         Ok(Done { handle: c.id.unwrap_or_default(), outputs })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         container::destroy(&self.0, owner, row, None).await
     }
 }

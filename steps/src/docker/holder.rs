@@ -17,9 +17,9 @@ use futures_util::StreamExt;
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -137,7 +137,7 @@ impl Step for Holder {
         Ok(Done { handle: c.id.clone().unwrap_or_default(), outputs: json!({ "address": address }) })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         container::destroy(&self.0, owner, row, None).await
     }
 }

@@ -7,9 +7,9 @@ use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -53,7 +53,7 @@ impl Step for Image {
         }
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

@@ -13,9 +13,9 @@ use bollard::query_parameters::ListNetworksOptions;
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -182,7 +182,7 @@ impl Step for Network {
         Ok(Done { handle: found.id, outputs })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         let mut was = false;
         for n in ours(&self.0, owner, &row.key).await? {
             was |= optional(self.0.docker.remove_network(&n.id).await)?.is_some();

@@ -6,8 +6,8 @@ use super::{
 use bollard::{models::VolumeCreateRequest, query_parameters::RemoveVolumeOptions};
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -42,7 +42,7 @@ impl Step for Volume {
         Ok(Done { handle: key.into(), ..Default::default() })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         match optional(self.0.docker.inspect_volume(&row.key).await)? {
             Some(v) if is_ours(owner, Some(&v.labels)) => {
                 Ok(optional(self.0.docker.remove_volume(&row.key, None::<RemoveVolumeOptions>).await)?

@@ -2,8 +2,8 @@
 use super::cloud::{FakeCloud, Fault};
 use serde_json::json;
 use syp_engine::{
+    events::{Event, Recorder},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::{Told, Words},
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -13,9 +13,9 @@ pub(super) struct FakeStep {
 }
 
 /// All that the cloud has said of a key, as a provider lists it: each time from the beginning.
-fn listen(cloud: &FakeCloud, key: &str, told: &Told) {
+fn listen(cloud: &FakeCloud, key: &str, events: &Recorder) {
     for e in cloud.said().iter().filter(|e| e.key == key) {
-        told.say(Words { at_ms: e.at, id: &e.text, reason: "", message: &e.text });
+        events.record(Event { at_ms: e.at, id: &e.text, reason: "", message: &e.text });
     }
 }
 
@@ -56,7 +56,7 @@ impl Step for FakeStep {
         if !there && matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone | Fault::Panic)) {
             self.cloud.create(&cx.owner, key, self.kind, &cx.node);
         }
-        listen(&self.cloud, key, &cx.told);
+        listen(&self.cloud, key, &cx.events);
         self.cloud.end(fault).await?;
         // success is said when the effect is there, as every step must
         self.cloud.landed(key).await;
@@ -64,7 +64,7 @@ impl Step for FakeStep {
         Ok(Done { handle: key.into(), outputs })
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, told: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, events: &Recorder) -> Result<bool, Failure> {
         let fault = self.cloud.begin(&format!("destroy {}", row.node));
         let mut was = false;
         if matches!(fault, None | Some(Fault::ExecutedTimeout | Fault::HalfDone | Fault::Panic)) {
@@ -75,7 +75,7 @@ impl Step for FakeStep {
                 }
             }
         }
-        listen(&self.cloud, &row.key, told);
+        listen(&self.cloud, &row.key, events);
         self.cloud.end(fault).await?;
         Ok(was)
     }

@@ -19,9 +19,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use syp_engine::{
     api::validate,
     door,
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -279,7 +279,7 @@ impl Step for App {
         rehearse::after(&self.0, DEPLOYMENT, cx, &deployment(&self.0, cx, key), former).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         let c = self.0.client().await?;
         let namespace = namespace_of(row);
         let was = object::remove(&c, DEPLOYMENT, owner, &namespace, &row.key).await?;

@@ -3,9 +3,9 @@ use super::{Shared, pods, probe::node};
 use crate::admin;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::{net::TcpStream, time::Instant};
@@ -64,7 +64,7 @@ impl Step for Check {
         crate::admin::enforced(status)
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

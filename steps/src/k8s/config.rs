@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::{GateConfig, Probe, Protocol};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     fold::GATE_GENERATION,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -111,7 +111,7 @@ impl Step for Config {
         Ok(object::done_with(&made, json!({ GATE_GENERATION: cx.gate.generation })))
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, SECRET, owner, &namespace_of(row), &row.key).await
     }
 }

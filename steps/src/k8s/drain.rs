@@ -4,8 +4,8 @@ use crate::labels::key;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::Mode;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -35,7 +35,7 @@ impl Step for Drain {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

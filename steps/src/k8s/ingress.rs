@@ -9,8 +9,8 @@ use crate::{kind, labels::key};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -85,7 +85,7 @@ impl Step for Ingress {
         rehearse::rehearse(&self.0, INGRESS, cx, &manifest(cx, key)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, INGRESS, owner, &namespace_of(row), &row.key).await
     }
 }

@@ -4,8 +4,8 @@ use super::{Shared, client::NAMESPACE, object, rehearse};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -47,7 +47,7 @@ impl Step for Namespace {
         rehearse::rehearse(&self.0, NAMESPACE, cx, &manifest(cx, key)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, NAMESPACE, owner, "", &row.key).await
     }
 }

@@ -8,8 +8,8 @@ use super::{
 use serde_json::Value;
 use std::{marker::PhantomData, sync::Arc};
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -58,7 +58,7 @@ impl<M: Manifest> Step for One<M> {
         rehearse::rehearse(&self.0, M::KIND, cx, &manifest::<M>(cx, key)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, M::KIND, owner, &namespace_of(row), &row.key).await
     }
 }

@@ -7,9 +7,9 @@ use kube::{
 };
 use std::{sync::Arc, time::Duration};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ impl Step for Other {
         ))
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         let Some((r, namespace)) = resource_of(&row.handle) else { return Ok(false) };
         let c = self.0.client().await?;
         let api: Api<DynamicObject> =

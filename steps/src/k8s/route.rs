@@ -11,9 +11,9 @@ use kube::Client;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -213,7 +213,7 @@ impl Step for Route {
         rehearse::rehearse(&self.0, HTTP_ROUTE, cx, &manifest(cx, key, &at)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, HTTP_ROUTE, owner, &namespace_of(row), &row.key).await
     }
 }

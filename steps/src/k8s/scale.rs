@@ -16,10 +16,10 @@ use kube::{
 use serde_json::json;
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     scaling,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::{
     journal::{Failure, LedgerRow},
@@ -106,7 +106,7 @@ impl Step for Scale {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

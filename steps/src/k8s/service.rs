@@ -16,8 +16,8 @@ use kube::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -151,7 +151,7 @@ impl Step for Service {
         rehearse::rehearse(&self.0, SERVICE, cx, &manifest(cx, key, None)).await
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, SERVICE, owner, &namespace_of(row), &row.key).await
     }
 }

@@ -6,8 +6,8 @@ use kube::Client;
 use std::{sync::Arc, time::Duration};
 use syp_auth::door::GateStatus;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::time::Instant;
@@ -72,7 +72,7 @@ impl Step for Settle {
         Ok(Done::default())
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

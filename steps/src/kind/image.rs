@@ -4,8 +4,8 @@ use crate::labels::key;
 use serde_json::Value;
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -39,7 +39,7 @@ impl Step for Image {
         Ok(Done { handle: named(key), ..Done::default() })
     }
 
-    async fn destroy(&self, _: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         match self.0.look().await? {
             // it goes with the cluster
             Look::Absent | Look::Half => Ok(false),

@@ -7,8 +7,8 @@ use super::{
 use std::sync::Arc;
 use syp_engine::failure::Class;
 use syp_engine::{
+    events::Recorder,
     step::{Done, DynStep, Observed as Seen, Owner, Rehearsed, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -53,7 +53,7 @@ impl Step for Observed {
         }
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, told: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, events: &Recorder) -> Result<bool, Failure> {
         match self.cluster.look().await? {
             Look::Absent | Look::Half => return Ok(false),
             Look::Stopped => {
@@ -61,6 +61,6 @@ impl Step for Observed {
             }
             Look::Running => {}
         }
-        self.step.destroy(owner, row, told).await
+        self.step.destroy(owner, row, events).await
     }
 }

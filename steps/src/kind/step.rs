@@ -10,9 +10,9 @@ use crate::{
 use serde_json::json;
 use std::sync::Arc;
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -62,7 +62,7 @@ impl Step for ClusterStep {
         Ok(Done { handle: self.0.name.clone(), outputs: json!({ "ports": ports, "doors": doors }) })
     }
 
-    async fn destroy(&self, owner: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         let _held = self.0.hold().await;
         let mut look = self.0.look().await?;
         if look == Look::Stopped {

@@ -19,6 +19,7 @@ use syp_engine::{
     clock::Clock,
     door::Door,
     engine::{Caller, Engine, NewInstance, Options},
+    events::Recorder,
     fault::NoFaults,
     fold::GATE_GENERATION,
     graph::{RunKind, State},
@@ -29,7 +30,6 @@ use syp_engine::{
         StepCx, Target,
     },
     store::{SledKv, open},
-    told::Told,
     vault::Vault,
 };
 use syp_proto::{
@@ -111,7 +111,7 @@ impl Step for BenchStep {
         Ok(Done { outputs, ..Default::default() })
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

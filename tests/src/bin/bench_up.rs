@@ -17,11 +17,11 @@ use syp_auth::{
 use syp_engine::{
     clock::Clock,
     door::{Door, instance_audience},
+    events::Recorder,
     graph::RunKind,
     id::{InstanceId, StoreId},
     step::{Have, Owner, StepCx, Target, Waiting},
     store::{MemKv, open_inline},
-    told::Told,
     vault::{Secrets, Vault},
 };
 use syp_proto::{
@@ -150,7 +150,7 @@ impl Bare {
                 key: key(n).into(),
                 ..Default::default()
             };
-            step.destroy(&owner, &row, &Told::default()).await.map_err(said)?;
+            step.destroy(&owner, &row, &Recorder::default()).await.map_err(said)?;
         }
         let down = begin.elapsed();
         made?;
@@ -193,7 +193,7 @@ impl Bare {
                     gate: self.door.config(&i, Mode::Serve, 1_000),
                     cancel: CancellationToken::new(),
                     waiting: Waiting::default(),
-                    told: Told::default(),
+                    events: Recorder::default(),
                     routes: serde_json::from_str(&n.routes).unwrap_or(Value::Null),
                     secrets: Secrets::new(Arc::clone(&vault), Arc::clone(&store), owner.uid, "default"),
                     live: Arc::default(),

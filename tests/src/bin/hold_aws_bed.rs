@@ -16,7 +16,7 @@ use syp_tests::{
 static OVER: AtomicBool = AtomicBool::new(false);
 
 fn main() -> Result<()> {
-    let file = std::env::args().nth(1).context("which file?")?;
+    let file = std::env::args().nth(1).filter(|f| !f.starts_with('-')).context("which file?")?;
     let sypctl = binary().context("SYP_TEST_SYPCTL, SYP_TEST_DOCKER")?;
     let aws = Aws::start(&sypctl)?.context("the bed is not to be had: it was said why")?;
     let lines = aws.env().into_iter().map(|(name, value)| format!("export {name}='{value}'\n"));

@@ -140,7 +140,7 @@ async fn an_emulator_makes_changes_refuses_and_removes_what_is_rendered() {
         render(&owner, &InstanceSpec { env, ..variants::spec() }, &site)
     };
     let heard = parking_lot::Mutex::new(Vec::<Event>::new());
-    let hear = |s: &Stack| heard.lock().extend(s.story.told.iter().cloned());
+    let hear = |s: &Stack| heard.lock().extend(s.story.events.iter().cloned());
     let bring = async |(text, digest): (String, String), token: &str| {
         s.bring(&Wanted { owner: &owner, template: &text, digest: &digest, token }, &hear).await
     };

@@ -8,9 +8,9 @@ use rustls::{
 };
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use syp_engine::{
+    events::Recorder,
     failure::{Class, failure},
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 use tokio::{net::TcpStream, time::Instant};
@@ -86,7 +86,7 @@ impl Step for Entrance {
         admin::enforced(401)
     }
 
-    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, _: &Owner, _: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         Ok(false)
     }
 }

@@ -12,8 +12,8 @@ use serde_json::json;
 use std::sync::Arc;
 use syp_engine::{
     clock::Clock,
+    events::Recorder,
     step::{Done, Observed, Owner, Step, StepCx},
-    told::Told,
 };
 use syp_proto::journal::{Failure, LedgerRow};
 
@@ -65,7 +65,7 @@ impl Step for Tls {
         Ok(done(&made))
     }
 
-    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Told) -> Result<bool, Failure> {
+    async fn destroy(&self, owner: &Owner, row: &LedgerRow, _: &Recorder) -> Result<bool, Failure> {
         object::remove(&self.0.client().await?, SECRET, owner, &namespace_of(row), &row.key).await
     }
 }
