@@ -211,9 +211,21 @@ pub(super) fn over(kv: &dyn Kv, old: Millis, most: usize, out: &mut Vec<Op>) -> 
 
 /// Computes the whole chain anew, and looks for a row that somebody knows.
 pub(super) fn check(kv: &dyn Kv, known: Option<Link>) -> Result<Checked, Error> {
+    loop {
+        let anchor = link(kv, ANCHOR)?;
+        let out = walk(kv, anchor, known)?;
+        // rows that are let go meanwhile are not missing: the chain begins behind them then. It ends, for a trim does
+        if out.broken.is_none() || link(kv, ANCHOR)? == anchor {
+            return Ok(out);
+        }
+    }
+}
+
+/// The chain from where it begins.
+fn walk(kv: &dyn Kv, anchor: Option<Link>, known: Option<Link>) -> Result<Checked, Error> {
     // first: rows that come meanwhile are not missed at the end
     let head = link(kv, HEAD)?;
-    let start = match link(kv, ANCHOR)? {
+    let start = match anchor {
         Some(anchor) => anchor,
         None => genesis(kv)?,
     };

@@ -3,6 +3,7 @@ use super::{
     AuditRow, Checked, Commit, Error, Link, Loaded, Store,
     backup::{Source, Taps},
     chain::{self, Chain},
+    check,
     committer::{self, Job},
     pages::PAGE,
     series, trim, upgrade,
@@ -135,6 +136,21 @@ fn head(kv: &dyn Kv, id: InstanceId) -> Result<u64, Error> {
     Ok(entry.records.last().map_or(0, |r| r.seq))
 }
 
+/// Records of an instance after a number, oldest first.
+pub(super) fn entries(kv: &dyn Kv, id: InstanceId, after: u64, limit: usize) -> Result<Vec<Record>, Error> {
+    let mut out = Vec::new();
+    // the commit that holds `after + 1` may have begun earlier
+    let from = kv.scan(&log_key(id, 0), &log_key(id, after + 2), 1, true)?;
+    let from = from.into_iter().next().map_or_else(|| log_key(id, 0), |(k, _)| k);
+    for (_, v) in kv.scan(&from, &log_key(id, u64::MAX), limit.saturating_add(1), false)? {
+        let entry: Entry =
+            codec::decode(Kind::Entry, &v).map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
+        out.extend(entry.records.into_iter().filter(|r| r.seq > after));
+    }
+    out.truncate(limit);
+    Ok(out)
+}
+
 fn key(prefix: u8, id: InstanceId) -> Vec<u8> {
     [&[prefix, b'|'][..], id.as_bytes()].concat()
 }
@@ -230,20 +246,6 @@ impl KvStore {
         Ok(i)
     }
 
-    fn entries(&self, id: InstanceId, after: u64, limit: usize) -> Result<Vec<Record>, Error> {
-        let mut out = Vec::new();
-        // the commit that holds `after + 1` may have begun earlier
-        let from = self.kv.scan(&log_key(id, 0), &log_key(id, after + 2), 1, true)?;
-        let from = from.into_iter().next().map_or_else(|| log_key(id, 0), |(k, _)| k);
-        for (_, v) in self.kv.scan(&from, &log_key(id, u64::MAX), limit.saturating_add(1), false)? {
-            let entry: Entry = codec::decode(Kind::Entry, &v)
-                .map_err(|e| Error::Corrupt(format!("journal of {id}: {e}")))?;
-            out.extend(entry.records.into_iter().filter(|r| r.seq > after));
-        }
-        out.truncate(limit);
-        Ok(out)
-    }
-
     /// Removes keys; how many.
     async fn remove(&self, ops: Vec<Op>) -> Result<usize, Error> {
         let n = ops.len();
@@ -313,7 +315,7 @@ impl Store for KvStore {
     }
 
     async fn events(&self, id: InstanceId, after: u64, limit: usize) -> Result<Vec<Record>, Error> {
-        self.entries(id, after, limit)
+        entries(&*self.kv, id, after, limit)
     }
 
     async fn answer(&self, k: &str) -> Result<Option<Answer>, Error> {
@@ -396,37 +398,6 @@ impl Store for KvStore {
     }
 
     async fn fsck(&self) -> Result<(u64, Vec<String>), Error> {
-        let (mut count, mut bad) = (0, Vec::new());
-        for prefix in [&b"i|"[..], b"t|"] {
-            for (k, v) in self.kv.scan(prefix, &[prefix[0], b'}'], usize::MAX, false)? {
-                let Some(id) = uid(&k) else { continue };
-                let mut from_zero = Instance { uid: id.to_string(), ..Default::default() };
-                let records = match self.entries(id, 0, usize::MAX) {
-                    Ok(r) => r,
-                    Err(e) => {
-                        bad.push(e.to_string());
-                        continue;
-                    }
-                };
-                // the journal of one that is long gone is let go
-                if prefix == b"t|" && records.first().is_none_or(|r| r.seq != 1) {
-                    continue;
-                }
-                count += records.len() as u64;
-                let folded = records.iter().try_for_each(|r| fold(&mut from_zero, r));
-                match (folded, self.read(id, &v).instance) {
-                    (Err(e), _) => bad.push(e.to_string()),
-                    (_, Err(e)) => bad.push(format!("{id}: {e}")),
-                    (Ok(()), Ok(i)) if i != from_zero => {
-                        bad.push(format!("{id}: its checkpoint is not the fold of its journal"))
-                    }
-                    _ => {}
-                }
-            }
-        }
-        if let Some((seq, why)) = chain::check(&*self.kv, None)?.broken {
-            bad.push(format!("audit row {seq}: {why}"));
-        }
-        Ok((count, bad))
+        check::all(&*self.kv)
     }
 }

@@ -16,6 +16,7 @@
 //! ```
 mod backup;
 mod chain;
+mod check;
 mod committer;
 pub mod conformance;
 mod kv;
