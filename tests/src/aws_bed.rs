@@ -21,6 +21,7 @@ mod network;
 mod operation;
 mod prices;
 mod quotas;
+mod relay;
 mod scheduler;
 mod tags;
 mod task;
@@ -28,6 +29,7 @@ mod template;
 mod wire;
 mod world;
 
+pub use behind::Program;
 pub use world::Fault;
 
 use crate::product::{pause, sh};
@@ -72,6 +74,19 @@ impl Bed {
     /// # Errors
     /// It does not start.
     pub fn start(region: &str) -> Result<Option<Self>> {
+        Self::of(region, Program::Ministack, false)
+    }
+
+    /// As [`Self::start`], but this emulator's CloudFormation has the stacks: it is asked for them, and it tells of them. The bed makes what
+    /// is real of each.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn kept_by(region: &str, program: Program) -> Result<Option<Self>> {
+        Self::of(region, program, true)
+    }
+
+    fn of(region: &str, program: Program, keeps: bool) -> Result<Option<Self>> {
         if std::env::var("SYP_TEST_DOCKER").as_deref() != Ok("1") {
             println!("SKIPPED: no Docker engine (SYP_TEST_DOCKER is not 1)");
             return Ok(None);
@@ -80,14 +95,14 @@ impl Bed {
             println!("SKIPPED: SYP_TEST_AWS is not 1 (tests/testbed/aws_suites.sh says it)");
             return Ok(None);
         }
-        let Some(program) = std::env::var_os("SYP_TEST_MINISTACK").map(PathBuf::from) else {
+        let Some(ministack) = std::env::var_os("SYP_TEST_MINISTACK").map(PathBuf::from) else {
             println!("SKIPPED: no emulator of AWS (SYP_TEST_MINISTACK does not say where one is)");
             return Ok(None);
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let emulator = Emulator::start(&program)?;
+        let emulator = Emulator::start(program, &ministack)?;
         let (dir, id) = (tempfile::tempdir()?, uuid::Uuid::new_v4().simple().to_string());
-        let behind = Behind { at: emulator.at, region: region.to_owned() };
+        let behind = Behind { at: emulator.at, region: region.to_owned(), keeps };
         let authority = Authority::new(&id)?;
         std::fs::write(dir.path().join("ca.pem"), authority.pem())?;
         let (account, certificate) = runtime.block_on(behind.furnish())?;
@@ -149,6 +164,20 @@ impl Bed {
     /// The account that everything is in.
     pub fn account(&self) -> &str {
         &self.shared.account
+    }
+
+    /// What the emulator's CloudFormation tells of the newest stack of this store when it is asked by others: of each event its time,
+    /// the resource's logical id, its status.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn kept(&self, store: &str) -> Result<Vec<(String, String, String)>> {
+        let mine = self.shared.see(|w| {
+            let of = |s: &&world::Stack| s.shape.tags.get(STORE_TAG).is_some_and(|v| v == store);
+            w.stacks.iter().rev().find(of).map(|s| s.id.clone())
+        });
+        let (behind, id) = (self.shared.behind.clone(), mine.context("no stack")?);
+        self.wait(async move { relay::events(&behind, &id).await })?
     }
 
     /// `SERVICE:ACTION` of every call so far, with the words of IAM's actions (`tag:GetResources`).

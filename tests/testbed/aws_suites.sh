@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The suites of the target aws, on an AWS that runs on this machine (tests/src/aws_bed.rs): the bed itself, the conformance suite, and
+# The suites of the target aws, on an AWS that runs on this machine (tests/src/aws_bed.rs): the bed itself, the conformance suite, stacks that emulators keep, and
 # kill -9 at every step.
 # tests/testbed/aws_suites.sh    exit code 3: it can't be had here (the reason is the last line of talk)
 #
@@ -40,7 +40,7 @@ main() {
   # beds are apart: each has addresses and an emulator of its own
   suites --test conformance -- --nocapture --exact aws >"$OUT" 2>&1 &
   beside=$!
-  suites --test aws --test aws_bed --test aws_faults --test aws_many --test crash_aws -- --nocapture || rc=$?
+  suites --test aws --test aws_bed --test aws_emulators --test aws_faults --test aws_many --test crash_aws -- --nocapture || rc=$?
   wait "$beside" || rc=$?
   cat "$OUT"
   return "$rc"

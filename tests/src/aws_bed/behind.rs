@@ -14,6 +14,15 @@ use std::{
 };
 use time::format_description::well_known::Rfc3339;
 
+/// Which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Makes stacks of resources that have events, as time goes on.
+    Ministack,
+    /// Makes a stack at once, and has no events but the stack's.
+    Moto,
+}
+
 /// Its process, which ends with it.
 pub struct Emulator {
     /// Where it listens.
@@ -28,27 +37,36 @@ pub struct Behind {
     pub at: SocketAddr,
     /// Whose things are meant.
     pub region: String,
+    /// Its CloudFormation has the stacks.
+    pub keeps: bool,
 }
 
 // === impl Emulator ===
 
 impl Emulator {
     /// On a free port.
-    pub fn start(program: &Path) -> Result<Self> {
+    pub fn start(program: Program, ministack: &Path) -> Result<Self> {
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, crate::oidc::free_port()?));
-        let process = Command::new(program)
+        let port = at.port().to_string();
+        let mut command = match program {
+            Program::Ministack => Command::new(ministack),
+            Program::Moto => Command::new(ministack.with_file_name("moto_server")),
+        };
+        match program {
             // it would listen everywhere, and take Docker's containers for its own
-            .envs([
+            Program::Ministack => command.envs([
                 ("BIND_HOST", "127.0.0.1"),
                 ("DOCKER_HOST", "unix:///nonexistent.sock"),
                 ("IOT_MTLS_ENABLED", "0"),
-            ])
-            .env("GATEWAY_PORT", at.port().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| program.display().to_string())?;
+                ("GATEWAY_PORT", port.as_str()),
+            ]),
+            // a certificate is issued at once
+            Program::Moto => {
+                command.args(["-H", "127.0.0.1", "-p", &port]).env("MOTO_ACM_VALIDATION_WAIT", "0")
+            }
+        };
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = quiet.spawn().with_context(|| format!("{program:?}"))?;
         let mut it = Self { at, process };
         let end = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(at).is_err() {
@@ -82,7 +100,8 @@ impl Behind {
         serde_json::from_str(&text).with_context(|| text)
     }
 
-    async fn form(&self, service: &str, fields: &[(&str, &str)]) -> Result<String> {
+    /// Asks a service that speaks in queries.
+    pub async fn form(&self, service: &str, fields: &[(&str, &str)]) -> Result<String> {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         self.ask(service, &[("Content-Type", "application/x-www-form-urlencoded")], body).await
     }
@@ -179,6 +198,6 @@ impl Behind {
 }
 
 /// What is between two texts.
-fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
+pub fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
     text.split_once(from)?.1.split_once(to).map(|(found, _)| found)
 }

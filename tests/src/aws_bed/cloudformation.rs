@@ -98,7 +98,9 @@ fn list(w: &World, statuses: &BTreeSet<String>) -> String {
 
 fn create(shared: &Arc<Shared>, form: &Form) -> Result<String, Refused> {
     let (name, shape) = (field(form, "StackName"), shape(form)?);
-    let id = shared.arn("cloudformation", &format!("stack/{name}/{}", uuid::Uuid::new_v4()));
+    let mine = || shared.arn("cloudformation", &format!("stack/{name}/{}", uuid::Uuid::new_v4()));
+    // nobody asks for an ARN: it is the one under which an emulator has the stack
+    let id = form.get("StackId").cloned().unwrap_or_else(mine);
     shared.with(|w| {
         if w.stack(&name).is_some() {
             return Err(Refused::new("AlreadyExistsException", format!("Stack [{name}] already exists")));
@@ -214,7 +216,8 @@ fn describe(w: &World, name: &str) -> Result<String, Refused> {
     Ok(format!("<Stacks>{all}</Stacks>"))
 }
 
-fn described(s: &Stack) -> String {
+/// A stack as `DescribeStacks` has it.
+pub(super) fn described(s: &Stack) -> String {
     let mut out = String::from("<member>");
     for (key, value) in [
         ("StackId", &s.id),

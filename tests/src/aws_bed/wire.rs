@@ -1,6 +1,6 @@
 //! The one URL: which service and action a request means, what is answered here, and what is handed on.
 use super::{
-    billing, cloudformation, ecs, logs, network, prices, quotas, tags,
+    billing, cloudformation, ecs, logs, network, prices, quotas, relay, tags,
     world::{Fault, Shared},
 };
 use bytes::Bytes;
@@ -136,7 +136,14 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
         }
         _ => {}
     }
-    let done = match call.here(&shared).await {
+    let relayed = match &call.said {
+        Said::Query(form) if shared.behind.keeps && call.service == "cloudformation" => {
+            relay::call(&shared, &call.action, form, &parts, &body).await?
+        }
+        _ => None,
+    };
+    let here = if relayed.is_some() { relayed } else { call.here(&shared).await };
+    let done = match here {
         Some(Ok(answer)) => answer,
         Some(Err(refused)) => refused.answer(&call.said),
         None => hand_on(&shared, parts, body).await?,
@@ -168,7 +175,8 @@ fn count(w: &mut super::world::World, call: &str) -> Option<Fault> {
     fault
 }
 
-async fn hand_on(shared: &Shared, parts: Parts, body: Bytes) -> io::Result<Answer> {
+/// The emulator's answer.
+pub async fn hand_on(shared: &Shared, parts: Parts, body: Bytes) -> io::Result<Answer> {
     let mut answer = shared.behind.hand_on(Request::from_parts(parts, Full::new(body))).await?;
     // its connection is another one
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH] {
@@ -230,7 +238,8 @@ impl Call {
     }
 }
 
-fn query_answer(action: &str, result: &str) -> Answer {
+/// An answer of CloudFormation's.
+pub fn query_answer(action: &str, result: &str) -> Answer {
     xml(
         200,
         &format!(

@@ -82,6 +82,8 @@ pub struct Stack {
     pub made: Vec<(String, String)>,
     /// By name.
     pub sets: BTreeMap<String, ChangeSet>,
+    /// When something was asked of the emulator that has it too, and with which token.
+    pub asked: Vec<(OffsetDateTime, String)>,
     /// What somebody changed by hand: of a resource a property's path, and its value now.
     pub tampered: BTreeMap<String, (String, String)>,
     pub created: Option<OffsetDateTime>,

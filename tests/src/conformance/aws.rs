@@ -33,7 +33,19 @@ impl Aws {
     /// # Errors
     /// It does not start.
     pub fn start(sypctl: &Path) -> Result<Option<Self>> {
-        let Some(bed) = aws_bed::Bed::start("eu-west-1")? else { return Ok(None) };
+        Self::of(sypctl, aws_bed::Bed::start("eu-west-1")?)
+    }
+
+    /// As [`Self::start`]; an emulator's CloudFormation has the stacks.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn kept_by(sypctl: &Path, program: aws_bed::Program) -> Result<Option<Self>> {
+        Self::of(sypctl, aws_bed::Bed::kept_by("eu-west-1", program)?)
+    }
+
+    fn of(sypctl: &Path, bed: Option<aws_bed::Bed>) -> Result<Option<Self>> {
+        let Some(bed) = bed else { return Ok(None) };
         let Some(registry) = Registry::open()? else { return Ok(None) };
         let host = registry.host.clone();
         let push = |name: &str| -> Result<&'static str> {
