@@ -1,11 +1,12 @@
-//! Events: what a provider says of an effect while it works on it. Written into the journal as they come, so that they are known later too.
+//! What is learnt of an effect before its step has ended: its handle, and what its provider says of it. Written into the journal as it
+//! comes, so that it is known later too.
 use crate::clock::Millis;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
-use syp_proto::journal::{LedgerRow, ProviderEvent};
+use syp_proto::journal::{LedgerRow, ProviderEvent, StepProgress, record::Body};
 use tokio::sync::Notify;
 
 /// Events that wait to be written, of one instance. A store that is slower than a provider talks does not hold up a step.
@@ -16,11 +17,11 @@ const LONGEST: usize = 500;
 /// Those of one instance that are not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    events: Mutex<VecDeque<ProviderEvent>>,
+    records: Mutex<VecDeque<Body>>,
     pub(crate) come: Notify,
 }
 
-/// Takes those of one effect from its step.
+/// Takes what is learnt of one effect from its step.
 ///
 /// # Guarantees
 /// They are written in the order in which they are recorded; before the outcome of the call in which they are recorded; each once, over any crash.
@@ -39,6 +40,8 @@ struct Effect {
     until: Millis,
     /// Of that moment, and all that was recorded since.
     seen: Mutex<BTreeSet<String>>,
+    /// The newest.
+    handle: Mutex<String>,
 }
 
 /// One event.
@@ -58,19 +61,30 @@ pub struct Event<'a> {
 
 impl Queue {
     /// All of them.
-    pub(crate) fn take(&self) -> VecDeque<ProviderEvent> {
-        std::mem::take(&mut *self.events.lock())
+    pub(crate) fn take(&self) -> VecDeque<Body> {
+        std::mem::take(&mut *self.records.lock())
     }
 
     /// They could not be written.
-    pub(crate) fn put_back(&self, mut taken: VecDeque<ProviderEvent>) {
-        let mut events = self.events.lock();
-        taken.append(&mut events);
-        *events = taken;
+    pub(crate) fn put_back(&self, mut taken: VecDeque<Body>) {
+        let mut records = self.records.lock();
+        taken.append(&mut records);
+        *records = taken;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.events.lock().is_empty()
+        self.records.lock().is_empty()
+    }
+
+    fn push(&self, body: Body) {
+        let mut records = self.records.lock();
+        if records.len() >= MOST {
+            // never a handle: what is at the provider must be found again
+            let oldest = records.iter().position(|b| matches!(b, Body::ProviderEvent(_)));
+            records.remove(oldest.unwrap_or(0));
+        }
+        records.push_back(body);
+        self.come.notify_one();
     }
 }
 
@@ -85,6 +99,7 @@ impl Recorder {
             removing,
             until: row.last_event.as_ref().map_or(0, |e| e.event_ms),
             seen: Mutex::new(row.last_event_ids.iter().cloned().collect()),
+            handle: Mutex::new(row.handle.clone()),
         })))
     }
 
@@ -94,19 +109,25 @@ impl Recorder {
         if event.at_ms < of.until || !of.seen.lock().insert(event.id.to_owned()) {
             return;
         }
-        let mut events = of.queue.events.lock();
-        if events.len() == MOST {
-            events.pop_front();
-        }
-        events.push_back(ProviderEvent {
+        of.queue.push(Body::ProviderEvent(ProviderEvent {
             entry: of.entry,
             removing: of.removing,
             reason: event.reason.to_owned(),
             message: event.message.chars().take(LONGEST).collect(),
             event_ms: event.at_ms,
             id: event.id.to_owned(),
-        });
-        of.queue.come.notify_one();
+        }));
+    }
+
+    /// Takes the effect's handle, which the step's outcome will have too: a teardown knows it then if there never is one.
+    pub fn handle(&self, handle: &str) {
+        let Some(of) = &self.0 else { return };
+        let mut known = of.handle.lock();
+        if *known != handle {
+            handle.clone_into(&mut known);
+            let handle = handle.to_owned();
+            of.queue.push(Body::StepProgress(StepProgress { entry: of.entry, handle }));
+        }
     }
 }
 
@@ -119,7 +140,15 @@ mod tests {
     }
 
     fn taken(q: &Queue) -> Vec<String> {
-        q.take().into_iter().map(|e| e.message).collect()
+        q.take().into_iter().map(said).collect()
+    }
+
+    fn said(body: Body) -> String {
+        match body {
+            Body::ProviderEvent(e) => e.message,
+            Body::StepProgress(p) => format!("handle {} of {}", p.handle, p.entry),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -131,7 +160,7 @@ mod tests {
             record(&r, at, id);
         }
         let all = q.take();
-        assert_eq!((all[0].entry, all.len()), (3, 4));
+        assert!(matches!(&all[0], Body::ProviderEvent(ProviderEvent { entry: 3, .. })) && all.len() == 4);
         q.put_back(all);
         record(&r, 8, "d");
         assert_eq!(taken(&q), ["a", "b", "c", "late", "d"]);
@@ -154,8 +183,23 @@ mod tests {
         for n in 1..=300 {
             record(&r, n, &format!("{n}é{}", "x".repeat(900)));
         }
-        let all = q.take();
-        assert_eq!((all.len(), all[0].event_ms, all[255].event_ms), (MOST, 45, 300));
-        assert!(all.iter().all(|e| e.message.chars().count() == LONGEST));
+        let all: Vec<_> = q.take().into_iter().map(said).collect();
+        assert!(all.len() == MOST && all[0].starts_with("45é") && all[255].starts_with("300é"), "{all:?}");
+        assert!(all.iter().all(|m| m.chars().count() == LONGEST));
+    }
+
+    #[test]
+    fn a_handle_is_taken_when_it_is_new_and_never_given_up_for_events() {
+        let q = Arc::new(Queue::default());
+        let row = LedgerRow { ordinal: 3, handle: "old".into(), ..Default::default() };
+        let r = Recorder::of(&q, &row, false);
+        for handle in ["old", "new", "new"] {
+            r.handle(handle);
+        }
+        for n in 1..=300 {
+            record(&r, n, &n.to_string());
+        }
+        let all = taken(&q);
+        assert_eq!((all.len(), &*all[0], &*all[1]), (MOST, "handle new of 3", "46"));
     }
 }

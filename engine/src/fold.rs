@@ -57,10 +57,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         Body::Created(c) => created(i, r, c)?,
         Body::RunCreated(c) => run_created(i, r, c)?,
         Body::StepIntent(s) => rows::step_intent(i, r, s)?,
-        Body::StepProgress(p) => {
-            let row = row_of_node(i, &p.node).ok_or("progress of a step without a row")?;
-            i.ledger[row].handle.clone_from(&p.handle);
-        }
+        Body::StepProgress(p) => rows::step_progress(i, p)?,
         Body::ProviderEvent(e) => rows::provider_event(i, e)?,
         Body::StepOutcome(o) => rows::step_outcome(i, r, o)?,
         Body::UndoIntent(u) => rows::undo_intent(i, r, u)?,
@@ -143,7 +140,7 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
     }
     i.head_seq = r.seq;
     // what its provider says and counts is no change that anybody made
-    if !matches!(body, Body::ProviderEvent(_) | Body::Used(_)) {
+    if !matches!(body, Body::ProviderEvent(_) | Body::StepProgress(_) | Body::Used(_)) {
         i.changed_seq = r.seq;
         i.update_ms = r.at_ms;
     }

@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use syp_proto::journal::{Instance, Record, node, record::Body};
+use syp_proto::journal::{Instance, ProviderEvent, Record, StepProgress, node, record::Body};
 use tokio_util::sync::CancellationToken;
 
 /// How long a cancelled call may take to end by itself.
@@ -102,7 +102,7 @@ impl Work {
             Ok(())
         };
         let events = cell.events.take();
-        for body in events.iter().cloned().map(Body::ProviderEvent).chain(self.outcomes.drain(..)) {
+        for body in events.iter().cloned().chain(self.outcomes.drain(..)) {
             if is_current(&next, &body) {
                 let body = renumbered(&next, body);
                 push(&mut next, body)?;
@@ -237,7 +237,9 @@ fn is_current(i: &Instance, body: &Body) -> bool {
         Body::UndoOutcome(o) => {
             row_at(&i.ledger, o.entry).is_some_and(|r| r.undo_open && r.undo_attempt == o.attempt)
         }
-        Body::ProviderEvent(e) => row_at(&i.ledger, e.entry).is_some_and(|r| !crate::fold::over(r)),
+        Body::ProviderEvent(ProviderEvent { entry, .. }) | Body::StepProgress(StepProgress { entry, .. }) => {
+            row_at(&i.ledger, *entry).is_some_and(|r| !crate::fold::over(r))
+        }
         Body::Listed(l) => run(l.run).is_some(),
         Body::Used(u) => u.from_ms >= i.used_until_ms,
         Body::Adopted(a) => {

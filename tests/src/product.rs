@@ -221,6 +221,21 @@ impl Engine {
         }
     }
 
+    /// Waits until no operation of an instance is open: a repair goes on after the endpoint answers again.
+    ///
+    /// # Errors
+    /// One does not end in time.
+    pub fn wait_idle(&self, name: &str, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let all = self.json(&["op", "ls", name])?;
+            let all = all["operations"].as_array().context("operations")?;
+            let Some(open) = all.iter().find(|op| op["done"] != true) else { return Ok(()) };
+            ensure!(Instant::now() < end, "{name} is still at work: {open}");
+            pause(100);
+        }
+    }
+
     /// A token for an instance as somebody.
     ///
     /// # Errors
@@ -345,7 +360,7 @@ pub fn sh(program: &str, args: &[&str]) -> Result<String> {
 /// No answer.
 pub fn get(url: &str, token: Option<&str>, more: &[&str]) -> Result<(u16, String)> {
     let header = token.map(|t| format!("Authorization: Bearer {t}"));
-    let mut args = vec!["-s", "-m", "10", "-w", "\n%{http_code}"];
+    let mut args = vec!["-sS", "-m", "10", "-w", "\n%{http_code}"];
     args.extend(header.iter().flat_map(|h| ["-H", h.as_str()]));
     let ca = trust::file().filter(|_| url.starts_with("https://"));
     args.extend(ca.iter().flat_map(|f| ["--cacert", f.as_str()]));
@@ -358,7 +373,7 @@ pub fn get(url: &str, token: Option<&str>, more: &[&str]) -> Result<(u16, String
     let text = String::from_utf8_lossy(&o.stdout).into_owned();
     let (body, code) = text.rsplit_once('\n').context("curl said nothing")?;
     match code.parse() {
-        Ok(0) | Err(_) => bail!("no answer from {url}"),
+        Ok(0) | Err(_) => bail!("no answer from {url}: {}", String::from_utf8_lossy(&o.stderr).trim()),
         Ok(code) => Ok((code, body.to_owned())),
     }
 }

@@ -395,6 +395,11 @@ impl Life<'_> {
             ensure!(!(removing && serves), "record {}: back to serving while it is being removed", r.seq);
         }
         self.all_is_told(&records)?;
+        let known = |r: &LedgerRow| r.last_event.is_none() || r.handle == r.key;
+        ensure!(
+            at.ledger.iter().all(known),
+            "its provider has told of it, and its handle is not known: {at:?}"
+        );
         Ok(records)
     }
 

@@ -113,6 +113,10 @@ fn what_has_no_room_is_refused_or_says_so_while_it_waits() -> Result<()> {
         ensure!(std::time::Instant::now() < end, "it does not say what it waits on: {}", tight()?);
         pause(200);
     }
+    let known = e.json(&["events", "tight"])?;
+    let known = known["events"].as_array().into_iter().flatten().find(|x| x["type"] == "step_progress");
+    let arn = known.and_then(|x| x["message"].as_str()).unwrap_or_default();
+    ensure!(arn.starts_with("arn:aws:cloudformation:"), "its ARN is known before it is complete: {arn}");
     let said = e.run(&["wait", "tight", "--for", "state=serving", "--timeout", "120s"])?;
     ensure!(said.code != 0 && said.err.contains("QUOTA_EXCEEDED"), "{said:?} {}", tight()?);
     e.down("tight")?;

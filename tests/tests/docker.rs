@@ -264,6 +264,7 @@ fn what_the_host_breaks_is_repaired() -> Result<()> {
             ensure!(get(&url, None, &[])?.0 == 401, "closed");
             e.wait_state("fix", "SERVING", Duration::from_secs(180))?;
         }
+        e.wait_idle("fix", Duration::from_secs(180))?;
         ensure!(e.endpoint("fix")? == url, "the endpoint stays");
         // whoever wants to be told has it found and brought back when he says so
         e.ok(&["set", "fix", "--on-drift", "report", "--yes"])?;

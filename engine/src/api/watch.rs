@@ -267,7 +267,7 @@ pub(super) fn in_words(id: InstanceId, now: Option<&journal::Instance>, r: &Reco
             ("step_intent", s.node.clone(), String::new(), format!("attempt {}", s.attempt), s.run)
         }
         Some(Body::StepProgress(p)) => {
-            ("step_progress", p.node.clone(), String::new(), p.handle.clone(), p.run)
+            ("step_progress", resource(p.entry), String::new(), p.handle.clone(), 0)
         }
         Some(Body::ProviderEvent(e)) => {
             ("provider_event", resource(e.entry), e.reason.clone(), e.message.clone(), 0)

@@ -196,6 +196,15 @@ pub(super) fn undo_outcome(
     Ok(())
 }
 
+pub(super) fn step_progress(i: &mut Instance, p: &journal::StepProgress) -> Result<(), &'static str> {
+    let row = row(i, p.entry)?;
+    if over(row) {
+        return Err("a handle of what is gone");
+    }
+    row.handle.clone_from(&p.handle);
+    Ok(())
+}
+
 pub(super) fn provider_event(i: &mut Instance, e: &journal::ProviderEvent) -> Result<(), &'static str> {
     let row = row(i, e.entry)?;
     if over(row) {

@@ -187,6 +187,26 @@ impl Stacks {
         }
     }
 
+    /// As [`Self::remove`]; `in_doubt`: an attempt of which nobody knows how it ended may have made another one after `id`.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub async fn remove_all(
+        &self,
+        owner: &Owner,
+        id: Option<&str>,
+        in_doubt: bool,
+        say: &Say<'_>,
+    ) -> Result<(bool, BTreeSet<String>), Failure> {
+        let (mut was, mut left) = self.remove(owner, id, say).await?;
+        if id.is_some() && in_doubt {
+            let (another, more) = self.remove(owner, None, say).await?;
+            was |= another;
+            left.extend(more);
+        }
+        Ok((was, left))
+    }
+
     async fn change(&self, w: &Wanted<'_>, next: Next, held: Option<&Stack>) -> Result<(), Failure> {
         let id = held.map(|s| s.id.clone()).unwrap_or_default();
         let role = Some(self.role.clone()).filter(|r| !r.is_empty());

@@ -64,8 +64,9 @@ fn template(s: &Shared, cx: &StepCx) -> Result<(String, String), Failure> {
     Ok((text, digest))
 }
 
-/// CloudFormation's events, into the journal. AWS never had a secret's value: templates have ARNs of them.
+/// Its ARN and CloudFormation's events, into the journal. AWS never had a secret's value: templates have ARNs of them.
 fn record(events: &Recorder, s: &stack::Stack) {
+    events.handle(&s.id);
     for e in &s.story.events {
         let kind = if e.of_stack { "" } else { e.kind.as_str() };
         let words: Vec<_> = [&*e.logical, kind, &*e.reason].into_iter().filter(|w| !w.is_empty()).collect();
@@ -254,7 +255,8 @@ impl Step for Stack {
     async fn destroy(&self, owner: &Owner, row: &LedgerRow, events: &Recorder) -> Result<bool, Failure> {
         let id = Some(row.handle.as_str()).filter(|h| !h.is_empty());
         let stacks = self.stacks(self.0.pause).await?;
-        let (was, left) = stacks.remove(owner, id, &|s| record(events, s)).await?;
+        let say = |s: &stack::Stack| record(events, s);
+        let (was, left) = stacks.remove_all(owner, id, row.ever_in_doubt, &say).await?;
         if !left.is_empty() {
             // the listing finds them, and says so until they are gone
             tracing::warn!(stack = row.key, ?left, "AWS could not remove these with the stack");

@@ -12,9 +12,10 @@ pub(super) struct FakeStep {
     pub cloud: FakeCloud,
 }
 
-/// All that the cloud has said of a key, as a provider lists it: each time from the beginning.
+/// All that the cloud has said of a key, as a provider lists it: each time from the beginning. Who hears of it has its handle.
 fn listen(cloud: &FakeCloud, key: &str, events: &Recorder) {
     for e in cloud.said().iter().filter(|e| e.key == key) {
+        events.handle(key);
         events.record(Event { at_ms: e.at, id: &e.text, reason: "", message: &e.text });
     }
 }

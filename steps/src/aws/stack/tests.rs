@@ -318,6 +318,26 @@ async fn what_does_not_go_is_asked_for_again_and_then_named() {
     }
 }
 
+/// The ledger knows the first one's ARN; whoever made the second was killed before it could say so.
+#[tokio::test]
+async fn one_that_was_made_after_the_known_one_goes_too() {
+    let cloud = Cloud::start().await;
+    let (s, one, owner) = (stacks(&cloud), template("one"), variants::owner());
+    let first = bring(&s, &one).await.unwrap().id;
+    remove(&s).await;
+    let second = bring(&s, &one).await.unwrap().id;
+    assert_ne!(first, second);
+    let heard = parking_lot::Mutex::new(BTreeSet::new());
+    let hear = |s: &Stack| {
+        heard.lock().insert(s.id.clone());
+    };
+    assert_eq!(s.remove_all(&owner, Some(&first), false, &hear).await.unwrap(), (false, BTreeSet::new()));
+    assert_eq!(left(&cloud), ["CREATE_COMPLETE"], "without a doubt nobody looks for another one");
+    assert_eq!(s.remove_all(&owner, Some(&first), true, &hear).await.unwrap(), (true, BTreeSet::new()));
+    assert_eq!(left(&cloud), Vec::<String>::new());
+    assert_eq!(heard.into_inner(), [first, second].into());
+}
+
 #[tokio::test]
 async fn somebody_elses_stack_of_our_name_is_never_touched() {
     let cloud = Cloud::start().await;
