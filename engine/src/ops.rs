@@ -237,14 +237,20 @@ impl Engine {
         Ok(op)
     }
 
-    /// Starts a repair of what differs, unless something else is under way or it does not serve; `findings` say what. Has it begun?
+    /// Starts a repair of what differs, unless something else is under way, it does not serve, or it is not `wanted`; `findings` say
+    /// what. Has it begun?
     ///
     /// # Errors
     /// The store's.
-    pub async fn drift(&self, cell: &Arc<Cell>, findings: Vec<String>) -> Result<bool, Error> {
+    pub async fn drift(
+        &self,
+        cell: &Arc<Cell>,
+        findings: Vec<String>,
+        wanted: impl FnOnce(&Instance) -> bool,
+    ) -> Result<bool, Error> {
         let _guard = cell.writer.lock().await;
         let i = cell.get();
-        if i.state() != State::Serving || i.run.is_some() {
+        if i.state() != State::Serving || i.run.is_some() || !wanted(&i) {
             return Ok(false);
         }
         let who = Caller { actor: "engine".into(), ..Default::default() };

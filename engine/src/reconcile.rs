@@ -132,11 +132,13 @@ impl Engine {
             }
             match self.findings(&cell).await {
                 Ok(findings) => {
-                    let begun = match policy(&i, &findings) {
+                    // as it is by now: the look took its time, and somebody may have said meanwhile what shall be done
+                    let begun = match policy(&cell.get(), &findings) {
                         Policy::Repair => {
                             again.insert(cell.id);
                             tracing::info!(instance = %cell.id, ?findings, "drift: repairing");
-                            self.drift(&cell, words(findings)).await.map(drop)
+                            let repairs = |i: &Instance| policy(i, &findings) == Policy::Repair;
+                            self.drift(&cell, words(findings.clone()), repairs).await.map(drop)
                         }
                         Policy::Tell => self.tell_drift(&cell, &words(findings)).await,
                     };

@@ -360,7 +360,7 @@ pub fn sh(program: &str, args: &[&str]) -> Result<String> {
 /// No answer.
 pub fn get(url: &str, token: Option<&str>, more: &[&str]) -> Result<(u16, String)> {
     let header = token.map(|t| format!("Authorization: Bearer {t}"));
-    let mut args = vec!["-sS", "-m", "10", "-w", "\n%{http_code}"];
+    let mut args = vec!["-sS", "-m", "30", "-w", "\n%{http_code}"];
     args.extend(header.iter().flat_map(|h| ["-H", h.as_str()]));
     let ca = trust::file().filter(|_| url.starts_with("https://"));
     args.extend(ca.iter().flat_map(|f| ["--cacert", f.as_str()]));

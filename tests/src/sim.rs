@@ -345,7 +345,7 @@ impl Life<'_> {
             (Ask::Drain, _) => e.transition(&cell, State::Draining, &verb, &who).await.map(drop),
             (Ask::Delete, _) => e.transition(&cell, State::Destroyed, &verb, &who).await.map(drop),
             (Ask::Resume, _) => e.transition(&cell, State::Serving, &verb, &who).await.map(drop),
-            (Ask::Repair, _) => e.drift(&cell, vec!["broken on purpose".into()]).await.map(drop),
+            (Ask::Repair, _) => e.drift(&cell, vec!["broken on purpose".into()], |_| true).await.map(drop),
             (Ask::Update, _) => self.update(e, &cell).await,
             (Ask::Budget, _) => {
                 let line = Threshold { percent: 100, action: Action::Destroy as i32 };

@@ -27,11 +27,34 @@ async fn what_breaks_in_the_middle_of_a_repair_is_found_at_its_end() -> Result<(
     w.cloud.inject("apply d", Fault::Hang);
     let applied = || w.cloud.calls().iter().filter(|c| *c == "apply d").count();
     let before = applied();
-    w.engine.drift(&w.cell, vec!["on purpose".into()]).await?;
+    w.engine.drift(&w.cell, vec!["on purpose".into()], |_| true).await?;
     w.until("it has begun", || applied() > before).await?;
     w.kill("a");
     ensure!(w.cell.get().run.is_some() && !w.there("a"), "in the middle");
     w.until("a is made again", || w.there("a")).await?;
+    w.engine.kill();
+    Ok(())
+}
+
+/// A look takes its time. Who says in the middle of it that nothing shall be put back is heard.
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_while_it_was_looked_at_holds() -> Result<()> {
+    let w = Watched::start().await?;
+    let (runs, looks) = (w.cell.get().runs, || w.cloud.calls().iter().filter(|c| *c == "observe d").count());
+    let before = looks();
+    w.kill("d");
+    for _ in 0..60_000 {
+        if looks() > before {
+            break;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    ensure!(looks() > before && w.cell.get().runs == runs, "it is being looked at");
+    let report = Edited { report_drift: true, set_report_drift: true, ..Default::default() };
+    w.engine.edit(&w.cell, report, "", &who()).await?;
+    sleep(Duration::from_secs(700)).await;
+    ensure!(!w.there("d") && w.cell.get().runs == runs, "left as it is: {:?}", w.cell.get().past.last());
+    ensure!(drifted(&w.cell.get()).is_some(), "and told: {:?}", w.cell.get().conditions);
     w.engine.kill();
     Ok(())
 }

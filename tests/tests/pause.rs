@@ -70,7 +70,7 @@ async fn one_that_is_under_way_stops_where_it_is_and_nothing_else_can_be_paused(
     ensure!(w.cell.get().head_seq == records);
     w.engine.pause(op, false, &who()).await?;
     w.until("it serves", || serves(&w, 2)).await?;
-    w.engine.drift(&w.cell, vec!["on purpose".into()]).await?;
+    w.engine.drift(&w.cell, vec!["on purpose".into()], |_| true).await?;
     let repair = w.cell.get().run.as_ref().map(|r| r.no).unwrap_or_default();
     let op = syp_engine::id::OperationId { instance: w.cell.id, run: repair };
     let no = w.engine.pause(op, true, &who()).await;

@@ -4,7 +4,7 @@ use super::{
     client::{self, TEMPLATE, code, failed, inspect, is_ours, labels_of, running},
 };
 use bollard::{
-    models::{ContainerCreateBody, ContainerInspectResponse},
+    models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum},
     query_parameters::CreateContainerOptions,
 };
 use syp_engine::{
@@ -18,14 +18,17 @@ use syp_proto::journal::{Failure, LedgerRow};
 /// # Errors
 /// The daemon's.
 pub(super) async fn observe(s: &Shared, owner: &Owner, key: &str) -> Result<Observed, Failure> {
-    Ok(match inspect(&s.docker, key).await? {
-        None => Observed::Absent,
-        Some(c) => Observed::Present {
-            ours: is_ours(owner, labels_of(&c)),
-            healthy: running(&c),
-            handle: c.id.unwrap_or_default(),
-        },
-    })
+    Ok(inspect(&s.docker, key).await?.map_or(Observed::Absent, |c| judged(owner, c)))
+}
+
+/// Pure.
+fn judged(owner: &Owner, c: ContainerInspectResponse) -> Observed {
+    // somebody takes it away: it does not run any more, and is not gone yet
+    if c.state.as_ref().and_then(|s| s.status) == Some(ContainerStateStatusEnum::REMOVING) {
+        return Observed::Busy;
+    }
+    let (ours, healthy) = (is_ours(owner, labels_of(&c)), running(&c));
+    Observed::Present { ours, healthy, handle: c.id.unwrap_or_default() }
 }
 
 /// The container as it is; made first if it is not there. True when it was made now.
@@ -104,5 +107,29 @@ pub(super) async fn destroy(
             client::remove(&s.docker, &row.key, grace).await
         }
         _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::ContainerState;
+    use syp_engine::id::{InstanceId, StoreId};
+
+    #[test]
+    fn one_that_is_being_removed_is_neither_stopped_nor_gone() {
+        let uid = InstanceId::random();
+        let owner = Owner { store: StoreId::random(), uid, name: "shop".into(), revision: "shop-1".into() };
+        let seen = |status, running| {
+            let state = ContainerState { status: Some(status), running: Some(running), ..Default::default() };
+            judged(&owner, ContainerInspectResponse { state: Some(state), ..Default::default() })
+        };
+        assert_eq!(seen(ContainerStateStatusEnum::REMOVING, false), Observed::Busy);
+        let stopped = Observed::Present { ours: false, healthy: false, handle: String::new() };
+        assert_eq!(seen(ContainerStateStatusEnum::EXITED, false), stopped);
+        assert!(matches!(
+            seen(ContainerStateStatusEnum::RUNNING, true),
+            Observed::Present { healthy: true, .. }
+        ));
     }
 }
