@@ -26,7 +26,7 @@ use syp_engine::{
     vault::Vault,
 };
 use syp_proto::{
-    journal::{Edited, Instance, LedgerRow, Record, Revision, ledger_row, record::Body},
+    journal::{Edited, Instance, LedgerRow, Record, Revision, ledger_row, record::Body, undo_outcome},
     v1::{
         self,
         budget::{Action, Period, Threshold},
@@ -387,6 +387,7 @@ impl Life<'_> {
         let mut at = Instance { uid: self.uid.to_string(), ..Default::default() };
         let records = store.events(self.uid, 0, usize::MAX).await?;
         for r in &records {
+            knows_what_is_gone(&at, r)?;
             fold(&mut at, r)?;
             serves_what_exists(&at)?;
             let tearing = at.run.as_ref().is_some_and(|r| r.kind() == RunKind::Teardown);
@@ -395,11 +396,6 @@ impl Life<'_> {
             ensure!(!(removing && serves), "record {}: back to serving while it is being removed", r.seq);
         }
         self.all_is_told(&records)?;
-        let known = |r: &LedgerRow| r.last_event.is_none() || r.handle == r.key;
-        ensure!(
-            at.ledger.iter().all(known),
-            "its provider has told of it, and its handle is not known: {at:?}"
-        );
         Ok(records)
     }
 
@@ -418,6 +414,15 @@ impl Life<'_> {
         }
         Ok(())
     }
+}
+
+/// Of whatever the cloud has told, its handle is known by the time it is gone, however its making ended.
+fn knows_what_is_gone(i: &Instance, r: &Record) -> Result<()> {
+    let Some(Body::UndoOutcome(o)) = &r.body else { return Ok(()) };
+    let gone = o.result() == undo_outcome::Result::Gone;
+    let row = i.ledger.iter().find(|row| gone && row.ordinal == o.entry && row.last_event.is_some());
+    ensure!(row.is_none_or(|row| row.handle == row.key), "record {}: gone without a handle: {row:?}", r.seq);
+    Ok(())
 }
 
 /// Whatever serves is there, also in the middle of an update and of one that fails.
