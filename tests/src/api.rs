@@ -29,7 +29,7 @@ use syp_proto::v1::{self, instances_client::InstancesClient};
 use syp_steps::fake::{Behaviour, FakeCloud};
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status,
     metadata::AsciiMetadataValue,
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
@@ -106,17 +106,8 @@ impl World {
         let w = Self::new().await?;
         let mut i = InstancesClient::new(w.connect(Some("admin@example.com")).await?);
         i.create_instance(create(name)).await?;
-        let ask = v1::GetInstanceRequest {
-            name: format!("projects/default/instances/{name}"),
-            ..Default::default()
-        };
-        for _ in 0..6_000 {
-            if i.get_instance(ask.clone()).await?.get_ref().state() == v1::instance::State::Serving {
-                return Ok(w);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        anyhow::bail!("{name} does not serve")
+        settled(&mut i, name, v1::instance::State::Serving).await?;
+        Ok(w)
     }
 
     /// Starts a server over an empty store.
@@ -317,6 +308,32 @@ impl World {
         };
         Ok(InterceptedService::new(channel, Bearer(token)))
     }
+}
+
+/// Waits until an instance is in a state and nothing is under way: an operation's end is written after the state.
+///
+/// # Errors
+/// It does not come to it within a minute.
+pub async fn settled(
+    i: &mut InstancesClient<Conn>,
+    name: &str,
+    state: v1::instance::State,
+) -> Result<v1::Instance> {
+    let name = format!("projects/default/instances/{name}");
+    let ask = v1::GetInstanceRequest { name, ..Default::default() };
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    let mut last = None;
+    while tokio::time::Instant::now() < end {
+        match i.get_instance(ask.clone()).await.map(Response::into_inner) {
+            Ok(now) if now.state() == state && !now.reconciling => return Ok(now),
+            Ok(now) => last = Some(now),
+            // its creation is still being written
+            Err(e) if e.code() == Code::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    anyhow::bail!("{} does not settle as {}: {last:?}", ask.name, state.as_str_name())
 }
 
 /// A request for an instance of the fake cloud.

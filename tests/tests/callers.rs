@@ -12,7 +12,7 @@ use syp_proto::{
         instances_client::InstancesClient,
     },
 };
-use syp_tests::api::{Conn, World, create, refusal};
+use syp_tests::api::{Conn, World, create, refusal, settled};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -46,21 +46,6 @@ async fn soon<T>(what: &str, f: impl Future<Output = Result<T, Status>>) -> Resu
     Ok(tokio::time::timeout(SOON, f).await.with_context(|| format!("{what}: no answer"))??)
 }
 
-async fn state(i: &mut InstancesClient<Conn>, wanted: State) -> Result<()> {
-    let seen = async {
-        loop {
-            match i.get_instance(GetInstanceRequest { name: SHOP.into(), ..Default::default() }).await {
-                Ok(now) if now.get_ref().state() == wanted => return Ok(()),
-                // its creation is still being written
-                Err(e) if e.code() != Code::NotFound => return Err(e),
-                _ => {}
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    soon(wanted.as_str_name(), seen).await
-}
-
 #[tokio::test]
 async fn eight_ups_of_one_name_at_once_are_one_operation_and_everybody_is_answered() -> Result<()> {
     let w = World::new().await?;
@@ -80,7 +65,7 @@ async fn eight_ups_of_one_name_at_once_are_one_operation_and_everybody_is_answer
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     let list = ListInstancesRequest { parent: "projects/-".into(), ..Default::default() };
     ensure!(soon("list", i.list_instances(list)).await?.into_inner().instances.len() == 1, "one instance");
-    state(&mut i, State::Serving).await
+    settled(&mut i, "shop", State::Serving).await.map(drop)
 }
 
 #[tokio::test]
@@ -96,7 +81,7 @@ async fn a_caller_who_goes_away_while_his_change_is_written_leaves_it_whole() ->
     // until the server has seen it
     tokio::time::sleep(Duration::from_secs(1)).await;
     w.disk.release();
-    state(&mut i, State::Serving).await?;
+    settled(&mut i, "shop", State::Serving).await?;
     // a change of the instance, the same
     w.disk.hold();
     let mut gone = AccessClient::new(w.connect(ADMIN).await?);
@@ -125,7 +110,7 @@ async fn open_streams_do_not_keep_the_engine_from_stopping_and_say_why_they_end(
     let mut w = World::new().await?;
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     i.create_instance(create("shop")).await?;
-    state(&mut i, State::Serving).await?;
+    settled(&mut i, "shop", State::Serving).await?;
     let ask = WatchInstanceEventsRequest { parent: SHOP.into(), ..Default::default() };
     let mut events = i.watch_instance_events(ask).await?.into_inner();
     let ask = WatchInstancesRequest { parent: "projects/-".into(), ..Default::default() };
@@ -158,7 +143,7 @@ async fn every_stream_ends_with_the_token_that_opened_it() -> Result<()> {
     let w = World::new().await?;
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     i.create_instance(create("shop")).await?;
-    state(&mut i, State::Serving).await?;
+    settled(&mut i, "shop", State::Serving).await?;
     let short = w.connect_for(ADMIN, Duration::from_secs(5)).await?;
     let mut i = InstancesClient::new(short.clone());
     let logs = v1::StreamLogsRequest { name: SHOP.into(), follow: true, ..Default::default() };
@@ -213,7 +198,7 @@ async fn a_change_that_is_sent_again_is_made_once() -> Result<()> {
     for _ in 0..20 {
         ensure!(i.create_instance(ask.clone()).await?.into_inner().name == first, "one operation");
     }
-    state(&mut i, State::Serving).await?;
+    settled(&mut i, "shop", State::Serving).await?;
     let get = || GetInstanceRequest { name: SHOP.into(), ..Default::default() };
     // what the engine still writes of its coming up changes the etag too
     let mut tries = 0;
@@ -266,7 +251,7 @@ async fn up_on_a_name_that_is_there_says_what_differs_and_drops_nothing_silently
     let mut first = create("shop");
     first.instance.get_or_insert_default().labels.insert("team".into(), "a".into());
     let first_name = i.create_instance(first.clone()).await?.into_inner().name;
-    state(&mut i, State::Serving).await?;
+    settled(&mut i, "shop", State::Serving).await?;
     ensure!(
         i.create_instance(create("shop")).await?.into_inner().name == first_name,
         "what is left open fits"

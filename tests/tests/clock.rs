@@ -11,7 +11,7 @@ use syp_proto::v1::{
     instances_client::InstancesClient, server_client::ServerClient,
 };
 use syp_steps::fake::Fault;
-use syp_tests::api::{Conn, World, create};
+use syp_tests::api::{Conn, World, create, settled};
 
 const ADMIN: Option<&str> = Some("admin@example.com");
 const SHOP: &str = "projects/default/instances/shop";
@@ -19,15 +19,6 @@ const HOUR: i64 = 3_600_000;
 
 async fn get(i: &mut InstancesClient<Conn>) -> Result<v1::Instance> {
     Ok(i.get_instance(GetInstanceRequest { name: SHOP.into(), ..Default::default() }).await?.into_inner())
-}
-
-async fn until(i: &mut InstancesClient<Conn>, state: State, limit: Duration) -> Result<()> {
-    let end = Instant::now() + limit;
-    while get(i).await?.state() != state {
-        ensure!(Instant::now() < end, "it does not become {state:?}: {:?}", get(i).await?.waiting_on);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
 }
 
 async fn cost(w: &World) -> Result<i64> {
@@ -131,7 +122,7 @@ async fn a_clock_that_is_set_costs_nothing_holds_up_nothing_and_ends_what_goes_b
     tokio::time::sleep(Duration::from_millis(300)).await;
     ensure!(get(&mut i).await?.state() == State::Draining, "it waits for another attempt");
     w.clock.fetch_sub(HOUR, Relaxed);
-    until(&mut i, State::Destroyed, Duration::from_secs(60)).await?;
+    settled(&mut i, "shop", State::Destroyed).await?;
     let mut server = ServerClient::new(w.connect(ADMIN).await?);
     let fsck = server.check_store(v1::CheckStoreRequest {}).await?.into_inner();
     ensure!(fsck.problems.is_empty(), "{:?}", fsck.problems);

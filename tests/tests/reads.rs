@@ -3,12 +3,11 @@ use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 use syp_engine::graph::State;
 use syp_proto::v1::{
-    self, CheckDriftRequest, EstimateCostRequest, GetInstanceRequest, ListResourcesRequest,
-    StreamLogsRequest, TransitionInstanceRequest, WatchInstanceEventsRequest, WatchInstancesRequest,
-    costs_client::CostsClient, instances_client::InstancesClient, watch_instance_events_response,
-    watch_instances_response::Event,
+    self, CheckDriftRequest, EstimateCostRequest, ListResourcesRequest, StreamLogsRequest,
+    TransitionInstanceRequest, WatchInstanceEventsRequest, WatchInstancesRequest, costs_client::CostsClient,
+    instances_client::InstancesClient, watch_instance_events_response, watch_instances_response::Event,
 };
-use syp_tests::api::{Conn, World, create};
+use syp_tests::api::{Conn, World, create, settled};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -20,23 +19,11 @@ use tonic_reflection::pb::v1::{
 const ADMIN: Option<&str> = Some("admin@example.com");
 const SHOP: &str = "projects/default/instances/shop";
 
-async fn until(i: &mut InstancesClient<Conn>, name: &str, state: State) -> Result<()> {
-    let name = format!("projects/default/instances/{name}");
-    for _ in 0..500 {
-        let now = i.get_instance(GetInstanceRequest { name: name.clone(), ..Default::default() }).await?;
-        if now.into_inner().state() == state {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    anyhow::bail!("{name} does not become {state:?}")
-}
-
 async fn serving(w: &World, names: &[&str]) -> Result<InstancesClient<Conn>> {
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     for name in names {
         i.create_instance(create(name)).await?;
-        until(&mut i, name, State::Serving).await?;
+        settled(&mut i, name, State::Serving).await?;
     }
     Ok(i)
 }
@@ -146,7 +133,7 @@ async fn a_watch_is_taken_up_where_it_was_and_begins_anew_where_it_must() -> Res
         ..Default::default()
     };
     i.transition_instance(down("a")).await?;
-    until(&mut i, "a", State::Destroyed).await?;
+    settled(&mut i, "a", State::Destroyed).await?;
     // what happened in between is told, and nothing else
     let mut s = i.watch_instances(ask(&token, "")).await?.into_inner();
     let (words, token) = said(&mut s).await?;

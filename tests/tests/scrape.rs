@@ -9,11 +9,11 @@ use syp_engine::{
     step::Stats,
 };
 use syp_proto::v1::{
-    CreateInstanceRequest, GetInstanceRequest, ListMetricsRequest, QueryMetricsRequest, ScrapeRequest,
+    CreateInstanceRequest, ListMetricsRequest, QueryMetricsRequest, ScrapeRequest,
     instances_client::InstancesClient, metrics_client::MetricsClient,
 };
 use syp_tests::{
-    api::{Conn, World, create, refusal},
+    api::{Conn, World, create, refusal, settled},
     certificate::Certificate,
     product::sh,
 };
@@ -35,13 +35,7 @@ async fn world() -> Result<(World, MetricsClient<Conn>)> {
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     let ask: CreateInstanceRequest = create("shop");
     i.create_instance(ask).await?;
-    for _ in 0..500 {
-        let ask = GetInstanceRequest { name: SHOP.into(), ..Default::default() };
-        if i.get_instance(ask).await?.into_inner().state() == State::Serving {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    settled(&mut i, "shop", State::Serving).await?;
     let m = MetricsClient::new(w.connect(ADMIN).await?);
     Ok((w, m))
 }

@@ -17,7 +17,7 @@ use syp_proto::{
         secrets_client::SecretsClient,
     },
 };
-use syp_tests::api::{Conn, World, create, refusal};
+use syp_tests::api::{Conn, World, create, refusal, settled};
 use tonic::Code;
 
 const ADMIN: Option<&str> = Some("admin@example.com");
@@ -97,14 +97,7 @@ impl Who {
     }
 
     async fn settled(&mut self, name: &str) -> Result<Instance> {
-        for _ in 0..1000 {
-            let i = self.get(name).await?;
-            if i.state() == v1::instance::State::Serving && !i.reconciling {
-                return Ok(i);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        anyhow::bail!("{name} does not settle: {:?}", self.get(name).await?)
+        settled(&mut self.instances, name, v1::instance::State::Serving).await
     }
 
     /// Which version an instance has.
