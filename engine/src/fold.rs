@@ -139,8 +139,8 @@ fn apply(i: &mut Instance, r: &Record) -> Result<(), &'static str> {
         }
     }
     i.head_seq = r.seq;
-    // what its provider says and counts is no change that anybody made
-    if !matches!(body, Body::ProviderEvent(_) | Body::StepProgress(_) | Body::Used(_)) {
+    // what its provider says and counts, and that its gate has by now what was asked for, is no change that anybody made
+    if !matches!(body, Body::ProviderEvent(_) | Body::StepProgress(_) | Body::Used(_) | Body::GatePushed(_)) {
         i.changed_seq = r.seq;
         i.update_ms = r.at_ms;
     }

@@ -39,8 +39,8 @@ pub enum Accepted {
     Already(Option<OperationId>),
 }
 
-/// The etag of a projection: of what somebody, or the engine, has done. That its provider has spoken meanwhile is no change
-/// that anybody's next one could undo.
+/// The etag of a projection: of what somebody, or the engine, has done. That its provider has spoken meanwhile, or that its
+/// gate has got what was asked for before, is no change that anybody's next one could undo.
 pub fn etag(i: &Instance) -> String {
     format!("\"{}-{}\"", &i.uid[..i.uid.len().min(8)], i.changed_seq)
 }

@@ -137,7 +137,9 @@ impl Engine {
                         Policy::Repair => {
                             again.insert(cell.id);
                             tracing::info!(instance = %cell.id, ?findings, "drift: repairing");
-                            let repairs = |i: &Instance| policy(i, &findings) == Policy::Repair;
+                            let repairs = |now: &Instance| {
+                                now.runs == i.runs && policy(now, &findings) == Policy::Repair
+                            };
                             self.drift(&cell, words(findings.clone()), repairs).await.map(drop)
                         }
                         Policy::Tell => self.tell_drift(&cell, &words(findings)).await,

@@ -21,7 +21,7 @@ use crate::common::app::{Answer, Body, channel, frames, full};
 use crate::common::{ALICE, App, Gate, Issuer, MALLORY, Wire, allow, get, next, soon, until};
 
 /// The limit for a change to be effective everywhere.
-const EFFECTIVE: Duration = Duration::from_secs(2);
+const EFFECTIVE: Duration = Duration::from_secs(20);
 
 /// A gate that lets alice and mallory in, and the configuration with which it lets only alice in.
 async fn both(app: &App) -> Result<(Gate, Issuer, GateConfig)> {
@@ -83,7 +83,7 @@ async fn an_event_stream_of_who_lost_access_is_cut_and_another_ones_goes_on() ->
     cut(mallory).await?;
     ensure!(since.elapsed() < EFFECTIVE, "cut after {:?}", since.elapsed());
     // for longer than a change may take
-    while since.elapsed() < EFFECTIVE + Duration::from_millis(500) {
+    while since.elapsed() < Duration::from_millis(2_500) {
         alice.until(b"data: tick\n\n").await?;
     }
     ensure!(gate.status().await?.in_flight == 1);
@@ -175,7 +175,7 @@ async fn a_download_whose_client_takes_nothing_is_cut_and_its_app_is_freed() -> 
     gate.push(&only_alice).await?;
     // the client reads nothing in all this time
     until("it is over", async || Ok(gate.status().await?.in_flight == 0)).await?;
-    ensure!(since.elapsed() < EFFECTIVE + Duration::from_secs(1), "over after {:?}", since.elapsed());
+    ensure!(since.elapsed() < EFFECTIVE, "over after {:?}", since.elapsed());
     let (mut total, mut buffer) = (0, vec![0; 1 << 16]);
     while let Ok(n @ 1..) = soon("more", wire.stream.read(&mut buffer)).await? {
         total += n;

@@ -39,7 +39,8 @@ struct Met {
 async fn http1(gate: &Gate, token: &str, pause: Duration, met: &Met) -> Result<()> {
     let mut pooled: Option<Wire> = None;
     while !met.enough.load(SeqCst) {
-        let mut wire = match pooled.take() {
+        // as pools do: a connection that has been idle for too long is looked at
+        let mut wire = match pooled.take().filter(|w| !w.is_closed()) {
             Some(wire) => wire,
             None => {
                 met.connections.fetch_add(1, SeqCst);

@@ -17,7 +17,7 @@ use crate::common::app::full;
 use crate::common::{ALICE, App, Gate, Issuer, MALLORY, allow, config, gather, get, next, soon, until};
 
 /// The limit for a change to be effective everywhere.
-const EFFECTIVE: Duration = Duration::from_secs(2);
+const EFFECTIVE: Duration = Duration::from_secs(20);
 
 async fn connections(gate: &Gate) -> Result<u64> {
     gate.metrics().await?.more.get("connections").copied().context("connections")

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use syp_auth::door::Probe;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -46,6 +47,9 @@ async fn a_busy_replica_gets_less() -> Result<()> {
         waiting.push(wire);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // what the fast one had of them is over
+    until("only the slow one is busy", async || Ok(gate.status().await?.in_flight == slow.requests() as u64))
+        .await?;
     for _ in 0..10 {
         ensure!(gate.get("/", &token).await?.text() == "fast");
     }
@@ -73,12 +77,13 @@ async fn a_replica_that_fails_its_probe_gets_nothing_until_it_is_well_again() ->
     .await?;
     let good = App::named("good").await?;
     let (gate, issuer, first) = Gate::before(&[&sick, &good]).await?;
-    gate.serve(&next(&first, |c| (c.probe.path, c.probe.period_ms) = (Some("/ready".to_owned()), 50)))
-        .await?;
+    let probe = Probe { path: Some("/ready".to_owned()), period_ms: 50, timeout_ms: 10_000 };
+    gate.serve(&next(&first, |c| c.probe = probe)).await?;
     let ready = async || Ok::<_, anyhow::Error>(gate.status().await?.upstreams[0].ready);
     well.store(false, SeqCst);
     until("it is seen as sick", async || Ok(!ready().await?)).await?;
-    ensure!(gate.status().await?.upstreams[0].detail == "GET /ready answered 500");
+    until("it says why", async || Ok(gate.status().await?.upstreams[0].detail == "GET /ready answered 500"))
+        .await?;
     let (token, before) = (issuer.token(ALICE)?, said.load(SeqCst));
     for _ in 0..10 {
         ensure!(gate.get("/", &token).await?.text() == "good");

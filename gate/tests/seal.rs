@@ -12,7 +12,7 @@ const APP: &str = "5000";
 async fn health(pod: &Pod, ip: &str) -> Result<String> {
     let bare = ip.trim_matches(['[', ']']);
     let script = format!(
-        "exec 3<>/dev/tcp/{bare}/{GATE}; printf 'GET /_syp/health HTTP/1.1\\r\\nHost: g\\r\\n\\r\\n' >&3; read -t 3 line <&3; echo $line"
+        "exec 3<>/dev/tcp/{bare}/{GATE}; printf 'GET /_syp/health HTTP/1.1\\r\\nHost: g\\r\\n\\r\\n' >&3; read -t 30 line <&3; echo $line"
     );
     let output = Pod::command(&pod.outside, "bash", &["-c", &script]).output().await?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -158,7 +158,7 @@ async fn a_websocket_of_who_lost_access_is_cut_and_another_ones_goes_on() -> Res
     let since = Instant::now();
     gate.push(&next(&both, |c| c.policy = allow(&[ALICE]))).await?;
     ensure!(soon("the cut", mallory.rest()).await??.is_empty());
-    ensure!(since.elapsed() < Duration::from_secs(2), "cut after {:?}", since.elapsed());
+    ensure!(since.elapsed() < Duration::from_secs(20), "cut after {:?}", since.elapsed());
     alice.send("still").await?;
     ensure!(alice.take(5).await? == b"still");
     until("the log has the cut", async || Ok(gate.printed().contains("POLICY_CHANGED"))).await
@@ -189,8 +189,14 @@ async fn a_websocket_is_cut_when_its_token_would_no_longer_be_accepted() -> Resu
 async fn a_websocket_is_cut_when_its_token_expires() -> Result<()> {
     let app = App::http1(socket).await?;
     let (gate, issuer, _) = Gate::before(&[&app]).await?;
-    let now = syp_auth::unix_now();
-    let mut wire = gate.socket(&issuer.token_with(ALICE, "exp", json!(now + 1))?).await?;
+    // open before the token expires: one that comes later is let in by the leeway
+    let mut wire = loop {
+        let exp = syp_auth::unix_now() + 2;
+        let wire = gate.socket(&issuer.token_with(ALICE, "exp", json!(exp))?).await?;
+        if syp_auth::unix_now() < exp {
+            break wire;
+        }
+    };
     ensure!(soon("the cut", wire.rest()).await??.is_empty());
     until("the log says why", async || Ok(gate.printed().contains("TOKEN_EXPIRED"))).await?;
     let line = gate.printed().lines().find(|l| l.contains("TOKEN_EXPIRED")).map(str::to_owned);

@@ -1,8 +1,9 @@
 //! The API as its clients have it: the real server on loopback, over the fake cloud in real time.
-use crate::disk::Disk;
-use anyhow::{Context, Result};
+use crate::{disk::Disk, oidc::free_port};
+use anyhow::{Context, Result, ensure};
 use parking_lot::Mutex;
 use std::{
+    net::SocketAddr,
     sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
@@ -25,11 +26,15 @@ use syp_engine::{
     store::{Store, open},
     vault::Vault,
 };
-use syp_proto::v1::{self, instances_client::InstancesClient};
+use syp_proto::{
+    journal::Instance,
+    v1::{self, instances_client::InstancesClient},
+};
 use syp_steps::fake::{Behaviour, FakeCloud};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Code, Request, Response, Status,
+    Code, Request, Status,
     metadata::AsciiMetadataValue,
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
@@ -43,9 +48,9 @@ pub struct World {
     /// Its store outlives a server.
     pub disk: Disk,
     dir: tempfile::TempDir,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     /// Where it is scraped.
-    pub metrics: std::net::SocketAddr,
+    pub metrics: SocketAddr,
     faults: Arc<StandStill>,
     running: Option<Running>,
     /// By how much the engine's clock was set.
@@ -106,7 +111,7 @@ impl World {
         let w = Self::new().await?;
         let mut i = InstancesClient::new(w.connect(Some("admin@example.com")).await?);
         i.create_instance(create(name)).await?;
-        settled(&mut i, name, v1::instance::State::Serving).await?;
+        w.settled(name, v1::instance::State::Serving).await?;
         Ok(w)
     }
 
@@ -125,8 +130,7 @@ impl World {
     pub async fn of(latency: Duration) -> Result<Self> {
         syp_auth::install_crypto();
         let behaviour = Behaviour { latency, landing: Duration::ZERO, lag: Duration::ZERO };
-        // ports that were free a moment ago
-        let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
+        let free = || free_port().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let (address, metrics) = (free()?, free()?);
         let (cloud, disk, dir) = (FakeCloud::new(behaviour), Disk::default(), tempfile::tempdir()?);
         let mut w = Self {
@@ -248,6 +252,14 @@ impl World {
         Ok(LocalIssuer::open(self.dir.path().join("key"), store.store_id().as_str())?)
     }
 
+    /// As [`settled`], in this server.
+    ///
+    /// # Errors
+    /// It does not come to it, or nothing runs.
+    pub async fn settled(&self, name: &str, state: v1::instance::State) -> Result<()> {
+        settled(&self.api()?.engine, name, state).await
+    }
+
     /// What the server serves.
     ///
     /// # Errors
@@ -297,12 +309,11 @@ impl World {
     pub async fn connect_with(&self, token: Option<&str>) -> Result<Conn> {
         let token = token.map(|t| format!("Bearer {t}").parse()).transpose()?;
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
-        let mut tries = 0;
+        let end = Instant::now() + Duration::from_secs(60);
         let channel = loop {
             match endpoint.connect().await {
                 Ok(c) => break c,
-                Err(e) if tries >= 100 => return Err(e.into()),
-                Err(_) => tries += 1,
+                Err(e) => ensure!(Instant::now() < end, "nobody listens: {e}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
@@ -310,30 +321,28 @@ impl World {
     }
 }
 
-/// Waits until an instance is in a state and nothing is under way: an operation's end is written after the state.
+/// Waits until an instance of the project `default` is in a state, nothing is under way, and its gate has what was asked for: that
+/// is written after the state.
 ///
 /// # Errors
 /// It does not come to it within a minute.
-pub async fn settled(
-    i: &mut InstancesClient<Conn>,
-    name: &str,
-    state: v1::instance::State,
-) -> Result<v1::Instance> {
-    let name = format!("projects/default/instances/{name}");
-    let ask = v1::GetInstanceRequest { name, ..Default::default() };
-    let end = tokio::time::Instant::now() + Duration::from_secs(60);
-    let mut last = None;
-    while tokio::time::Instant::now() < end {
-        match i.get_instance(ask.clone()).await.map(Response::into_inner) {
-            Ok(now) if now.state() == state && !now.reconciling => return Ok(now),
-            Ok(now) => last = Some(now),
-            // its creation is still being written
-            Err(e) if e.code() == Code::NotFound => {}
-            Err(e) => return Err(e.into()),
+pub async fn settled(engine: &Engine, name: &str, state: v1::instance::State) -> Result<()> {
+    let rests = |i: &Instance| {
+        let pushed = i.gate_pushed >= i.gate_generation || state != v1::instance::State::Serving;
+        i.state() == state && i.run.is_none() && pushed
+    };
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match engine.by_name("default", name).map(|cell| cell.get()) {
+            Some(i) if rests(&i) => return Ok(()),
+            // its name is free again
+            None if state == v1::instance::State::Destroyed => return Ok(()),
+            last => {
+                ensure!(Instant::now() < end, "{name} does not settle as {}: {last:?}", state.as_str_name())
+            }
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    anyhow::bail!("{} does not settle as {}: {last:?}", ask.name, state.as_str_name())
 }
 
 /// A request for an instance of the fake cloud.

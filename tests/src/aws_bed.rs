@@ -166,12 +166,12 @@ impl Bed {
         &self.shared.account
     }
 
-    /// What the emulator's CloudFormation tells of the newest stack of this store when it is asked by others: of each event its time,
-    /// the resource's logical id, its status.
+    /// What the emulator's CloudFormation tells of the newest stack of this store when it is asked by others: of each event the
+    /// status and the resource's logical id.
     ///
     /// # Errors
     /// It does not answer.
-    pub fn kept(&self, store: &str) -> Result<Vec<(String, String, String)>> {
+    pub fn kept(&self, store: &str) -> Result<Vec<String>> {
         let mine = self.shared.see(|w| {
             let of = |s: &&world::Stack| s.shape.tags.get(STORE_TAG).is_some_and(|v| v == store);
             w.stacks.iter().rev().find(of).map(|s| s.id.clone())

@@ -2,12 +2,14 @@
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use syp_engine::store::{Error, Kv, MemKv, Op, Pair};
+use tokio::sync::Notify;
 
 /// Memory behind a switch.
 #[derive(Clone, Default)]
 pub struct Disk {
     mem: MemKv,
     held: Arc<(Mutex<bool>, Condvar)>,
+    stood: Arc<Notify>,
     /// Which process has it, and which one this handle was given to.
     owner: Arc<Mutex<u64>>,
     me: u64,
@@ -31,6 +33,11 @@ impl Disk {
     /// From now on no write ends.
     pub fn hold(&self) {
         *self.held.0.lock() = true;
+    }
+
+    /// Until a write stands still.
+    pub async fn stands_still(&self) {
+        self.stood.notified().await;
     }
 
     /// Writes end again.
@@ -77,6 +84,7 @@ impl Kv for Disk {
     fn sync(&self) -> Result<(), Error> {
         let mut held = self.held.0.lock();
         while *held {
+            self.stood.notify_one();
             self.held.1.wait(&mut held);
         }
         drop(held);

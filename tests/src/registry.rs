@@ -1,5 +1,8 @@
 //! A real registry (Debian's docker-registry) on this host, or beside a kind node as its nodes and this host reach it by one name.
-use crate::product::{get, pause, sh};
+use crate::{
+    oidc::free_port,
+    product::{get, pause, sh},
+};
 use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeMap,
@@ -51,7 +54,7 @@ impl Registry {
     fn here(auth: impl Fn(&str) -> String) -> Result<Option<Self>> {
         let Some(program) = program()? else { return Ok(None) };
         let dir = tempfile::tempdir()?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let address = format!("127.0.0.1:{}", free_port()?);
         let config = configure(&dir, &address, &auth(&dir.path().display().to_string()))?;
         let child = Command::new(program)
             .arg("serve")

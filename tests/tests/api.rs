@@ -246,7 +246,7 @@ async fn a_watch_goes_on_where_it_was_without_a_gap_also_after_a_restart() -> Re
 #[tokio::test]
 async fn a_watch_of_all_begins_with_what_is_there_and_tells_what_changes() -> Result<()> {
     use watch_instances_response::Event;
-    let w = World::new().await?;
+    let w = World::of(Duration::from_millis(200)).await?;
     up(&w, "shop").await?;
     let (mut i, _) = clients(&w).await?;
     let ask = WatchInstancesRequest { parent: "projects/default".into(), ..Default::default() };
@@ -278,7 +278,7 @@ async fn a_watch_of_all_begins_with_what_is_there_and_tells_what_changes() -> Re
 
 #[tokio::test]
 async fn an_operation_is_followed_to_its_end_and_read_afterwards() -> Result<()> {
-    let w = World::new().await?;
+    let w = World::of(Duration::from_millis(200)).await?;
     let (mut i, mut ops) = clients(&w).await?;
     let op = i.create_instance(create("shop")).await?.into_inner();
     let mut e = OperationEventsClient::new(w.connect(ADMIN).await?);
@@ -306,7 +306,7 @@ async fn an_operation_is_followed_to_its_end_and_read_afterwards() -> Result<()>
 
 #[tokio::test]
 async fn one_operation_at_a_time_and_destroy_preempts() -> Result<()> {
-    let w = World::new().await?;
+    let w = World::of(Duration::from_millis(200)).await?;
     let (mut i, mut ops) = clients(&w).await?;
     let first = i.create_instance(create("shop")).await?.into_inner();
     let second = i.transition_instance(to(State::Draining)).await;

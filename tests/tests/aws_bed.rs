@@ -163,7 +163,7 @@ fn what_goes_wrong_is_told_as_aws_tells_it() -> Result<()> {
     let upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"];
     let mut args: Vec<&str> = upgrade.iter().flat_map(|h| ["-H", *h]).collect();
     args.extend(["-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "--http1.1", "-m", "2"]);
-    ensure!(other.ask(&bed, "/", &args)?.0 == 101, "it is upgraded");
+    until("it is upgraded", || Ok(other.ask(&bed, "/", &args)?.0 == 101))?;
     other.remove()?;
     serves(&shop, &bed)
 }
@@ -203,7 +203,7 @@ fn it_can_be_left_in_the_middle_of_anything() -> Result<()> {
     bed.slow(Duration::from_millis(500));
     // told to go while it comes
     let store = shop.owner.store.as_str().to_owned();
-    begin(&shop, "one", "syp-test/silent")?;
+    begin(&shop, &bed, "one", "syp-test/silent")?;
     until("it comes", || Ok(bed.left(&store)?.iter().filter(|l| l.starts_with("container ")).count() > 3))?;
     let away = async || shop.stacks.remove(&shop.owner, None, &|_| {}).await;
     shop.soon(away())?.map_err(|f| anyhow::anyhow!("{f:?}"))?;
@@ -212,7 +212,7 @@ fn it_can_be_left_in_the_middle_of_anything() -> Result<()> {
 
     // and while it changes
     shop.bring(&spec("two", 8080, 1), "syp-test/hello", "two")?;
-    begin(&shop, "three", "syp-test/silent")?;
+    begin(&shop, &bed, "three", "syp-test/silent")?;
     until("it changes", || Ok(bed.left(&store)?.iter().filter(|l| l.contains(":task/")).count() > 1))?;
     shop.remove()?;
     ensure!(bed.calls().iter().any(|c| c == "cloudformation:CancelUpdateStack"), "{:?}", bed.calls());
@@ -220,7 +220,7 @@ fn it_can_be_left_in_the_middle_of_anything() -> Result<()> {
 
     // whatever is there goes with the bed
     let shop = Shop::new(&bed, &gate, "shop.example.com")?;
-    begin(&shop, "four", "syp-test/hello")?;
+    begin(&shop, &bed, "four", "syp-test/hello")?;
     until("it comes", || Ok(bed.front("shop.example.com").is_some()))?;
     let filter = format!("label=syp.test/bed={}", bed.id());
     let there = |what: &str| {
@@ -234,8 +234,13 @@ fn it_can_be_left_in_the_middle_of_anything() -> Result<()> {
 }
 
 /// Asks for it, and does not wait.
-fn begin(shop: &Shop, token: &str, image: &str) -> Result<()> {
-    let soon = shop.bring_for(Duration::from_secs(1), &spec(token, 8080, 1), image, token);
-    ensure!(soon.is_err(), "{image} is not there at once");
-    Ok(())
+fn begin(shop: &Shop, bed: &Bed, token: &str, image: &str) -> Result<()> {
+    let changes = ["cloudformation:CreateStack", "cloudformation:UpdateStack"];
+    let asked = || bed.calls().iter().filter(|c| changes.contains(&c.as_str())).count();
+    let before = asked();
+    until("it is asked for", || {
+        let soon = shop.bring_for(Duration::from_secs(1), &spec(token, 8080, 1), image, token);
+        ensure!(soon.is_err(), "{image} is not there at once");
+        Ok(asked() > before)
+    })
 }

@@ -43,12 +43,7 @@ fn lives_and_goes(sypctl: &std::path::Path, program: Program, resources: bool) -
     ensure!(receipt.contains(" 0 left"), "{receipt}");
     ensure!(aws.left(&e.store_id()?)?.is_empty(), "left behind");
 
-    let mut kept: Vec<String> = aws
-        .bed
-        .kept(&e.store_id()?)?
-        .into_iter()
-        .map(|(_, logical, status)| format!("{status} {logical}"))
-        .collect();
+    let mut kept = aws.bed.kept(&e.store_id()?)?;
     kept.sort();
     let told = told(&e)?;
     ensure!(told == kept, "{program:?} tells {kept:#?}, and 'sypctl events' {told:#?}");

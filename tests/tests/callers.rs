@@ -12,7 +12,7 @@ use syp_proto::{
         instances_client::InstancesClient,
     },
 };
-use syp_tests::api::{Conn, World, create, refusal, settled};
+use syp_tests::api::{Conn, World, create, refusal};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -20,8 +20,6 @@ const ADMIN: Option<&str> = Some("admin@example.com");
 const SHOP: &str = "projects/default/instances/shop";
 /// Far more than anything here takes, far less than for ever.
 const SOON: Duration = Duration::from_secs(60);
-/// A call has reached the server and its write has begun.
-const TAKEN_ON: Duration = Duration::from_secs(2);
 
 fn uuid() -> String {
     let hex = InstanceId::random().to_string();
@@ -46,6 +44,14 @@ async fn soon<T>(what: &str, f: impl Future<Output = Result<T, Status>>) -> Resu
     Ok(tokio::time::timeout(SOON, f).await.with_context(|| format!("{what}: no answer"))??)
 }
 
+/// A caller who goes away while the disk keeps his write.
+async fn goes<T>(w: &World, call: impl Future<Output = Result<T, Status>>) -> Result<()> {
+    tokio::select! {
+        _ = call => anyhow::bail!("answered before it was on disk"),
+        written = tokio::time::timeout(SOON, w.disk.stands_still()) => Ok(written?),
+    }
+}
+
 #[tokio::test]
 async fn eight_ups_of_one_name_at_once_are_one_operation_and_everybody_is_answered() -> Result<()> {
     let w = World::new().await?;
@@ -65,7 +71,7 @@ async fn eight_ups_of_one_name_at_once_are_one_operation_and_everybody_is_answer
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     let list = ListInstancesRequest { parent: "projects/-".into(), ..Default::default() };
     ensure!(soon("list", i.list_instances(list)).await?.into_inner().instances.len() == 1, "one instance");
-    settled(&mut i, "shop", State::Serving).await.map(drop)
+    w.settled("shop", State::Serving).await
 }
 
 #[tokio::test]
@@ -75,19 +81,16 @@ async fn a_caller_who_goes_away_while_his_change_is_written_leaves_it_whole() ->
     // up: the caller is gone before the disk has answered
     w.disk.hold();
     let mut gone = InstancesClient::new(w.connect(ADMIN).await?);
-    let lost = tokio::time::timeout(TAKEN_ON, gone.create_instance(create("shop"))).await;
-    ensure!(lost.is_err(), "answered before it was on disk");
+    Box::pin(goes(&w, gone.create_instance(create("shop")))).await?;
     drop(gone);
     // until the server has seen it
     tokio::time::sleep(Duration::from_secs(1)).await;
     w.disk.release();
-    settled(&mut i, "shop", State::Serving).await?;
+    w.settled("shop", State::Serving).await?;
     // a change of the instance, the same
     w.disk.hold();
     let mut gone = AccessClient::new(w.connect(ADMIN).await?);
-    let ask = gone.set_access_policy(set("user:a@example.com"));
-    let lost = tokio::time::timeout(TAKEN_ON, ask).await;
-    ensure!(lost.is_err(), "answered before it was on disk");
+    goes(&w, gone.set_access_policy(set("user:a@example.com"))).await?;
     drop(gone);
     // until the server has seen it
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -110,7 +113,7 @@ async fn open_streams_do_not_keep_the_engine_from_stopping_and_say_why_they_end(
     let mut w = World::new().await?;
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     i.create_instance(create("shop")).await?;
-    settled(&mut i, "shop", State::Serving).await?;
+    w.settled("shop", State::Serving).await?;
     let ask = WatchInstanceEventsRequest { parent: SHOP.into(), ..Default::default() };
     let mut events = i.watch_instance_events(ask).await?.into_inner();
     let ask = WatchInstancesRequest { parent: "projects/-".into(), ..Default::default() };
@@ -143,7 +146,7 @@ async fn every_stream_ends_with_the_token_that_opened_it() -> Result<()> {
     let w = World::new().await?;
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     i.create_instance(create("shop")).await?;
-    settled(&mut i, "shop", State::Serving).await?;
+    w.settled("shop", State::Serving).await?;
     let short = w.connect_for(ADMIN, Duration::from_secs(5)).await?;
     let mut i = InstancesClient::new(short.clone());
     let logs = v1::StreamLogsRequest { name: SHOP.into(), follow: true, ..Default::default() };
@@ -198,7 +201,7 @@ async fn a_change_that_is_sent_again_is_made_once() -> Result<()> {
     for _ in 0..20 {
         ensure!(i.create_instance(ask.clone()).await?.into_inner().name == first, "one operation");
     }
-    settled(&mut i, "shop", State::Serving).await?;
+    w.settled("shop", State::Serving).await?;
     let get = || GetInstanceRequest { name: SHOP.into(), ..Default::default() };
     // what the engine still writes of its coming up changes the etag too
     let mut tries = 0;
@@ -251,7 +254,7 @@ async fn up_on_a_name_that_is_there_says_what_differs_and_drops_nothing_silently
     let mut first = create("shop");
     first.instance.get_or_insert_default().labels.insert("team".into(), "a".into());
     let first_name = i.create_instance(first.clone()).await?.into_inner().name;
-    settled(&mut i, "shop", State::Serving).await?;
+    w.settled("shop", State::Serving).await?;
     ensure!(
         i.create_instance(create("shop")).await?.into_inner().name == first_name,
         "what is left open fits"

@@ -11,7 +11,7 @@ use syp_proto::v1::{
     instances_client::InstancesClient, server_client::ServerClient,
 };
 use syp_steps::fake::Fault;
-use syp_tests::api::{Conn, World, create, settled};
+use syp_tests::api::{Conn, World, create};
 
 const ADMIN: Option<&str> = Some("admin@example.com");
 const SHOP: &str = "projects/default/instances/shop";
@@ -122,7 +122,7 @@ async fn a_clock_that_is_set_costs_nothing_holds_up_nothing_and_ends_what_goes_b
     tokio::time::sleep(Duration::from_millis(300)).await;
     ensure!(get(&mut i).await?.state() == State::Draining, "it waits for another attempt");
     w.clock.fetch_sub(HOUR, Relaxed);
-    settled(&mut i, "shop", State::Destroyed).await?;
+    w.settled("shop", State::Destroyed).await?;
     let mut server = ServerClient::new(w.connect(ADMIN).await?);
     let fsck = server.check_store(v1::CheckStoreRequest {}).await?.into_inner();
     ensure!(fsck.problems.is_empty(), "{:?}", fsck.problems);

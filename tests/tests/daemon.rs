@@ -93,7 +93,7 @@ impl Daemon {
             .spawn()
             .context("dockerd")?;
         self.child = Some(child);
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(180);
         while self.docker(&["version"]).is_err() {
             let log = || std::fs::read_to_string(path("log")).unwrap_or_default();
             ensure!(Instant::now() < end, "dockerd does not answer: {}", log());
@@ -106,7 +106,7 @@ impl Daemon {
     fn down(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         sh("kill", &[&child.id().to_string()])?;
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(180);
         while child.try_wait()?.is_none() {
             if Instant::now() > end {
                 child.kill()?;
@@ -155,7 +155,7 @@ fn bed(disk: Option<u32>) -> Result<Option<(Daemon, Engine)>> {
 }
 
 fn served_again(d: &Daemon, url: &str, token: &str, e: &Engine) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(180);
     while d.code(url, Some(token))? != "200" {
         ensure!(Instant::now() < end, "it does not come back: {}", e.ok(&["events", "phoenix"])?);
         pause(100);
@@ -189,7 +189,7 @@ fn a_restarted_docker_and_a_rebooted_host_bring_it_back_and_an_absent_docker_is_
     // a teardown without a daemon rests with its reason until a listing was really made
     d.down()?;
     e.ok(&["down", "phoenix", "--yes", "--no-wait"])?;
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(180);
     loop {
         let shown = e.json(&["show", "phoenix"])?;
         ensure!(shown["state"] == "DRAINING", "without a daemon it is {}", shown["state"]);
@@ -200,7 +200,8 @@ fn a_restarted_docker_and_a_rebooted_host_bring_it_back_and_an_absent_docker_is_
         pause(100);
     }
     d.up()?;
-    e.ok(&["wait", "phoenix", "--for", "state=destroyed", "--timeout", "60s"])?;
+    // its next attempt may be a minute away by now
+    e.ok(&["wait", "phoenix", "--for", "state=destroyed", "--timeout", "180s"])?;
     e.ok(&["receipt", "phoenix", "--verify"])?;
     let filter = format!("label=syp.dev/store={}", e.store_id()?);
     for what in [["ps", "-aq"], ["network", "ls"], ["volume", "ls"]] {
@@ -224,7 +225,7 @@ fn a_full_disk_is_named_nothing_is_left_and_it_works_once_there_is_room() -> Res
     let said = e.up_fails("shop", "syp-test/hello", &["--port", "8080", "--allow", ALICE])?;
     ensure!(said.err.contains("DISK_FULL"), "a full disk: {}", said.err);
     std::fs::remove_file(&filler)?;
-    e.wait_state("shop", "DESTROYED", Duration::from_secs(60))?;
+    e.wait_state("shop", "DESTROYED", Duration::from_secs(180))?;
     e.ok(&["receipt", "shop", "--verify"])?;
     e.up("shop", "syp-test/hello", &["--port", "8080", "--allow", ALICE])?;
     e.down("shop")

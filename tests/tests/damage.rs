@@ -6,7 +6,7 @@ use syp_proto::v1::{
     self, CheckStoreRequest, GetInstanceRequest, TransitionInstanceRequest,
     instances_client::InstancesClient, server_client::ServerClient,
 };
-use syp_tests::api::{Conn, World, create, settled};
+use syp_tests::api::{Conn, World, create};
 
 const ADMIN: Option<&str> = Some("admin@example.com");
 
@@ -21,7 +21,7 @@ async fn a_damaged_journal_blocks_its_own_instance_and_no_other() -> Result<()> 
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     for name in ["bad", "good"] {
         i.create_instance(create(name)).await?;
-        settled(&mut i, name, State::Serving).await?;
+        w.settled(name, State::Serving).await?;
     }
     let uid = InstanceId::parse(&get(&mut i, "bad").await?.uid).context("uid")?;
     w.kill().await;
@@ -68,7 +68,7 @@ async fn what_a_newer_version_wrote_is_refused_and_not_touched() -> Result<()> {
     let mut w = World::new().await?;
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     i.create_instance(create("shop")).await?;
-    settled(&mut i, "shop", State::Serving).await?;
+    w.settled("shop", State::Serving).await?;
     w.kill().await;
     w.disk.raise_format()?;
     let e = w.start().await.err().context("a store of a newer version was opened")?;

@@ -71,12 +71,13 @@ impl Screens<'_> {
 
     /// Keeps it when it has what a busy Docker engine may need a while for.
     fn once_it_has(&mut self, word: &str, words: &str) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(180);
         loop {
             let s = self.engine.run(&words.split_whitespace().collect::<Vec<_>>())?;
-            if s.out.contains(word) || Instant::now() > end {
+            if s.out.contains(word) {
                 return self.keep(words, &s, str::to_owned);
             }
+            ensure!(Instant::now() < end, "no {word} in what '{words}' says: {s:?}");
             pause(200);
         }
     }

@@ -1,7 +1,8 @@
 //! `--plan` on what changes something beside a revision: nothing is done, and what is done later is what the plan said.
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use syp_tests::product::{Engine, binary};
+use std::time::{Duration, Instant};
+use syp_tests::product::{Engine, binary, pause};
 
 const ALICE: &str = "user:alice@example.com";
 
@@ -51,6 +52,17 @@ fn what_would_change_is_shown_with_its_cost_and_who_gains_and_nothing_is_done() 
     e.ok(&["token", "create", "shop", "--name", "old", "--ttl", "1h"])?;
     let tokens = e.json(&["token", "ls", "shop"])?;
     let old = tokens["tokens"][0]["name"].as_str().unwrap_or_default().to_owned();
+    // the gate knows the token as well: that is an event of its own
+    let end = Instant::now() + Duration::from_secs(60);
+    let told = || -> Result<bool> {
+        let events = e.json(&["events", "shop"])?;
+        let last = events["events"].as_array().and_then(|all| all.last());
+        Ok(last.is_some_and(|l| l.to_string().contains("gate has generation")))
+    };
+    while !told()? {
+        ensure!(Instant::now() < end, "the gate is not told of the token");
+        pause(100);
+    }
     let before = state(&e)?;
 
     let p = e.json(&["access", "allow", "shop", "user:bob@example.com", "--plan"])?;

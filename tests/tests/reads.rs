@@ -7,7 +7,7 @@ use syp_proto::v1::{
     TransitionInstanceRequest, WatchInstanceEventsRequest, WatchInstancesRequest, costs_client::CostsClient,
     instances_client::InstancesClient, watch_instance_events_response, watch_instances_response::Event,
 };
-use syp_tests::api::{Conn, World, create, settled};
+use syp_tests::api::{Conn, World, create, refusal};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -23,7 +23,7 @@ async fn serving(w: &World, names: &[&str]) -> Result<InstancesClient<Conn>> {
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     for name in names {
         i.create_instance(create(name)).await?;
-        settled(&mut i, name, State::Serving).await?;
+        w.settled(name, State::Serving).await?;
     }
     Ok(i)
 }
@@ -95,10 +95,38 @@ async fn resources_are_listed_drift_is_found_and_mended_and_a_price_is_told_befo
     Ok(())
 }
 
-/// What a watch says until it has been silent for a while.
-async fn said(s: &mut tonic::Streaming<v1::WatchInstancesResponse>) -> Result<(Vec<String>, String)> {
-    let (mut words, mut token) = (Vec::new(), String::new());
-    while let Ok(e) = tokio::time::timeout(Duration::from_secs(3), s.message()).await {
+/// A look takes its time: what begins in the middle of it is told, and not what its providers said before and after.
+#[tokio::test]
+async fn drift_is_not_told_of_what_changed_while_it_was_looked_for() -> Result<()> {
+    let w = World::of(Duration::from_secs(1)).await?;
+    let mut i = InstancesClient::new(w.connect(ADMIN).await?);
+    i.create_instance(create("shop")).await?;
+    w.settled("shop", State::Serving).await?;
+    let looks = || w.cloud.calls().iter().filter(|c| c.starts_with("observe")).count();
+    let before = looks();
+    let mut other = i.clone();
+    let look = tokio::spawn(async move {
+        other.check_drift(CheckDriftRequest { name: SHOP.into(), ..Default::default() }).await
+    });
+    while looks() == before && !look.is_finished() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let down =
+        TransitionInstanceRequest { name: SHOP.into(), to: State::Destroyed as i32, ..Default::default() };
+    i.transition_instance(down).await?;
+    let said = refusal(look.await?);
+    ensure!(said.1 == "OPERATION_IN_PROGRESS", "{said:?}");
+    Ok(())
+}
+
+/// What a watch says up to a word, and then until it has been silent for a while.
+async fn said(
+    s: &mut tonic::Streaming<v1::WatchInstancesResponse>,
+    last: &str,
+) -> Result<(Vec<String>, String)> {
+    let (mut words, mut token) = (Vec::<String>::new(), String::new());
+    let patience = |words: &[String]| if words.iter().any(|w| w == last) { 3 } else { 60 };
+    while let Ok(e) = tokio::time::timeout(Duration::from_secs(patience(&words)), s.message()).await {
         let e = e?.context("the stream ended")?;
         token = e.resume_token;
         let short = |i: &v1::Instance| i.name.rsplit('/').next().unwrap_or_default().to_owned();
@@ -124,7 +152,7 @@ async fn a_watch_is_taken_up_where_it_was_and_begins_anew_where_it_must() -> Res
         ..Default::default()
     };
     let mut s = i.watch_instances(ask("", "")).await?.into_inner();
-    let (words, token) = said(&mut s).await?;
+    let (words, token) = said(&mut s, "all").await?;
     ensure!(words.len() == 3 && words.last().is_some_and(|w| w == "all"), "a snapshot: {words:?}");
     drop(s);
     let down = |name: &str| TransitionInstanceRequest {
@@ -133,22 +161,22 @@ async fn a_watch_is_taken_up_where_it_was_and_begins_anew_where_it_must() -> Res
         ..Default::default()
     };
     i.transition_instance(down("a")).await?;
-    settled(&mut i, "a", State::Destroyed).await?;
+    w.settled("a", State::Destroyed).await?;
     // what happened in between is told, and nothing else
     let mut s = i.watch_instances(ask(&token, "")).await?.into_inner();
-    let (words, token) = said(&mut s).await?;
+    let (words, token) = said(&mut s, "a DESTROYED").await?;
     ensure!(words.last().is_some_and(|w| w == "a DESTROYED"), "{words:?}");
     ensure!(words.iter().all(|w| w.starts_with("a ")), "only what changed: {words:?}");
     // with a filter nobody remembers what has left it
     let mut s = i.watch_instances(ask(&token, "state=SERVING")).await?.into_inner();
-    let (words, _) = said(&mut s).await?;
+    let (words, _) = said(&mut s, "all").await?;
     ensure!(words == ["anew", "added b", "all"], "{words:?}");
     // of another process
     w.kill().await;
     w.start().await?;
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     let mut s = i.watch_instances(ask(&token, "")).await?.into_inner();
-    let (words, _) = said(&mut s).await?;
+    let (words, _) = said(&mut s, "all").await?;
     ensure!(words == ["anew", "added b", "all"], "{words:?}");
     Ok(())
 }

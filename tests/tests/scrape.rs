@@ -13,8 +13,9 @@ use syp_proto::v1::{
     instances_client::InstancesClient, metrics_client::MetricsClient,
 };
 use syp_tests::{
-    api::{Conn, World, create, refusal, settled},
+    api::{Conn, World, create, refusal},
     certificate::Certificate,
+    oidc::free_port,
     product::sh,
 };
 use tonic::Code;
@@ -35,7 +36,7 @@ async fn world() -> Result<(World, MetricsClient<Conn>)> {
     let mut i = InstancesClient::new(w.connect(ADMIN).await?);
     let ask: CreateInstanceRequest = create("shop");
     i.create_instance(ask).await?;
-    settled(&mut i, "shop", State::Serving).await?;
+    w.settled("shop", State::Serving).await?;
     let m = MetricsClient::new(w.connect(ADMIN).await?);
     Ok((w, m))
 }
@@ -219,7 +220,7 @@ async fn off_loopback_it_takes_tls_and_no_token_of_the_built_in_issuer() -> Resu
     let tls = Tls::new(&chain, &key)?;
     let token = w.token("admin@example.com", API_AUDIENCE, Duration::ZERO)?;
     for (address, status) in [("127.0.0.1", "200"), ("0.0.0.0", "401")] {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let listen = Listen {
             metrics: Some(format!("{address}:{port}").parse()?),
             tls: Some(tls.clone()),
@@ -246,8 +247,7 @@ async fn a_renewed_certificate_is_taken_without_a_restart_and_a_broken_one_is_no
     let (old, new) = (Certificate::of("127.0.0.1")?, Certificate::of("127.0.0.1")?);
     let (chain, key) = files(&old)?;
     let tls = Tls::new(&chain, &key)?;
-    let port = |_| anyhow::Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
-    let (metrics, tcp) = (port(1)?, port(2)?);
+    let (metrics, tcp) = (free_port()?, free_port()?);
     let address = |p: u16| Some(std::net::SocketAddr::from(([127, 0, 0, 1], p)));
     let listen =
         Listen { metrics: address(metrics), tcp: address(tcp), tls: Some(tls.clone()), ..Default::default() };

@@ -37,7 +37,11 @@ fn holding(dir: &Path, values: &[&str]) -> Result<Vec<String>> {
         if path.is_dir() {
             found.extend(holding(&path, values)?);
         } else if path.is_file() {
-            let bytes = std::fs::read(&path)?;
+            let bytes = match std::fs::read(&path) {
+                // the engine at work has removed it
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                bytes => bytes?,
+            };
             for v in values {
                 let hex: String = v.bytes().map(|b| format!("{b:02x}")).collect();
                 let has = |n: &[u8]| bytes.windows(n.len()).any(|w| w == n);

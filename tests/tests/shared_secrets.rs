@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use secrecy::ExposeSecret;
 use std::time::Duration;
-use syp_engine::{fault::Point, store::Kv};
+use syp_engine::{engine::Engine, fault::Point, store::Kv};
 use syp_proto::{
     google::longrunning::{GetOperationRequest, operations_client::OperationsClient},
     v1::{
@@ -55,11 +55,13 @@ async fn world() -> Result<World> {
 struct Who {
     secrets: SecretsClient<Conn>,
     instances: InstancesClient<Conn>,
+    engine: Engine,
 }
 
 async fn as_(w: &World, who: Option<&str>) -> Result<Who> {
     let c = w.connect(who).await?;
-    Ok(Who { secrets: SecretsClient::new(c.clone()), instances: InstancesClient::new(c) })
+    let (secrets, instances) = (SecretsClient::new(c.clone()), InstancesClient::new(c));
+    Ok(Who { secrets, instances, engine: w.api()?.engine })
 }
 
 fn new(id: &str, value: &[u8]) -> CreateSecretRequest {
@@ -88,7 +90,7 @@ impl Who {
         let mut r = create(name);
         r.instance.get_or_insert_default().spec.get_or_insert_default().secrets = secrets;
         Box::pin(self.instances.create_instance(r)).await?;
-        self.settled(name).await.map(drop)
+        self.settled(name).await
     }
 
     async fn get(&mut self, name: &str) -> Result<Instance> {
@@ -96,13 +98,14 @@ impl Who {
         Ok(self.instances.get_instance(ask).await?.into_inner())
     }
 
-    async fn settled(&mut self, name: &str) -> Result<Instance> {
-        settled(&mut self.instances, name, v1::instance::State::Serving).await
+    async fn settled(&self, name: &str) -> Result<()> {
+        settled(&self.engine, name, v1::instance::State::Serving).await
     }
 
     /// Which version an instance has.
     async fn bound(&mut self, name: &str) -> Result<String> {
-        let i = self.settled(name).await?;
+        self.settled(name).await?;
+        let i = self.get(name).await?;
         Ok(i.spec.unwrap_or_default().secrets.first().context("no secret")?.version.clone())
     }
 
@@ -547,7 +550,8 @@ async fn after_a_kill_the_rest_still_get_it_and_nobody_twice() -> Result<()> {
         }
         a.rolled_out().await?;
         for name in names {
-            let i = a.settled(name).await?;
+            a.settled(name).await?;
+            let i = a.get(name).await?;
             ensure!(i.active_revision == format!("{name}-2"), "killed at hit {nth}: twice: {i:?}");
         }
         is_sound(&w).await?;

@@ -35,17 +35,17 @@ fn a_drain_takes_as_long_as_its_caller_said_and_not_as_the_default_says() -> Res
         e.up(name, "syp-test/ws", &["--allow", ALICE, "--port", "8765", "--grace", grace])
     };
     // the default of both is far from what is asked for: no clock of a slow machine confuses them
-    up("quick", "60s")?;
+    up("quick", "10m")?;
     let _open = tunnel(&e, "quick")?;
     let t = Instant::now();
     e.ok(&["drain", "quick", "--grace", "1s"])?;
-    ensure!(t.elapsed() < Duration::from_secs(30), "drain took {:?} instead of 1 s", t.elapsed());
+    ensure!(t.elapsed() < Duration::from_secs(300), "drain took {:?} instead of 1 s", t.elapsed());
     e.down("quick")?;
-    up("sudden", "60s")?;
+    up("sudden", "10m")?;
     let _open = tunnel(&e, "sudden")?;
     let t = Instant::now();
     e.ok(&["down", "sudden", "--grace", "1s", "--yes"])?;
-    ensure!(t.elapsed() < Duration::from_secs(30), "down took {:?} instead of 1 s", t.elapsed());
+    ensure!(t.elapsed() < Duration::from_secs(300), "down took {:?} instead of 1 s", t.elapsed());
     up("slow", "0s")?;
     let _open = tunnel(&e, "slow")?;
     let t = Instant::now();
@@ -72,11 +72,11 @@ fn an_engine_stops_whoever_still_listens_and_nobody_starts_it_again() -> Result<
     pause(15_000);
     let begun = Instant::now();
     e.ok(&["server", "stop"])?;
-    ensure!(begun.elapsed() < Duration::from_secs(30), "it took {:?} to stop", begun.elapsed());
+    ensure!(begun.elapsed() < Duration::from_secs(120), "it took {:?} to stop", begun.elapsed());
     // it has let go of its store; the rest of its end is the system's
     let runs = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z"));
     while runs() {
-        ensure!(begun.elapsed() < Duration::from_secs(30), "it goes on");
+        ensure!(begun.elapsed() < Duration::from_secs(120), "it goes on");
         pause(20);
     }
     for (what, mut child) in listening {

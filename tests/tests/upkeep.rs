@@ -169,8 +169,11 @@ fn the_store_of_each_former_version_is_opened_goes_on_and_is_torn_down() -> Resu
             settled(&e, "shop")?;
         } else {
             e.ok(&["wait", "shop", "--for", "condition=Ready=false", "--timeout", "60s"])?;
-            let last = e.json(&["op", "show", "shop"])?;
-            ensure!(last["error"]["details"][0]["metadata"]["step"] == "image", "{last}");
+            // the newest may be the next attempt, under way
+            let all = e.json(&["op", "ls", "shop"])?;
+            let failed = all["operations"].as_array().into_iter().flatten().find(|op| !op["error"].is_null());
+            let step = failed.map(|op| &op["error"]["details"][0]["metadata"]["step"]);
+            ensure!(step.is_some_and(|s| s == "image"), "{all}");
         }
         e.json(&["cost", "shop"])?;
         e.json(&["metrics", "shop", "--since", "1h"])?;

@@ -109,11 +109,17 @@ impl Instances for Api {
         let a = Authz::of(&request)?;
         let r = request.into_inner();
         let cell = self.live(&a, &r.name, Role::Operator).await?;
-        if let Some(run) = &cell.get().run {
+        let before = cell.get();
+        if let Some(run) = &before.run {
             // what is being made differs from what shall be
-            return Err(Error::InProgress(ops::current(&cell.get(), run.no)).into());
+            return Err(Error::InProgress(ops::current(&before, run.no)).into());
         }
         let found = self.engine.close_findings(&cell).await.map_err(|f| of_failure(&f))?;
+        let now = cell.get();
+        if now.runs != before.runs {
+            // something began while providers were asked: neither before nor after it is what they said
+            return Err(Error::InProgress(ops::current(&now, now.runs)).into());
+        }
         let change = |d: &Difference| match d.how {
             How::Inspected => plan::Change::Keep,
             _ => plan::Change::Update,
@@ -129,7 +135,11 @@ impl Instances for Api {
             check_time: crate::clock::timestamp(self.engine.clock().now()),
         };
         let mends = found.iter().any(|d| d.how != How::Inspected);
-        if r.fix && mends && !r.validate_only && !self.engine.drift(&cell, words(found), |_| true).await? {
+        if r.fix
+            && mends
+            && !r.validate_only
+            && !self.engine.drift(&cell, words(found), |i| i.runs == before.runs).await?
+        {
             // it did not serve, or does something else by now
             let i = cell.get();
             let Some(run) = &i.run else { return Err(Error::StateDiffers(i.state()).into()) };

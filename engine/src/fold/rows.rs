@@ -275,6 +275,12 @@ mod tests {
         }
         assert_eq!((i.ledger[0].last_event.as_ref().unwrap().event_ms, i.head_seq), (9, 5));
         assert_eq!(i.ledger[0].last_event_ids, ["b", "c"]);
+        // its gate has what was asked for, or not yet
+        for failure in [None, Some(Failure::default())] {
+            let body = Some(Body::GatePushed(journal::GatePushed { failure, ..Default::default() }));
+            let r = Record { seq: i.head_seq + 1, body, ..Default::default() };
+            crate::fold::fold(&mut i, &r).unwrap();
+        }
         assert_eq!(crate::ops::etag(&i), before);
         assert!(
             provider_event(&mut i, &ProviderEvent { entry: 5, ..Default::default() }).is_err(),

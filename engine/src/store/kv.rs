@@ -21,9 +21,9 @@ use std::{collections::HashMap, sync::Arc};
 use syp_proto::journal::{Answer, Entry, Instance, Record, SeriesHead};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Format of the whole store. It grows when a former version would take what it does not know for damage: 2 has packed values,
-/// revisions, secrets, series and the audit chain.
-pub const FORMAT: u64 = 3;
+/// Format of the whole store. It grows when a former version would take what it does not know for damage, or folds otherwise:
+/// 2 has packed values, revisions, secrets, series and the audit chain, 3 what providers say, 4 etags that gates' news leave alone.
+pub const FORMAT: u64 = 4;
 
 /// Key and value.
 pub type Pair = (Vec<u8>, Vec<u8>);

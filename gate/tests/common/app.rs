@@ -31,6 +31,8 @@ pub struct App {
     pub connections: Arc<AtomicUsize>,
     /// Requests whose head arrived.
     pub requests: Arc<AtomicUsize>,
+    /// Speaks HTTP/2 without TLS.
+    pub h2c: bool,
     /// Closed: what is held is let go.
     held: Arc<Semaphore>,
     task: JoinHandle<()>,
@@ -100,7 +102,7 @@ impl App {
             }
         });
         let held = Arc::new(Semaphore::new(0));
-        Ok(Self { address, connections, requests: Arc::default(), held, task })
+        Ok(Self { address, connections, requests: Arc::default(), h2c: false, held, task })
     }
 
     async fn of<F, R>(h2c: bool, answer: F) -> Result<Self>
@@ -129,6 +131,7 @@ impl App {
         })
         .await?;
         app.requests = requests;
+        app.h2c = h2c;
         Ok(app)
     }
 

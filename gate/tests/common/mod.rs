@@ -238,7 +238,8 @@ pub fn config(issuer: &Issuer, apps: &[&App]) -> Result<GateConfig> {
         address: app.address,
         holder: None,
         closed: false,
-        protocol: None,
+        // a gate that finds it out itself gives up after half a second
+        protocol: app.h2c.then_some(Protocol::H2c),
         probe: None,
     };
     Ok(GateConfig {

@@ -1,5 +1,6 @@
 //! What goes on for longer: figures over time, who did what, another engine in the place of one, money that is spent.
 use crate::{
+    crash,
     load::Load,
     product::{Engine, get, pause},
 };
@@ -64,10 +65,7 @@ pub(super) fn another_engine(e: &Engine, name: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(300);
     loop {
         let i = e.json(&["show", name])?;
-        if i["spec"]["env"].to_string().contains("next")
-            && i["operation"].is_null()
-            && i["state"] == "SERVING"
-        {
+        if i["spec"]["env"].to_string().contains("next") && crash::rests(&i, "SERVING") {
             break;
         }
         ensure!(Instant::now() < end, "the update does not come to its end: {i}");

@@ -210,7 +210,7 @@ fn an_engine_started_while_the_provider_is_down_fails_closed_and_recovers_by_its
     ensure!(get(&at, Some(&token), &[])?.0 == 401, "closed at the gate too");
     let second = Issuer::start_at(port, &[])?;
     let app = second.token(&ALICE, APP)?;
-    until("the gate recovers without being asked", Duration::from_secs(40), || {
+    until("the gate recovers without being asked", Duration::from_secs(120), || {
         pause(500);
         Ok(get(&at, Some(&app), &[])?.0 == 200)
     })?;

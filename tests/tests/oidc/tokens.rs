@@ -53,8 +53,11 @@ fn tokens_of_the_provider_open_an_instance_by_user_group_domain_and_claim() -> R
             e.ok(&args)?;
         }
         e.ok(&["access", "deny", "shop", "user:bob@example.com", "--path", "/domain"])?;
-        let carol = p.token(&CAROL, APP)?;
-        until("the rules are in force", Duration::from_secs(60), || inside(&format!("{url}/sub"), &carol))?;
+        let (bob, carol) = (p.token(&BOB, APP)?, p.token(&CAROL, APP)?);
+        // each change reaches the gate for itself
+        until("the rules are in force", Duration::from_secs(60), || {
+            Ok(inside(&format!("{url}/sub"), &carol)? && !inside(&format!("{url}/domain"), &bob)?)
+        })?;
         let doors: [(&str, [bool; 5]); 5] = [
             ("/", [true, false, false, false, false]),
             ("/group", [true, true, false, false, false]),

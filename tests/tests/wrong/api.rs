@@ -78,23 +78,9 @@ async fn everything(w: &World) -> Result<String> {
     Ok(format!("{all:#?}\n{events:#?}\n{operations:?}\n{tokens:#?}\n{cloud:#?}"))
 }
 
-/// It serves before its operation has ended.
-async fn settled(w: &World) -> Result<()> {
-    let mut ops = OperationsClient::new(w.connect(Some("admin@example.com")).await?);
-    let ask = ListOperationsRequest { name: SHOP.into(), filter: "done=false".into(), ..Default::default() };
-    for _ in 0..500 {
-        if ops.list_operations(ask.clone()).await?.get_ref().operations.is_empty() {
-            return Ok(());
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    anyhow::bail!("its operation does not end")
-}
-
 /// The table.
 pub async fn lines() -> Result<Vec<Line>> {
     let w = World::serving("shop").await?;
-    settled(&w).await?;
     let before = everything(&w).await?;
     let mut t = Table(vec![], vec![]);
     Box::pin(changes::creating(&w, &mut t)).await?;
