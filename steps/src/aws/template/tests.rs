@@ -1,5 +1,5 @@
-use super::*;
-use crate::aws::variants;
+use super::{task::STOP_S, *};
+use crate::aws::{names::TRAFFIC, variants};
 
 fn read(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
