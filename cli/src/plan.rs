@@ -78,10 +78,10 @@ fn lines(p: &Plan, colours: bool) -> String {
     if p.lines.len() < 2 {
         return String::new();
     }
-    let by_use = || "by use".to_owned();
     let rows = p.lines.iter().map(|l| {
         let month = l.hourly.as_ref().map(render::month);
-        let per = |m: Option<&Money>| m.map_or_else(by_use, render::money);
+        let none = if l.description.starts_with("unpriced") { "unpriced" } else { "by use" };
+        let per = |m: Option<&Money>| m.map_or_else(|| none.to_owned(), render::money);
         [l.kind.clone(), per(l.hourly.as_ref()), per(month.as_ref()), l.description.clone()]
     });
     format!("{}\n", render::table(&["FOR", "PER HOUR", "PER MONTH", "WHICH IS"], rows, colours))

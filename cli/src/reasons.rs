@@ -49,6 +49,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("IMAGE_AUTH_FAILED", include_str!("reasons/IMAGE_AUTH_FAILED.md")),
     ("IMAGE_NOT_FOUND", include_str!("reasons/IMAGE_NOT_FOUND.md")),
     ("IMMUTABLE_FIELD", include_str!("reasons/IMMUTABLE_FIELD.md")),
+    ("INGRESS_CLASS_NOT_FOUND", include_str!("reasons/INGRESS_CLASS_NOT_FOUND.md")),
     ("INGRESS_NOT_READY", include_str!("reasons/INGRESS_NOT_READY.md")),
     ("INSTANCES_LEFT", include_str!("reasons/INSTANCES_LEFT.md")),
     ("INTERNAL", include_str!("reasons/INTERNAL.md")),

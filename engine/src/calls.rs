@@ -195,14 +195,19 @@ fn outcome(e: &Inner, i: &Instance, run: u32, node: &str, attempt: u32, result: 
     };
     let class = Class::parse(&f.class);
     let max = definition(i, node).ok().and_then(|d| d.policy).map_or(5, |p| p.max_attempts.max(1));
-    // waiting for somebody else uses up no attempt: the run's deadline ends it
-    let over = class == Class::Terminal || (attempt >= max && class != Class::Throttled);
+    let over = gives_up(class, &f.reason, attempt, max);
     o.set_result(if over { step_outcome::Result::Terminal } else { step_outcome::Result::Retry });
     if !over {
         o.retry_at_ms = e.clock.now() + backoff_ms(attempt, class, rand::rng().random::<f64>());
     }
     o.failure = Some(f);
     o
+}
+
+/// Is it over after this attempt? Waiting for somebody else, for a login too, uses up no attempt: the run's deadline ends it. Pure.
+fn gives_up(class: Class, reason: &str, attempt: u32, max: u32) -> bool {
+    let waits = class == Class::Throttled || class == Class::Transient && reason == "CREDENTIALS";
+    class == Class::Terminal || attempt >= max && !waits
 }
 
 async fn undo(e: &Inner, cell: &Cell, i: &Instance, entry: u32, attempt: u32) -> Vec<Body> {
@@ -361,4 +366,19 @@ pub(crate) fn outputs(i: &Instance, of: impl Fn(&LedgerRow) -> bool) -> BTreeMap
 fn gate_config(e: &Inner, i: &Instance, grace_ms: i64) -> GateConfig {
     let mode = if i.state() == State::Draining { Mode::Drain } else { Mode::Serve };
     e.door.config(i, mode, u64::try_from(grace_ms).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_login_or_for_room_is_not_given_up() {
+        let over = |class, reason, attempt| gives_up(class, reason, attempt, 12);
+        assert!(over(Class::Terminal, "CREDENTIALS", 1));
+        assert!(over(Class::Transient, "PROVIDER_UNREACHABLE", 12));
+        assert!(!over(Class::Transient, "PROVIDER_UNREACHABLE", 11));
+        assert!(!over(Class::Transient, "CREDENTIALS", 500));
+        assert!(!over(Class::Throttled, "PROVIDER_THROTTLED", 500));
+    }
 }

@@ -97,6 +97,7 @@ async fn they_are_refused_when_the_engine_was_silent_for_too_long_and_good_again
         // a process that stood still meanwhile was as silent as its engine
         let judged = vouched.elapsed() < MAX_AGE;
         ensure!(status == 200 || !judged, "{status}");
+        ensure!(begun.elapsed() < 20 * MAX_AGE, "this machine stands still too often");
         if judged && begun.elapsed() > 2 * MAX_AGE {
             break;
         }

@@ -64,10 +64,10 @@ fn a_foreign_cluster_is_unpriced_in_words_until_somebody_says_its_price() -> Res
     let c = e.json(&["cost", "shop"])?;
     ensure!(c["accuracy"] == "UNKNOWN_PRICE" && c["ratePerHour"].is_null() && c["accrued"].is_null(), "{c}");
 
-    // half a core at 36 an hour, and memory that is free
+    // half a core at 36 an hour with a hundredth for the gate, and memory that is free
     let set = ["tariff", "set", "k8s:prod", "--per-vcpu-hour", "36", "--per-gib-hour", "0"];
     let plan = e.ok(&[&set[..], &["--plan"]].concat())?;
-    ensure!(plan.contains("shop: unpriced -> 18"), "{plan}");
+    ensure!(plan.contains("shop: unpriced -> 18.36"), "{plan}");
     ensure!(e.json(&["cost", "shop"])?["ratePerHour"].is_null(), "a plan changes nothing");
     e.ok(&set)?;
     let rate = |e: &Engine| Ok::<_, anyhow::Error>(micros(&e.json(&["cost", "shop"])?["ratePerHour"]));
@@ -76,7 +76,7 @@ fn a_foreign_cluster_is_unpriced_in_words_until_somebody_says_its_price() -> Res
         ensure!(Instant::now() < end, "not priced");
         pause(100);
     }
-    ensure!(rate(&e)? == 18_000_000, "{}", rate(&e)?);
+    ensure!(rate(&e)? == 18_360_000, "{}", rate(&e)?);
     // of other nodes: not of this one
     e.ok(&[
         "tariff",
@@ -91,7 +91,7 @@ fn a_foreign_cluster_is_unpriced_in_words_until_somebody_says_its_price() -> Res
     ])?;
     pause(1_500);
     let c = e.json(&["cost", "shop"])?;
-    ensure!(micros(&c["ratePerHour"]) == 18_000_000, "{c}");
+    ensure!(micros(&c["ratePerHour"]) == 18_360_000, "{c}");
     let source = c["priceSource"].as_str().unwrap_or_default();
     ensure!(source.contains("tariff of k8s:prod") && source.contains("not counted, until"), "{c}");
     ensure!(e.ok(&["tariff", "show"])?.contains("k8s:prod"), "shown");
@@ -100,21 +100,21 @@ fn a_foreign_cluster_is_unpriced_in_words_until_somebody_says_its_price() -> Res
     e.ok(&["tariff", "set", "k8s:later", "--per-vcpu-hour", "10", "--per-gib-hour", "0"])?;
     std::fs::write(file.path(), kubeconfig(&least, &["prod", "later", "last"])?)?;
     let priced = |e: &Engine, name: &str| e.ok(&["provider", "check", name]);
-    ensure!(priced(&e, "k8s:later")?.contains("a replica costs  5 EUR an hour"), "set before it was named");
+    ensure!(priced(&e, "k8s:later")?.contains("a replica costs  5.1 EUR an hour"), "set before it was named");
     // and after it was
     ensure!(priced(&e, "k8s:last")?.contains("warn  a replica costs"), "none yet");
     e.ok(&["tariff", "set", "k8s:last", "--per-vcpu-hour", "20", "--per-gib-hour", "0"])?;
-    ensure!(priced(&e, "k8s:last")?.contains("a replica costs  10 EUR an hour"), "set after it was named");
+    ensure!(priced(&e, "k8s:last")?.contains("a replica costs  10.2 EUR an hour"), "set after it was named");
 
     // over a kill -9
     engine.kill()?;
     engine.wait()?;
     let mut engine = serve(&e)?;
-    ensure!(rate(&e)? == 18_000_000, "after a restart: {}", rate(&e)?);
-    ensure!(priced(&e, "k8s:later")?.contains("a replica costs  5 EUR an hour"), "after a restart");
+    ensure!(rate(&e)? == 18_360_000, "after a restart: {}", rate(&e)?);
+    ensure!(priced(&e, "k8s:later")?.contains("a replica costs  5.1 EUR an hour"), "after a restart");
     e.ok(&["set", "shop", "--budget", "5000EUR/day:drain"])?;
     let accrued = micros(&e.json(&["cost", "shop"])?["accrued"]);
-    // 18 an hour are 5000 millionths a second
+    // 18.36 an hour are 5100 millionths a second
     ensure!((5_000..5_000 * 300).contains(&accrued), "accrued {accrued}");
     let down = e.run(&["down", "shop", "--yes"])?;
     ensure!(down.code == 0 && (down.out + &down.err).contains("not counted, until"), "the receipt says it");

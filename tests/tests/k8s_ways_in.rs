@@ -8,6 +8,7 @@ use syp_tests::{
 };
 
 const ALICE: &str = "user:alice@example.com";
+const MALLORY: &str = "user:mallory@example.com";
 const GATEWAYS: &str = "syp-test-gateways";
 /// Who signs for cert-manager, as an ingress says it.
 const SIGNER: [&str; 2] = ["--ingress-annotation", "cert-manager.io/cluster-issuer=ours"];
@@ -80,9 +81,11 @@ impl World {
         self.cluster.kubectl(&["get", "ingresses", "-A", "-o", &form])
     }
 
-    /// Status codes by name, as a caller meets them whose DNS leads to the cluster: without a token, and with one.
-    fn asked(&self, name: &str, cacert: Option<&str>) -> Result<(String, String)> {
-        let (url, token) = (self.engine.endpoint(name)?, self.engine.token(name, Some(ALICE))?);
+    /// Status codes by name, as a caller meets them whose DNS leads to the cluster: without a token, as somebody who is not listed, and
+    /// as somebody who is.
+    fn asked(&self, name: &str, cacert: Option<&str>) -> Result<[String; 3]> {
+        let url = self.engine.endpoint(name)?;
+        let [stranger, token] = [MALLORY, ALICE].map(|who| self.engine.token(name, Some(who)));
         let code = |token: Option<&str>| {
             let ways = DOORS.map(|(from, to)| format!(":{from}:{}:{to}", self.node));
             let mut args = vec!["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10"];
@@ -99,7 +102,7 @@ impl World {
             args.push(&url);
             Ok::<_, anyhow::Error>(sh("curl", &args)?.trim().to_owned())
         };
-        Ok((code(None)?, code(Some(&token))?))
+        Ok([code(None)?, code(Some(&stranger?))?, code(Some(&token?))?])
     }
 
     /// A controller hears of a name a moment after the API server.
@@ -107,7 +110,7 @@ impl World {
         let mut said = Err(anyhow::anyhow!("not asked"));
         for _ in 0..50 {
             said = self.asked(name, cacert);
-            if said.as_ref().is_ok_and(|(without, with)| without == "401" && with == "200") {
+            if said.as_ref().is_ok_and(|codes| codes == &["401", "403", "200"]) {
                 return Ok(());
             }
             syp_tests::product::pause(200);
@@ -141,6 +144,12 @@ fn names_come_in_through_a_gateway_or_an_ingress_of_the_cluster() -> Result<()> 
     w.refused(&["--domain", name, "--gateway", "web"], "INVALID_ARGUMENT", "NAMESPACE/web")?;
     let given = ["--domain", name, "--namespace", GATEWAYS, SIGNER[0], SIGNER[1]];
     w.refused(&given, "INVALID_ARGUMENT", "--tls-secret")?;
+    w.refused(&["--domain", name, "--ingress-class", "nope"], "INGRESS_CLASS_NOT_FOUND", "it has traefik")?;
+    let tls_of = ["--domain", name, "--ingress-class", "traefik", "--tls-secret"];
+    w.refused(&[&tls_of[..], &["web"]].concat(), "INVALID_ARGUMENT", "--namespace")?;
+    let given = ["--namespace", GATEWAYS];
+    let absent = [&tls_of[..], &["absent"], &given].concat();
+    w.refused(&absent, "CERTIFICATE_UNSUITABLE", "kubectl create secret tls absent")?;
 
     w.run(&w.up("shop", &["--domain", name, "--gateway", &web]))?;
     ensure!(w.engine.endpoint("shop")? == format!("https://{name}"), "{}", w.engine.endpoint("shop")?);
@@ -152,6 +161,15 @@ fn names_come_in_through_a_gateway_or_an_ingress_of_the_cluster() -> Result<()> 
     w.run(&w.up("old", &["--domain", "old.test", "--ingress-annotation", "lb.test/scheme=internal"]))?;
     w.serves("old", None).context("an ingress")?;
     ensure!(w.ingress("old.test", "metadata.annotations.lb\\.test/scheme")? == "internal");
+
+    // the class and the certificate that somebody says
+    let own = Certificate::of("classy.test")?;
+    let (cert, key) = (format!("--cert={}", own.file("cert.pem")), format!("--key={}", own.file("key.pem")));
+    w.cluster.kubectl(&["create", "secret", "tls", "classy", "-n", GATEWAYS, &cert, &key])?;
+    let named = ["--domain", "classy.test", "--ingress-class", "traefik", "--tls-secret", "classy"];
+    w.run(&w.up("classy", &[&named[..], &given].concat()))?;
+    ensure!(w.engine.endpoint("classy")? == "https://classy.test", "{}", w.engine.endpoint("classy")?);
+    w.serves("classy", Some(&own.file("ca.pem"))).context("a class and a certificate of the user's")?;
 
     // a certificate that cert-manager makes, whose part is this test's
     w.run(&w.up("signed", &["--domain", "signed.test", SIGNER[0], SIGNER[1]]))?;
@@ -165,7 +183,7 @@ fn names_come_in_through_a_gateway_or_an_ingress_of_the_cluster() -> Result<()> 
     w.cluster.kubectl(&["create", "secret", "tls", &secret, "-n", &space, &cert, &key])?;
     ensure!(w.engine.endpoint("signed")? == "https://signed.test", "{}", w.engine.endpoint("signed")?);
     w.serves("signed", Some(&signed.file("ca.pem"))).context("a certificate of cert-manager")?;
-    for name in ["shop", "plain", "old", "signed"] {
+    for name in ["shop", "plain", "old", "classy", "signed"] {
         w.engine.down(name)?;
     }
     let left = w.cluster.left(&w.engine.store_id()?)?;

@@ -14,10 +14,10 @@ use syp_proto::{
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sypctl sweep\n  sypctl sweep --provider docker --delete\n\nWithout --delete it only lists."
+    after_help = "Examples:\n  sypctl sweep\n  sypctl sweep --provider docker --delete\n  sypctl sweep --provider aws                # each region where an instance is or was\n\nWithout --delete it only lists. Without --provider it looks wherever an instance of this engine is or has been."
 )]
 pub struct Args {
-    /// Only at this provider
+    /// Only at this provider, or at all of this kind
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
     /// Remove what is found

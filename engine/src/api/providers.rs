@@ -4,7 +4,8 @@ use super::{
     status::{invalid, of_failure},
     validate,
 };
-use crate::{id::InstanceId, view};
+use crate::{error::Error, id::InstanceId, step::Target, view};
+use std::{collections::BTreeSet, sync::Arc};
 use syp_proto::{
     google::longrunning::Operation,
     journal::Found,
@@ -60,13 +61,7 @@ impl Providers for Api {
         let r = request.into_inner();
         let store = self.engine.store().store_id().clone();
         let mut report = v1::SweepReport::default();
-        let targets: Vec<_> = if r.provider.is_empty() {
-            self.engine.targets().collect()
-        } else {
-            // nothing found at a place that does not exist would sound like good news
-            vec![self.engine.target(&r.provider).map_err(|f| of_failure(&f))?]
-        };
-        for t in targets {
+        for t in self.swept(&r.provider).await? {
             match t.list(&store, None).await {
                 Err(f) => report.unreachable.push(format!("{}: {}", t.name(), f.message)),
                 Ok(found) => {
@@ -96,6 +91,23 @@ impl Providers for Api {
 }
 
 impl Api {
+    /// Where a sweep looks: at one target, at all of a kind (`aws`), or wherever an instance of this store is or has been.
+    async fn swept(&self, provider: &str) -> Result<Vec<Arc<dyn Target>>, Status> {
+        let named = match self.engine.target(provider) {
+            Ok(one) => return Ok(vec![one]),
+            Err(f) => of_failure(&f),
+        };
+        // whoever is named comes to be known; what can't be had any more, such as a context that is gone, has nothing to be asked
+        let gone = self.engine.store().load_destroyed(10_000).await.map_err(Error::from)?;
+        let gone = gone.into_iter().filter_map(|l| l.instance.ok());
+        let targets: BTreeSet<_> = gone.filter_map(|i| i.spec.map(|s| s.target)).collect();
+        targets.iter().for_each(|name| drop(self.engine.target(name)));
+        let of_kind = |t: &Arc<dyn Target>| t.name().split(':').next() == Some(provider);
+        let all: Vec<_> = self.engine.targets().filter(|t| provider.is_empty() || of_kind(t)).collect();
+        // nothing found at a place that does not exist would sound like good news
+        if all.is_empty() { Err(named) } else { Ok(all) }
+    }
+
     /// `found.node` holds the instance's uid when a listing is of the whole store.
     fn is_orphan(&self, f: &Found) -> bool {
         let uid = f.node.split('/').next().unwrap_or_default();

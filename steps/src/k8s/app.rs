@@ -128,7 +128,8 @@ fn seal(s: &Shared, cx: &StepCx) -> Value {
 /// The user's image.
 fn app(cx: &StepCx, secret: &str) -> Value {
     let r = cx.spec.resources.clone().unwrap_or_default();
-    let mut env: Vec<Value> = cx.spec.env.iter().map(|(k, v)| json!({ "name": k, "value": v })).collect();
+    let mut env: Vec<Value> =
+        cx.spec.env.iter().map(|(k, v)| json!({ "name": k, "value": as_it_stands(v) })).collect();
     env.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
     let mut mounts = Vec::new();
     if cx.spec.read_only_root {
@@ -177,12 +178,18 @@ fn app(cx: &StepCx, secret: &str) -> Value {
     }
     // an empty list would stand for an empty command
     if !cx.spec.entrypoint.is_empty() {
-        out["command"] = json!(cx.spec.entrypoint);
+        out["command"] = cx.spec.entrypoint.iter().map(|w| as_it_stands(w)).collect();
     }
     if !cx.spec.args.is_empty() {
-        out["args"] = json!(cx.spec.args);
+        out["args"] = cx.spec.args.iter().map(|w| as_it_stands(w)).collect();
     }
     out
+}
+
+/// A user's word, for a cluster that puts a variable's value in place of `$(NAME)`, a secret's too, and one `$` in place of two
+/// (<https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/>). Pure.
+fn as_it_stands(word: &str) -> String {
+    word.replace('$', "$$")
 }
 
 /// A user of an image (`UID`, `UID:GID`) that a kubelet can tell from root: it does not look names up. Pure.

@@ -1,4 +1,5 @@
 //! What our own containers ask for and may have: said once, for who makes pods and for who counts what a quota leaves.
+use crate::prices::nodes::Requests;
 use serde_json::{Value, json};
 
 /// Thousandths of a core and bytes.
@@ -23,6 +24,11 @@ pub(super) const CORES: &str = "own_cpu_limit_millis";
 // === impl Own ===
 
 impl Own {
+    /// What is paid for.
+    pub fn requests(self) -> Requests {
+        Requests { millis: self.millis, bytes: self.bytes }
+    }
+
     /// The limit of cores where no container may have more than `most`.
     pub fn cores(self, most: u64) -> u64 {
         self.most_millis.min(most)

@@ -13,7 +13,7 @@ use crate::{
     registry::{self, Pinned},
 };
 use k8s_openapi::{
-    api::core::v1::{LimitRange, Node, ResourceQuota},
+    api::core::v1::{LimitRange, Node, ResourceQuota, Secret},
     apimachinery::pkg::version::Info,
 };
 use kube::{
@@ -88,6 +88,9 @@ async fn place(
     if let Some(at) = &gateway {
         rights::check(c, &at.namespace, rights::GATEWAYS).await?;
         route::check(c, at, &namespace, &spec.domains).await?;
+    } else if way_in_changes(spec, held) {
+        ingress::check(c, &asked).await?;
+        certificate(c, &asked, &namespace).await?;
     }
     let level = if own { String::new() } else { level(c, &namespace).await? };
     allows(&level, &namespace, spec)?;
@@ -116,6 +119,32 @@ async fn place(
     }
     facts["nodes"] = json!(price::nodes(c).await?);
     Ok(facts)
+}
+
+/// Is there a way in by an Ingress, another one than what serves has? What is in use is not refused. Pure.
+fn way_in_changes(spec: &v1::InstanceSpec, held: Option<&Held<'_>>) -> bool {
+    let serving = held.and_then(|h| h.have.serving);
+    let same = |s: &v1::InstanceSpec| s.domains == spec.domains && s.kubernetes == spec.kubernetes;
+    !spec.domains.is_empty() && !serving.is_some_and(same)
+}
+
+/// Is the Secret there that the Ingress takes its certificate from? One that cert-manager makes comes later.
+async fn certificate(c: &Client, k: &v1::Kubernetes, namespace: &str) -> Result<(), Failure> {
+    if k.tls_secret.is_empty() || ingress::gets_certificate(k) {
+        return Ok(());
+    }
+    match Api::<Secret>::namespaced(c.clone(), namespace).get_metadata(&k.tls_secret).await {
+        Ok(_) => Ok(()),
+        Err(e) if code(&e) == Some(404) => Err(refuse(
+            "CERTIFICATE_UNSUITABLE",
+            format!("namespace '{namespace}' has no Secret '{}' with a certificate", k.tls_secret),
+            format!(
+                "'kubectl create secret tls {} -n {namespace} --cert CHAIN --key KEY' makes it, cert-manager with --ingress-annotation",
+                k.tls_secret
+            ),
+        )),
+        Err(e) => Err(failed(&e)),
+    }
 }
 
 /// What the registry says about the image. What only says how many there should be stays what it is; everything else asks what the
@@ -259,6 +288,17 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
                 "cert-manager puts the certificate into a Secret of '{}', where it stays after the instance: say its name with \
                  --tls-secret, or leave --namespace away",
                 k.namespace
+            ),
+            "",
+        ));
+    }
+    if k.namespace.is_empty() && !k.tls_secret.is_empty() && !ingress::gets_certificate(&k) {
+        return Err(refuse(
+            "INVALID_ARGUMENT",
+            format!(
+                "a namespace of its own has no Secret '{}': name the --namespace that has it, or let cert-manager make it \
+                 (--ingress-annotation)",
+                k.tls_secret
             ),
             "",
         ));

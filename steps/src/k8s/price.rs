@@ -4,6 +4,7 @@ use super::{
     Shared,
     census::{kind, usable},
     client::{code, failed},
+    own,
 };
 use crate::prices::{local::Tariff, nodes::Kind};
 use k8s_openapi::api::core::v1::Node;
@@ -48,7 +49,7 @@ pub(super) fn price(
     }
     let by_energy = prices.is_empty() && s.is_kind();
     let nodes: Vec<Kind> = serde_json::from_value(facts["nodes"].clone()).unwrap_or_default();
-    let said = prices.rate(&s.name, spec, &nodes);
+    let said = prices.rate(&s.name, spec, own::GATE.requests(), &nodes);
     if was && (by_energy || said.is_ok()) {
         // what it cost before, nobody knows
         facts["unpriced_until"] = json!(s.clock.now());
@@ -62,7 +63,16 @@ pub(super) fn price(
             let replicas = Decimal::from(scaling::range(spec).0);
             facts["replica_hourly"] = json!((r.hourly / replicas).normalize().to_string());
             facts["price_source"] = json!(r.source);
-            (r.hourly, r.lines, facts)
+            let mut lines = r.lines;
+            if !spec.domains.is_empty() {
+                lines.push(v1::offer::Line {
+                    kind: "way in".into(),
+                    description: "unpriced: what takes the name in is the cluster's, and paid for all its names".into(),
+                    hourly: None,
+                    shared: true,
+                });
+            }
+            (r.hourly, lines, facts)
         }
         Err(why) => {
             facts["replica_hourly"] = json!("0");
@@ -121,14 +131,15 @@ mod tests {
         // as it would be, and nothing is kept of that
         let new = tariff("k8s:prod");
         let (hourly, _) = t.reprice(Some(&new), &spec(), &unpriced).unwrap();
-        // 2 x (0.5 x 0.04 + 1 x 0.005) = 0.05
-        assert_eq!(hourly, Decimal::new(5, 2));
+        // 2 x (0.5 x 0.04 + 1 x 0.005) = 0.05; with a gate in each (0.01 x 0.04 + 0.015625 x 0.005)
+        let both = Decimal::new(5_095_625, 8);
+        assert_eq!(hourly, both);
         assert!(!Pricing::of_facts(&t.reprice(None, &spec(), &unpriced).unwrap().1).is_priced());
         t.set_tariff(&tariff("k8s:other")).unwrap();
         assert_eq!(t.reprice(None, &spec(), &unpriced).unwrap().0, Decimal::ZERO, "of another cluster");
         t.set_tariff(&new).unwrap();
         let (hourly, priced) = t.reprice(None, &spec(), &unpriced).unwrap();
-        assert_eq!((hourly, priced["replica_hourly"].as_str()), (Decimal::new(5, 2), Some("0.025")));
+        assert_eq!((hourly, priced["replica_hourly"].as_str()), (both, Some("0.025478125")));
         let said = Pricing::of_facts(&priced);
         assert!(said.is_priced() && said.unpriced_until.is_some(), "{priced}");
         assert!(
@@ -140,7 +151,7 @@ mod tests {
         assert_eq!(t.reprice(None, &spec(), &priced).unwrap().1, priced);
         // set before the cluster came to be known
         let t = target("prod", &[new]);
-        assert_eq!(t.reprice(None, &spec(), &facts).unwrap().0, Decimal::new(5, 2));
+        assert_eq!(t.reprice(None, &spec(), &facts).unwrap().0, both);
 
         let t = target("kind-dev", &[]);
         let (hourly, priced) = t.reprice(None, &spec(), &facts).unwrap();
@@ -148,10 +159,6 @@ mod tests {
         assert_eq!(hourly, Decimal::new(324, 5));
         assert!(Pricing::of_facts(&priced).is_priced() && priced["price_source"].is_null());
         t.set_tariff(&tariff("k8s:kind-dev")).unwrap();
-        assert_eq!(
-            t.reprice(None, &spec(), &priced).unwrap().0,
-            Decimal::new(5, 2),
-            "who says a price means it"
-        );
+        assert_eq!(t.reprice(None, &spec(), &priced).unwrap().0, both, "who says a price means it");
     }
 }

@@ -114,6 +114,9 @@ pub const ROUTES: &[Right] = &[
 /// Where nodes may be seen, an endpoint is a node's address; elsewhere it is a name of the cluster's own.
 pub const NODES: &[Right] = &[right("", "nodes", "list")];
 
+/// Whether an ingress class is there; without it a name that nobody takes is not refused.
+pub const CLASSES: &[Right] = &[right("networking.k8s.io", "ingressclasses", "list")];
+
 /// What quotas leave in a namespace that is given, and whether the gate must say its limits; without it an `up` finds out.
 pub const ROOM: &[Right] = &[right("", "limitranges", "list"), right("", "resourcequotas", "list")];
 
@@ -139,7 +142,8 @@ pub const USAGE: &[Right] = &[right("metrics.k8s.io", "pods", "list")];
 /// All that an engine needs that gives its instances namespaces of their own.
 pub fn of_cluster() -> Vec<Right> {
     let mut all =
-        [IN_NAMESPACE, NAMESPACES, INGRESS, GATEWAYS, ROUTES, NODES, ROOM, WATCHES, EVENTS, USAGE].concat();
+        [IN_NAMESPACE, NAMESPACES, INGRESS, GATEWAYS, ROUTES, NODES, CLASSES, ROOM, WATCHES, EVENTS, USAGE]
+            .concat();
     all.sort();
     all
 }
@@ -155,7 +159,7 @@ pub fn of_namespace() -> Vec<Right> {
 const AT_ONCE: usize = 8;
 
 /// Kinds that are in no namespace.
-const CLUSTER: [&str; 2] = ["namespaces", "nodes"];
+const CLUSTER: [&str; 3] = ["namespaces", "nodes", "ingressclasses"];
 
 /// Asks the cluster about each one; those that are missing are named, with the rule to add.
 ///

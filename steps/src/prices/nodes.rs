@@ -38,6 +38,15 @@ pub struct Price {
 #[derive(Clone, Debug, Default)]
 pub struct Prices(Vec<(Millis, Price)>);
 
+/// What one pod asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Requests {
+    /// Thousandths of a core.
+    pub millis: u64,
+    /// Of memory.
+    pub bytes: u64,
+}
+
 /// What a spec costs.
 pub struct Rate {
     /// Per hour, all replicas.
@@ -77,6 +86,23 @@ impl Kind {
     }
 }
 
+// === impl Requests ===
+
+impl Requests {
+    /// Of the app.
+    fn of(spec: &v1::InstanceSpec) -> Self {
+        Self { millis: given_millis(spec).0, bytes: given_bytes(spec).0 }
+    }
+
+    fn cores(self) -> Decimal {
+        Decimal::from(self.millis) / Decimal::ONE_THOUSAND
+    }
+
+    fn gib(self) -> Decimal {
+        Decimal::from(self.bytes) / Decimal::from(1u64 << 30)
+    }
+}
+
 // === impl Price ===
 
 impl Price {
@@ -88,19 +114,23 @@ impl Price {
         Some(Self { kind, per_vcpu, per_gib, currency: t.currency_code.clone() })
     }
 
-    /// Of one replica of this spec.
-    fn of_one(&self, spec: &v1::InstanceSpec) -> (Decimal, Decimal) {
-        let cores = Decimal::from(given_millis(spec).0) / Decimal::ONE_THOUSAND;
-        let gib = Decimal::from(given_bytes(spec).0) / Decimal::from(1u64 << 30);
-        (cores * self.per_vcpu, gib * self.per_gib)
+    /// Of so much, for its cores and its memory.
+    fn of(&self, r: Requests) -> (Decimal, Decimal) {
+        (r.cores() * self.per_vcpu, r.gib() * self.per_gib)
     }
 
-    fn rate(&self, target: &str, spec: &v1::InstanceSpec, dearest: bool) -> Rate {
+    /// Of one replica of this spec, with what is beside the app in each.
+    fn of_one(&self, spec: &v1::InstanceSpec, beside: Requests) -> Decimal {
+        let [(cpu, mem), (cpu_beside, mem_beside)] = [self.of(Requests::of(spec)), self.of(beside)];
+        cpu + mem + cpu_beside + mem_beside
+    }
+
+    fn rate(&self, target: &str, spec: &v1::InstanceSpec, beside: Requests, dearest: bool) -> Rate {
         let replicas = Decimal::from(syp_engine::scaling::range(spec).0);
-        let ((millis, cpu_note), (bytes, mem_note)) = (given_millis(spec), given_bytes(spec));
-        let cores = Decimal::from(millis) / Decimal::ONE_THOUSAND * replicas;
-        let gib = Decimal::from(bytes) / Decimal::from(1u64 << 30) * replicas;
-        let (cpu, mem) = self.of_one(spec);
+        let (cpu_note, mem_note) = (given_millis(spec).1, given_bytes(spec).1);
+        let one = Requests::of(spec);
+        let (cores, gib) = (one.cores() * replicas, one.gib() * replicas);
+        let ((cpu, mem), (cpu_beside, mem_beside)) = (self.of(one), self.of(beside));
         let line = |kind: &str, description: String, amount: Decimal| v1::offer::Line {
             kind: kind.into(),
             description,
@@ -114,10 +144,19 @@ impl Price {
         let lines = vec![
             line("cpu", of(cores, "vCPU", self.per_vcpu, cpu_note), cpu * replicas),
             line("memory", of(gib, "GiB", self.per_gib, mem_note), mem * replicas),
+            line(
+                "gate",
+                format!(
+                    "{} vCPU and {} GiB at the same prices, in each replica",
+                    beside.cores().normalize(),
+                    beside.gib().normalize()
+                ),
+                (cpu_beside + mem_beside) * replicas,
+            ),
         ];
         let dearest = if dearest { ", the dearest that it may run on" } else { "" };
         Rate {
-            hourly: (cpu + mem) * replicas,
+            hourly: self.of_one(spec, beside) * replicas,
             lines,
             source: format!("requests x price of {} (tariff of {target}{dearest})", self.kind.words()),
         }
@@ -156,11 +195,17 @@ impl Prices {
         fit.max_by_key(|(says, _)| *says).map(|(_, p)| p)
     }
 
-    /// What a spec costs on these nodes: where it may run on several, on the dearest. Nodes that nobody may see are of no kind.
+    /// What a spec costs on these nodes, with what each pod asks for beside its app: where it may run on several, on the dearest. Nodes that nobody may see are of no kind.
     ///
     /// # Errors
     /// Why nobody knows, in words.
-    pub fn rate(&self, target: &str, spec: &v1::InstanceSpec, nodes: &[Kind]) -> Result<Rate, String> {
+    pub fn rate(
+        &self,
+        target: &str,
+        spec: &v1::InstanceSpec,
+        beside: Requests,
+        nodes: &[Kind],
+    ) -> Result<Rate, String> {
         if self.is_empty() {
             return Err(format!("unpriced: nobody has said what {target} costs"));
         }
@@ -174,12 +219,8 @@ impl Prices {
             prices.push(p);
         }
         prices.dedup();
-        let sum = |p: &&&Price| {
-            let (cpu, mem) = p.of_one(spec);
-            cpu + mem
-        };
-        match prices.iter().max_by_key(sum) {
-            Some(p) => Ok(p.rate(target, spec, prices.len() > 1)),
+        match prices.iter().max_by_key(|p| p.of_one(spec, beside)) {
+            Some(p) => Ok(p.rate(target, spec, beside, prices.len() > 1)),
             None => Err(format!("unpriced: {target} has no node")),
         }
     }
@@ -214,19 +255,24 @@ mod tests {
         }
     }
 
+    const GATE: Requests = Requests { millis: 10, bytes: 16 << 20 };
+    const NOTHING: Requests = Requests { millis: 0, bytes: 0 };
+
     #[test]
     fn hand_computed() {
         let all = Prices::new(&[tariff("0.0333", "0.00447", "", "", "")], "k8s:prod");
-        // 3 x 0.25 vCPU x 0.0333 = 0.024975; 3 x 0.5 GiB x 0.00447 = 0.006705; together 0.03168 EUR/h
-        let r = all.rate("k8s:prod", &spec("250m", "512Mi", 3), &[]).unwrap();
-        assert_eq!(r.hourly, Decimal::new(3168, 5));
+        // 3 x 0.25 vCPU x 0.0333 = 0.024975; 3 x 0.5 GiB x 0.00447 = 0.006705; the gates 3 x (0.01 x 0.0333 + 0.015625 x 0.00447)
+        // = 0.00120853125; together 0.03288853125 EUR/h
+        let r = all.rate("k8s:prod", &spec("250m", "512Mi", 3), GATE, &[]).unwrap();
+        assert_eq!(r.hourly, Decimal::new(3_288_853_125, 11));
         let said: Vec<_> = r.lines.iter().map(|l| l.description.as_str()).collect();
-        assert_eq!(said, ["0.75 vCPU x 0.0333 EUR/h", "1.5 GiB x 0.00447 EUR/h"]);
+        let gate = "0.01 vCPU and 0.015625 GiB at the same prices, in each replica";
+        assert_eq!(said, ["0.75 vCPU x 0.0333 EUR/h", "1.5 GiB x 0.00447 EUR/h", gate]);
         let sum: Decimal = r.lines.iter().filter_map(|l| l.hourly.as_ref()).map(cost::decimal).sum();
-        assert_eq!(sum, r.hourly, "the lines add up to the rate");
+        assert_eq!(sum, r.hourly.round_dp(9), "the lines add up to the rate");
         assert_eq!(r.source, "requests x price of any node (tariff of k8s:prod)");
         // without limits: 0.5 vCPU and 256 MiB are assumed: 0.01665 + 0.0011175
-        let r = all.rate("k8s:prod", &spec("", "", 1), &[]).unwrap();
+        let r = all.rate("k8s:prod", &spec("", "", 1), NOTHING, &[]).unwrap();
         assert_eq!(r.hourly, Decimal::new(177_675, 7));
         assert!(r.lines[0].description.ends_with("(no limit set: assumed)"));
     }
@@ -243,8 +289,9 @@ mod tests {
             v1::Tariff { target: "k8s:other".into(), ..tariff("7", "0", "big", "eu", "eu-a") },
         ];
         let all = Prices::new(&set, "k8s:prod");
-        let of =
-            |n: Kind| all.rate("k8s:prod", &spec("1", "1Gi", 1), &[n]).map(|r| r.hourly.to_string()).unwrap();
+        let of = |n: Kind| {
+            all.rate("k8s:prod", &spec("1", "1Gi", 1), NOTHING, &[n]).map(|r| r.hourly.to_string()).unwrap()
+        };
         assert_eq!(of(node("small", "us", "us-a")), "9");
         assert_eq!(of(node("small", "eu", "eu-b")), "2");
         assert_eq!(of(node("small", "eu", "eu-a")), "3");
@@ -258,17 +305,17 @@ mod tests {
         let all =
             Prices::new(&[tariff("4", "1", "cpu", "", ""), tariff("1", "2", "mem", "", "")], "k8s:prod");
         let nodes = [node("cpu", "", ""), node("mem", "", "")];
-        let r = all.rate("k8s:prod", &spec("1", "1Gi", 1), &nodes).unwrap();
+        let r = all.rate("k8s:prod", &spec("1", "1Gi", 1), NOTHING, &nodes).unwrap();
         assert_eq!((r.hourly, r.source.contains("price of cpu")), (5.into(), true));
         assert!(r.source.contains("the dearest that it may run on"), "{}", r.source);
-        let r = all.rate("k8s:prod", &spec("1", "8Gi", 1), &nodes).unwrap();
+        let r = all.rate("k8s:prod", &spec("1", "8Gi", 1), NOTHING, &nodes).unwrap();
         assert_eq!((r.hourly, r.source.contains("price of mem")), (17.into(), true));
     }
 
     #[test]
     fn what_nobody_has_priced_is_said_and_never_0() {
         let one = spec("1", "1Gi", 1);
-        let why = |all: &Prices, nodes: &[Kind]| all.rate("k8s:prod", &one, nodes).err().unwrap();
+        let why = |all: &Prices, nodes: &[Kind]| all.rate("k8s:prod", &one, NOTHING, nodes).err().unwrap();
         assert_eq!(why(&Prices::default(), &[]), "unpriced: nobody has said what k8s:prod costs");
         let all = Prices::new(&[tariff("4", "1", "big", "", "")], "k8s:prod");
         assert_eq!(

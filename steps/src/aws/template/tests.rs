@@ -181,3 +181,26 @@ fn whoever_pulls_may_read_both_images_and_no_other() {
     let t = read(&all["plain"]);
     assert!(of(&may(&t), "Pull").is_none() && container(&t, "app")["RepositoryCredentials"].is_null());
 }
+
+/// Nobody comes to the gate but over TLS: what listens without it sends on and does nothing else.
+#[test]
+fn one_listener_serves_with_the_certificate_and_the_other_sends_to_it() {
+    for (name, text) in variants::all() {
+        let t = read(&text);
+        let all = t["Resources"].as_object().unwrap().values();
+        let listeners: Vec<_> =
+            all.filter(|r| r["Type"] == "AWS::ElasticLoadBalancingV2::Listener").collect();
+        let (tls, plain): (Vec<_>, Vec<_>) =
+            listeners.iter().map(|l| &l["Properties"]).partition(|p| p["Protocol"] == "HTTPS");
+        assert_eq!((tls.len(), plain.len()), (1, 1), "{name}");
+        assert_eq!(tls[0]["Port"], 443, "{name}");
+        assert!(tls[0]["Certificates"][0]["CertificateArn"].as_str().unwrap().starts_with("arn:"), "{name}");
+        assert!(tls[0]["SslPolicy"].as_str().unwrap().contains("TLS13"), "{name}");
+        assert_eq!(plain[0]["DefaultActions"].as_array().unwrap().len(), 1, "{name}");
+        let sends = &plain[0]["DefaultActions"][0];
+        assert_eq!(
+            (&sends["Type"], &sends["RedirectConfig"]["Protocol"]),
+            (&json!("redirect"), &json!("HTTPS"))
+        );
+    }
+}
