@@ -86,7 +86,7 @@ main() {
   export KUBECONFIG SYP_K8S_KUBECTL SYP_TEST_K8S=1 SYP_TEST_DOCKER=1 SYP_GATE_IMAGE=docker.io/library/$GATE
   # They wait, much of the time, but two cores can't carry more: who makes clusters makes them beside who uses this one.
   local lanes=() pid failed=0
-  lane conformance_kind kind crash_kind k8s_requests k8s_isolation k8s_life &
+  lane conformance_kind kind crash_kind k8s_requests k8s_isolation k8s_life k8s_pods &
   lanes+=($!)
   lane conformance_k8s k8s k8s_cost k8s_plan k8s_namespace k8s_ways_in k8s_scale k8s_drift crash_k8s k8s_pull &
   lanes+=($!)

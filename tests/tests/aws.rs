@@ -447,6 +447,9 @@ fn a_private_image_is_pulled_with_the_engines_login() -> Result<()> {
     }
     events(&e)?;
     ensure!(aws.left(&e.store_id()?)?.is_empty(), "{:?}", aws.left(&e.store_id()?)?);
+    // an engine that nobody has asked about this region knows from its store where something was
+    e.ok(&["server", "stop"])?;
+    ensure!(e.ok(&["sweep", "--provider", "aws"])?.contains("nothing of ours"), "each region");
     Ok(())
 }
 
