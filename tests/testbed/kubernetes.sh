@@ -52,6 +52,8 @@ lane() {
       conformance_k8s) suite conformance --exact k8s ;;
       conformance_kind) suite conformance --exact kind kind_ingress ;;
       crash_kind) suite crash_kind --test-threads 2 ;;
+      # one of them takes the network away
+      k8s_troubles) suite k8s_troubles --test-threads 1 ;;
       *) suite "$s" ;;
     esac || failed=1
   done
