@@ -286,11 +286,24 @@ fn changes(e: &Engine, name: &str, bed: &dyn Bed) -> Result<()> {
     Ok(())
 }
 
-/// Nothing but `/tmp` may be written, and a roll-back brings the image's own command back.
+/// Nothing but `/tmp` may be written, what the app says is in its log, and a roll-back brings the image's own command back.
 fn read_only_root(e: &Engine, name: &str) -> Result<()> {
-    let app = "touch /www/x && exit 3; touch /tmp/x || exit 4; exec httpd -f -p 8080 -h /www";
+    let app = "touch /www/x && exit 3; touch /tmp/x || exit 4; echo \"it begins, $$\"; exec httpd -f -p 8080 -h /www";
     e.ok(&["set", name, "--root", "read-only", "--entrypoint", "/bin/sh", "--yes", "--", "-c", app])?;
     ensure!(e.json(&["show", name])?["spec"]["readOnlyRoot"] == true, "it is shown");
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        // the shell's own number, and not what a target may make of a dollar
+        let lines = e.ok(&["logs", name])?;
+        if lines
+            .lines()
+            .any(|l| l.split("it begins, ").nth(1).is_some_and(|n| n.trim().parse::<u32>().is_ok()))
+        {
+            break;
+        }
+        ensure!(Instant::now() < end, "what it said is not in its log: {lines}");
+        pause(500);
+    }
     e.ok(&["rollback", name, "--yes"]).map(drop)
 }
 

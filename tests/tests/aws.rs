@@ -85,6 +85,20 @@ fn checked(aws: &Aws, e: &Engine) -> Result<()> {
     Ok(())
 }
 
+/// Whatever was asked of AWS in a life, the policy that the repository gives the engine has it.
+fn within_rights(aws: &Aws) -> Result<()> {
+    let text = include_str!("../../deploy/aws/bootstrap.yaml");
+    let (_, rest) = text.split_once("  OperatorPolicy:").context("the policy")?;
+    let (policy, _) = rest.split_once("  OperatorRole:").context("its end")?;
+    let words = |c: char| !(c.is_ascii_alphanumeric() || c == ':' || c == '-');
+    let given: BTreeSet<&str> = policy.split(words).collect();
+    let asked: BTreeSet<String> = aws.bed.calls().into_iter().collect();
+    ensure!(asked.len() > 20, "{asked:?}");
+    let beyond: Vec<_> = asked.iter().filter(|c| !given.contains(c.as_str())).collect();
+    ensure!(beyond.is_empty(), "asked for, and not in OperatorPolicy: {beyond:?}");
+    Ok(())
+}
+
 /// Tasks that could never be placed are refused; those that can't be now are told of while AWS tries, and given up with its words.
 #[test]
 fn what_has_no_room_is_refused_or_says_so_while_it_waits() -> Result<()> {
@@ -450,6 +464,7 @@ fn a_private_image_is_pulled_with_the_engines_login() -> Result<()> {
     // an engine that nobody has asked about this region knows from its store where something was
     e.ok(&["server", "stop"])?;
     ensure!(e.ok(&["sweep", "--provider", "aws"])?.contains("nothing of ours"), "each region");
+    within_rights(&aws)?;
     Ok(())
 }
 

@@ -180,10 +180,17 @@ fn a_full_one_serves_and_what_never_listens_is_given_up() -> Result<()> {
         entrypoint: vec!["/bin/sh".into()],
         args: vec!["-c".into(), app.into()],
         read_only_root: true,
-        scaling: Some(Scaling { min: 1, max: 3, ..Default::default() }),
+        scaling: Some(Scaling { min: 2, max: 3, ..Default::default() }),
         ..spec("one", 8080, 1)
     };
     let made = shop.bring(&full, "syp-test/hello", "one")?;
+    serves(&shop, &bed)?;
+    // the least of a range from the beginning, and what is chosen stays through a change
+    ensure!(shop.tasks(&made, "RUNNING")?.len() == 2, "{:?}", shop.tasks(&made, "RUNNING")?);
+    let mut changed = full;
+    changed.env.insert("LEVEL".into(), "debug".into());
+    let made = shop.bring(&changed, "syp-test/hello", "changed")?;
+    until("two of the new revision", || Ok(shop.tasks(&made, "RUNNING")?.len() == 2))?;
     serves(&shop, &bed)?;
     // in two lines, as it was given; what is said on the other output may come between
     let lines = shop.lines("app/")?;

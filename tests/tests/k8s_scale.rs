@@ -75,17 +75,17 @@ fn the_cluster_chooses_within_the_range_and_what_it_chose_is_what_costs() -> Res
     let busy = ["--cpu", "100m", "--entrypoint", "sh", "--", "-c", BUSY];
     e.ok(&[&up[..], &range, &busy].concat())?;
     let target = e.json(&["show", "shop"])?["spec"]["target"].as_str().context("target")?.to_owned();
-    // a tenth of a core at 100 an hour
+    // a tenth of a core, and a hundredth for the gate, at 100 an hour
     e.ok(&["tariff", "set", &target, "--per-vcpu-hour", "100", "--per-gib-hour", "0"])?;
-    w.until("one is priced, or more by now", || Ok([10, 20, 30].contains(&w.rate()?)))?;
+    w.until("one is priced, or more by now", || Ok([11, 22, 33].contains(&w.rate()?)))?;
     ensure!(w.scalers()? == ["autoscaler-1"], "{:?}", w.scalers()?);
 
     w.until("all of the range", || Ok(w.replicas()? == [("app-1".to_owned(), 3)]))?;
-    w.until("three cost three times as much", || Ok(w.rate()? == 30))?;
+    w.until("three cost three times as much", || Ok(w.rate()? == 33))?;
     let shown = e.ok(&["show", "shop"])?;
     ensure!(shown.contains("1-3 (now 3)"), "{shown}");
     let plan = e.ok(&["scale", "shop", "--replicas", "1-6", "--plan"])?;
-    ensure!(plan.contains("At most") && plan.contains("60.00 EUR an hour"), "{plan}");
+    ensure!(plan.contains("At most") && plan.contains("66.00 EUR an hour"), "{plan}");
     pause(20_000);
     let runs = e.json(&["op", "ls", "shop"])?;
     ensure!(!runs.to_string().contains("\"repair\""), "a choice of the cluster is no drift: {runs}");
@@ -94,12 +94,12 @@ fn the_cluster_chooses_within_the_range_and_what_it_chose_is_what_costs() -> Res
     e.ok(&["set", "shop", "--env", "A=1", "--yes"])?;
     ensure!(w.replicas()? == [("app-2".to_owned(), 3)], "{:?}", w.replicas()?);
     ensure!(w.scalers()? == ["autoscaler-2"], "{:?}", w.scalers()?);
-    ensure!(w.rate()? == 30, "{}", w.rate()?);
+    ensure!(w.rate()? == 33, "{}", w.rate()?);
     // a number again: nobody else chooses, and nothing else is touched
     e.ok(&["scale", "shop", "--replicas", "2", "--yes"])?;
     ensure!(w.scalers()?.is_empty(), "{:?}", w.scalers()?);
     ensure!(w.replicas()? == [("app-2".to_owned(), 2)], "{:?}", w.replicas()?);
-    w.until("two", || Ok(w.rate()? == 20))?;
+    w.until("two", || Ok(w.rate()? == 22))?;
     e.ok(&["scale", "shop", "--replicas", "2-4", "--yes"])?;
     ensure!(w.scalers()? == ["autoscaler-2"], "{:?}", w.scalers()?);
     e.down("shop")?;

@@ -5,6 +5,7 @@ use super::{
     names,
     status::{self, Held, Next},
     story::{self, Event, Story},
+    template,
 };
 use crate::labels::{INSTANCE, NAME, STORE, TEMPLATE};
 use aws_sdk_cloudformation::{
@@ -216,7 +217,7 @@ impl Stacks {
                     .client
                     .create_stack()
                     .stack_name(names::stack(w.owner))
-                    .template_body(w.template)
+                    .template_body(template::first(w.template))
                     .set_role_arn(role)
                     .set_tags(Some(tags(w)))
                     .capabilities(Capability::CapabilityIam)

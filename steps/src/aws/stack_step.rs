@@ -17,6 +17,7 @@ use syp_engine::{
     clock::Millis,
     events::{Event, Recorder},
     failure::{Class, failure},
+    scaling,
     step::{Done, Observed, Owner, Rehearsed, Step, StepCx},
 };
 use syp_proto::{
@@ -247,7 +248,14 @@ impl Step for Stack {
     async fn inspect(&self, cx: &StepCx, _: &str) -> Result<Vec<String>, Failure> {
         let stacks = self.stacks(self.0.pause).await?;
         match stacks.look(&cx.owner, None).await?.filter(|s| s.held.ours) {
-            Some(s) => stacks.drift(&s.id).await,
+            Some(s) => {
+                let mut found = stacks.drift(&s.id).await?;
+                if scaling::is_elastic(&cx.spec) {
+                    // the stack began with a number, which is AWS' to change
+                    found.retain(|f| !f.starts_with("Service/DesiredCount "));
+                }
+                Ok(found)
+            }
             None => Ok(vec![]),
         }
     }

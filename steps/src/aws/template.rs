@@ -110,6 +110,19 @@ pub fn render(owner: &Owner, spec: &InstanceSpec, site: &Site) -> (String, Strin
     (out.to_string(), digest)
 }
 
+/// What a stack is made of first. A service begins with one task, and AWS raises one that is below the least of its range only when an
+/// alarm calls for more (ECS developer guide, "Automatically scale your Amazon ECS service"): a stack that is new says the least. Later
+/// templates say no number, which leaves AWS the one that it has chosen.
+pub fn first(template: &str) -> String {
+    let Ok(mut t) = serde_json::from_str::<Value>(template) else { return template.to_owned() };
+    let least = t["Resources"]["ScalableTarget"]["Properties"]["MinCapacity"].clone();
+    if least.is_null() {
+        return template.to_owned();
+    }
+    t["Resources"]["Service"]["Properties"]["DesiredCount"] = least;
+    t.to_string()
+}
+
 fn reference(what: &str) -> Value {
     json!({ "Ref": what })
 }

@@ -98,7 +98,11 @@ fn health(w: &World, stack: &str, properties: &Value) -> Health {
 /// What a service shall be from now on.
 pub fn change(w: &mut World, r: &Resource) {
     let Some(s) = w.services.get_mut(&r.physical) else { return };
-    let new = deployment(&r.properties);
+    let mut new = deployment(&r.properties);
+    if let (true, Some(now)) = (r.properties["DesiredCount"].is_null(), s.deployments.first()) {
+        // who says no number leaves it as it is
+        new.desired = now.desired;
+    }
     match s.deployments.first_mut() {
         Some(d) if d.definition == new.definition && d.state != Rollout::Failed => {
             (d.desired, d.state, d.failed, d.updated) = (new.desired, Rollout::Going, 0, now());

@@ -91,6 +91,11 @@ fn a_range_is_scaled_by_aws_and_a_number_is_not() {
     // AWS chooses: an update of something else must not bring it back to a number
     assert!(range["Resources"]["Service"]["Properties"]["DesiredCount"].is_null());
     assert_eq!(of("plain")["Resources"]["Service"]["Properties"]["DesiredCount"], 1);
+    // but for the first one: with one task a service would stay below its least
+    let made = |t: &Value| read(&first(&t.to_string()));
+    assert_eq!(made(&range)["Resources"]["Service"]["Properties"]["DesiredCount"], 2);
+    assert_eq!(made(&range)["Metadata"], range["Metadata"], "it is the same to whoever compares");
+    assert_eq!(made(&of("plain")), of("plain"));
 }
 
 #[test]
