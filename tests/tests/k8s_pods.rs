@@ -117,6 +117,7 @@ fn pods_that_go_lose_no_request() -> Result<()> {
     // and one fewer, until it is really gone: it serves on while it leaves
     w.engine.ok(&["scale", "shop", "--replicas", "1", "--yes"])?;
     w.until("one is left", |now| now.len() == 1)?;
+    // whoever was still sent there is answered, or lost, by then
     pause(1_000);
     let seen = load.end()?;
     println!("{} requests", seen.sent);

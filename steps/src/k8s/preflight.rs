@@ -133,6 +133,17 @@ async fn certificate(c: &Client, k: &v1::Kubernetes, namespace: &str) -> Result<
     if k.tls_secret.is_empty() || ingress::gets_certificate(k) {
         return Ok(());
     }
+    if k.namespace.is_empty() {
+        return Err(refuse(
+            "INVALID_ARGUMENT",
+            format!(
+                "a namespace of its own has no Secret '{}': name the --namespace that has it, or let cert-manager make it \
+                 (--ingress-annotation)",
+                k.tls_secret
+            ),
+            "",
+        ));
+    }
     match Api::<Secret>::namespaced(c.clone(), namespace).get_metadata(&k.tls_secret).await {
         Ok(_) => Ok(()),
         Err(e) if code(&e) == Some(404) => Err(refuse(
@@ -288,17 +299,6 @@ pub(crate) fn fits(spec: &v1::InstanceSpec) -> Result<(), Failure> {
                 "cert-manager puts the certificate into a Secret of '{}', where it stays after the instance: say its name with \
                  --tls-secret, or leave --namespace away",
                 k.namespace
-            ),
-            "",
-        ));
-    }
-    if k.namespace.is_empty() && !k.tls_secret.is_empty() && !ingress::gets_certificate(&k) {
-        return Err(refuse(
-            "INVALID_ARGUMENT",
-            format!(
-                "a namespace of its own has no Secret '{}': name the --namespace that has it, or let cert-manager make it \
-                 (--ingress-annotation)",
-                k.tls_secret
             ),
             "",
         ));
