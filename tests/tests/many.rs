@@ -32,6 +32,18 @@ fn words(all: &[&str]) -> Vec<String> {
     all.iter().map(|w| (*w).to_owned()).collect()
 }
 
+/// Of each that does not serve: what it last said.
+fn why(e: &Engine, all: &[(String, String, String)]) -> Result<String> {
+    let serves = |name: &str| all.iter().any(|(n, state, _)| n == name && state == "SERVING");
+    let mut out = String::new();
+    for name in (0..MANY).map(|n| format!("many-{n}")).filter(|n| !serves(n)) {
+        let events = e.run(&["events", &name])?;
+        let last: Vec<_> = events.out.lines().rev().take(5).collect();
+        out += &format!("\n{name}: {last:#?} {}", events.err);
+    }
+    Ok(out)
+}
+
 #[test]
 fn fifty_at_once_serve_their_own_callers_and_leave_nothing() -> Result<()> {
     let Some(sypctl) = binary() else { return Ok(()) };
@@ -70,7 +82,7 @@ fn fifty_at_once_serve_their_own_callers_and_leave_nothing() -> Result<()> {
         if all.len() == MANY && all.iter().all(|(_, state, _)| state == "SERVING") {
             break all;
         }
-        ensure!(Instant::now() < end, "after {:?}: {all:?}", begun.elapsed());
+        ensure!(Instant::now() < end, "after {:?}: {}", begun.elapsed(), why(&e, &all)?);
         pause(250);
     };
     println!("{MANY} serve after {:.1} s", begun.elapsed().as_secs_f64());

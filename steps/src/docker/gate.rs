@@ -6,7 +6,7 @@ use super::{
     gate_image::PROGRAM,
     names::{ADMIN, Subnet, TRAFFIC},
     network::removed_twin,
-    tls,
+    port, tls,
 };
 use bollard::{
     models::{
@@ -17,7 +17,11 @@ use bollard::{
 };
 use secrecy::ExposeSecret;
 use serde_json::json;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 use syp_engine::{
     events::Recorder,
     failure::{Class, failure},
@@ -38,10 +42,9 @@ const GRACE_S: i32 = 10;
 // === impl Gate ===
 
 impl Gate {
-    async fn body(&self, cx: &StepCx) -> Result<ContainerCreateBody, Failure> {
+    async fn body(&self, cx: &StepCx, address: IpAddr, port: u16) -> Result<ContainerCreateBody, Failure> {
         let subnet = subnet(cx)?;
         let image = self.0.gate_image.ensure(&self.0.docker).await?;
-        let (address, port) = published(cx);
         let mut cmd: Vec<String> = [
             "serve",
             "--listen",
@@ -58,7 +61,7 @@ impl Gate {
                 ["--tls-cert", "/etc/syp/tls.crt", "--tls-key", "/etc/syp/tls.key"].map(str::to_owned),
             );
         }
-        let binding = PortBinding { host_ip: Some(address), host_port: Some(port.to_string()) };
+        let binding = PortBinding { host_ip: Some(address.to_string()), host_port: Some(port.to_string()) };
         let traffic = format!("{TRAFFIC}/tcp");
         let network = network(cx);
         Ok(ContainerCreateBody {
@@ -82,14 +85,34 @@ impl Gate {
         })
     }
 
-    async fn started(&self, cx: &StepCx, key: &str) -> Result<ContainerInspectResponse, Failure> {
-        let (c, _) = container::ensure(&self.0, cx, key, async || self.body(cx).await).await?;
-        if !running(&c) {
+    /// The container as it runs, and the port of this host that leads to it.
+    async fn started(&self, cx: &StepCx, key: &str) -> Result<(ContainerInspectResponse, u16), Failure> {
+        let address = port::address(&cx.spec)?;
+        let fixed = port::fixed(cx);
+        let mut free = port::free(address, cx.owner.uid);
+        for _ in 0..port::TRIES {
+            let body = async || match fixed.or_else(|| free.next()) {
+                Some(port) => self.body(cx, address, port).await,
+                None => Err(no_port(address)),
+            };
+            let (c, _) = container::ensure(&self.0, cx, key, body).await?;
+            let port = port::of(&c).or(fixed).unwrap_or(0);
+            if running(&c) {
+                return Ok((c, port));
+            }
             // before each start: a crash may have come between creation and upload
             self.upload(cx, key).await?;
-            client::start(&self.0.docker, key).await?;
+            match client::start(&self.0.docker, key).await {
+                Ok(()) => return Ok((c, port)),
+                // nobody was told this port yet
+                Err(f) if f.reason == "PORT_TAKEN" && fixed.is_none() => {
+                    tracing::info!(instance = %cx.owner.name, port, "somebody took the port meanwhile: the next one");
+                    client::remove(&self.0.docker, key, Some(0)).await?;
+                }
+                Err(f) => return Err(f),
+            }
         }
-        Ok(c)
+        Err(no_port(address))
     }
 
     /// The token by which the engine talks to the gate, and the TLS files: as files, since `docker inspect` shows argv and environment.
@@ -169,9 +192,13 @@ pub(super) fn subnet(cx: &StepCx) -> Result<Subnet, Failure> {
     })
 }
 
-fn published(cx: &StepCx) -> (String, u64) {
-    let address = cx.spec.publish.as_ref().map(|p| p.address.clone()).filter(|a| !a.is_empty());
-    (address.unwrap_or_else(|| "127.0.0.1".into()), cx.facts["port"].as_u64().unwrap_or(0))
+fn no_port(address: IpAddr) -> Failure {
+    failure(
+        Class::Terminal,
+        "PORT_TAKEN",
+        format!("{} ports of {address} were tried, and somebody has each of them", port::TRIES),
+        "say one that is free with --publish ADDRESS:PORT",
+    )
 }
 
 pub(super) fn has_tls(cx: &StepCx) -> bool {
@@ -192,13 +219,15 @@ impl Step for Gate {
         if removed_twin(&self.0, cx, &c).await? {
             c = self.started(cx, key).await;
         }
-        let c = c?;
-        let (address, port) = published(cx);
+        let (c, port) = c?;
         let scheme = if has_tls(cx) { "https" } else { "http" };
-        let host = if address == "0.0.0.0" { "127.0.0.1".to_owned() } else { address };
-        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let host = match port::address(&cx.spec)? {
+            a if a.is_unspecified() && a.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
+            a => a,
+        };
+        let endpoint = format!("{scheme}://{}", SocketAddr::new(host, port));
         let admin = format!("{}:{ADMIN}", subnet(cx)?.address(2));
-        let outputs = json!({ "endpoint": format!("{scheme}://{host}:{port}"), "admin": admin });
+        let outputs = json!({ "endpoint": endpoint, "admin": admin });
         Ok(Done { handle: c.id.unwrap_or_default(), outputs })
     }
 

@@ -20,6 +20,7 @@ mod network;
 mod observe;
 mod plan;
 mod podman;
+mod port;
 pub(crate) mod preflight;
 mod probe;
 mod rollout;

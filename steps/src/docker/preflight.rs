@@ -3,13 +3,12 @@ use super::{
     Shared,
     client::{code, failed},
     image::not_found,
-    tls,
+    port, tls,
 };
 use crate::registry;
 use bollard::{Docker, auth::DockerCredentials, models::ImageInspect};
 use docker_credential::DockerCredential;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use syp_engine::{
     api::validate,
     failure::{Class, failure},
@@ -17,7 +16,6 @@ use syp_engine::{
     step::{Held, Preflight},
 };
 use syp_proto::{journal::Failure, v1};
-use tokio::net::TcpListener;
 
 /// Looks at the engine, the image and the port.
 pub(super) async fn check(
@@ -48,9 +46,9 @@ pub(super) async fn check(
         spec.port = only_port(&facts)?;
     }
     facts["port"] = match held {
-        // the published port is kept for the life of the instance
+        // the one that was asked for (0: the gate chooses) is kept for the life of the instance
         Some(held) => held.facts["port"].clone(),
-        None => json!(free_port(&spec).await?),
+        None => json!(port::asked(&spec)?),
     };
     let (hourly, lines, facts) = s.tariffs.read().now().price(&spec, &facts);
     Ok(Preflight { facts, spec, hourly, lines })
@@ -185,25 +183,6 @@ pub(crate) fn only_port(facts: &Value) -> Result<i32, Failure> {
             "choose one with --port N",
         )),
     }
-}
-
-/// The published port: the one asked for if it is free, else one that the kernel gives.
-async fn free_port(spec: &v1::InstanceSpec) -> Result<u16, Failure> {
-    let p = spec.publish.clone().unwrap_or_default();
-    let address = if p.address.is_empty() { "127.0.0.1" } else { &p.address };
-    let ip = address.parse().map_err(|_| {
-        failure(Class::Terminal, "INVALID_ARGUMENT", format!("'{address}' is no address"), "")
-    })?;
-    let wanted = u16::try_from(p.port).unwrap_or(0);
-    let listener = TcpListener::bind(SocketAddr::new(ip, wanted)).await.map_err(|e| {
-        failure(
-            Class::Terminal,
-            "PORT_TAKEN",
-            format!("{address}:{wanted} can't be used: {e}"),
-            "choose another port with --publish, or stop what uses it ('ss -ltnp' shows it)",
-        )
-    })?;
-    Ok(listener.local_addr().map_or(wanted, |a| a.port()))
 }
 
 /// What `docker login` left for the registry of an image, as the daemon takes it.

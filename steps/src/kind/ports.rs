@@ -13,8 +13,8 @@ const FIRST: u16 = 30_000;
 /// Instances that have their endpoint on localhost at the same time; each costs a small process of Docker. Those beyond are reached
 /// at the node's own address.
 const ENDPOINTS: u16 = 24;
-/// Below the ports that the kernel gives to whoever asks for any.
-const HOST: std::ops::Range<u16> = 20_000..29_000;
+/// Below the ports that the kernel gives to whoever asks for any, and those of instances on Docker.
+const HOST: std::ops::Range<u16> = 20_000..26_000;
 
 /// Node ports of the ingress controller.
 pub const HTTP: u16 = 30_080;
