@@ -2,6 +2,7 @@
 
 /// Reason and page, sorted.
 pub const PAGES: &[(&str, &str)] = &[
+    ("ADMISSION_DENIED", include_str!("reasons/ADMISSION_DENIED.md")),
     ("AUDIT_CHAIN_BROKEN", include_str!("reasons/AUDIT_CHAIN_BROKEN.md")),
     ("AUTH_NOT_ENFORCED", include_str!("reasons/AUTH_NOT_ENFORCED.md")),
     ("BACKUP_BROKEN", include_str!("reasons/BACKUP_BROKEN.md")),

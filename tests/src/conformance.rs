@@ -61,10 +61,6 @@ pub trait Bed {
     fn secret_files(&self) -> bool {
         true
     }
-    /// Is it tried as a whole? A target that is another one in a place that is yet another's is not: its own half is enough.
-    fn whole(&self) -> bool {
-        true
-    }
     /// What its instances are paid in.
     fn currency(&self) -> &'static str {
         "EUR"
@@ -136,14 +132,6 @@ pub fn run(bed: &dyn Bed, sypctl: &Path) -> Result<()> {
         Ok(())
     })?;
     case("cost, metrics, events, logs", &|| figures(&a, "shop"))?;
-    if !bed.whole() {
-        case("metrics over time", &|| day_two::over_time(&a, "shop"))?;
-        case("drain, and back", &|| drain_and_resume(&a, "shop"))?;
-        return case("down leaves nothing", &|| {
-            a.down("shop")?;
-            clean(bed, &a)
-        });
-    }
     case("set, failed set, rollback, secrets, scale", &|| changes(&a, "shop", bed))?;
     case("a read-only root", &|| read_only_root(&a, "shop"))?;
     case("metrics over time", &|| day_two::over_time(&a, "shop"))?;

@@ -11,6 +11,7 @@ pub mod load;
 pub mod oidc;
 pub mod product;
 pub mod registry;
+pub mod relay;
 pub mod sim;
 pub mod steps;
 pub mod trust;

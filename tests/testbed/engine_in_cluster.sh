@@ -301,6 +301,33 @@ the_gate_lets_in_who_is_named() {
   is "$(status "http://127.0.0.1:$FORWARDED/" "$(token bob syp-apps)")" 200
 }
 
+# rotate KEEP: the provider signs with new keys; true: the former ones are good as well
+rotate() { curl -sS -f -m 10 -H 'content-type: application/json' "http://127.0.0.1:$ISSUER_PORT/admin/rotate" -d "{\"keep_old\":$1}"; }
+answers() { [ "$(status "$2" "$3")" = "$1" ]; }
+gates() { k get pods -n "$1" -o 'jsonpath={range .items[*]}{.metadata.uid} {.status.initContainerStatuses[*].restartCount}{"\n"}{end}'; }
+changed_keys_reach_the_gates() {
+  local space url old new before
+  space=$(namespace_of shop)
+  forward "$space" "service/$(k -n "$space" get services -o 'jsonpath={.items[0].metadata.name}')" 80
+  url=http://127.0.0.1:$FORWARDED/
+  before=$(gates "$space")
+  old=$(token bob syp-apps)
+  answers 200 "$url" "$old"
+  rotate true
+  new=$(token bob syp-apps)
+  # the engine meets the new key, and tells its gates
+  as admin ls
+  within 5 answers 200 "$url" "$new"
+  answers 200 "$url" "$old"
+  # keys that the provider does not publish any more
+  rotate false
+  new=$(token bob syp-apps)
+  as admin ls
+  within 5 answers 200 "$url" "$new"
+  within 5 answers 401 "$url" "$old"
+  is "$(gates "$space")" "$before"
+}
+
 # the newest operation's state in one word
 runs() { as admin op ls shop --running -o json | has '"name"'; }
 apps() { k get deployments -A -l syp.dev/name=shop -o 'jsonpath={.items[*].spec.template.spec.containers[0].env[?(@.name=="COLOUR")].value}'; }
@@ -404,6 +431,7 @@ main() {
     fact "an instance comes up in the engine's own cluster" it_serves_in_its_own_cluster
     if [ -n "$HOLDS" ]; then
       fact "its gate: 401, 403, 200" the_gate_lets_in_who_is_named
+      fact "keys that the engine saw change are at its gate within 5 s, without a restart" changed_keys_reach_the_gates
       fact "an update outlives the engine's pod" an_update_outlives_the_engines_pod
       fact "its gate after that: 401, 403, 200" the_gate_lets_in_who_is_named
       fact "the engine stops when it is told to, and goes on" it_stops_when_it_is_told_to

@@ -209,7 +209,7 @@ apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules:
-- {level: Metadata, users: ["system:serviceaccount:syp-system:syp-engine", "system:serviceaccount:syp-test-given:syp-engine"]}
+- {level: Metadata, users: ["system:serviceaccount:syp-system:syp-engine", "system:serviceaccount:syp-test-given:syp-engine", "system:serviceaccount:syp-test-alone:syp-engine"]}
 - {level: None}
 T
   [ -z "$ingress" ] || ports='

@@ -1,7 +1,8 @@
 //! `kill -9` of the real engine at the steps that only a cluster has that is somebody else's: the way in by a Gateway, and a range of
-//! replicas. All others are in `crash_kind.rs`.
+//! replicas (all others are in `crash_kind.rs`), and between the steps.
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use std::os::unix::process::ExitStatusExt;
 use syp_tests::{
     conformance::{Bed, Cluster},
     crash::{self, Points, rests},
@@ -88,4 +89,64 @@ fn killed_when_the_cluster_has_done_each_step() -> Result<()> {
 #[test]
 fn killed_when_each_steps_answer_was_seen() -> Result<()> {
     life("CP5").context("CP5")
+}
+
+/// Between the steps: a decision, a record on its way to the disk, an answer on its way to who asked, the listing at the end.
+const BETWEEN: [&str; 7] = ["CP1::3", "CP1::9", "CP2::8", "CP2::14", "CP7::2", "CP7::9", "CP10:list"];
+
+/// A life whose first engine dies at one point; the next command starts another.
+fn dies_at(cluster: &Cluster, point: &str) -> Result<()> {
+    let Some(sypctl) = binary() else { return Ok(()) };
+    let e = cluster.engine(&sypctl)?;
+    let mut first = e.serve(&[("SYP_CRASH_AT", point)])?;
+    let up = ["up", NAME, "--image", "syp-test/hello:latest", "--port", "8080", "--on", "k8s"];
+    let up = [&up[..], &["--isolation", "rules", "--allow", "user:alice@example.com", "--no-wait", "--yes"]];
+    crash::ask(&e, NAME, &up.concat(), |_| true)?;
+    crash::until(&e, NAME, "up", |i| rests(i, "SERVING"))?;
+    crash::ask(&e, NAME, &["down", NAME, "--no-wait", "--yes"], |i| i["state"] != "SERVING")?;
+    crash::until(&e, NAME, "down", |i| rests(i, "DESTROYED"))?;
+    let ended = first.try_wait()?;
+    if ended.is_none() {
+        e.ok(&["server", "stop"])?;
+        first.wait()?;
+    }
+    ensure!(ended.is_some_and(|s| s.signal() == Some(9)), "it was never reached: {ended:?}");
+    e.ok(&["receipt", NAME, "--verify"])?;
+    let left = cluster.left(&e.store_id()?)?;
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    ensure!(e.ok(&["fsck"])?.contains("0 problems"), "fsck");
+    Ok(())
+}
+
+#[test]
+fn killed_between_the_steps() -> Result<()> {
+    let Some(cluster) = Cluster::from_env()? else { return Ok(()) };
+    let one = |point: &str| dies_at(&cluster, point).with_context(|| point.to_owned());
+    std::thread::scope(|s| {
+        // two at once: the node is shared with other suites
+        let halves: Vec<_> = BETWEEN
+            .chunks(BETWEEN.len().div_ceil(2))
+            .map(|half| s.spawn(move || half.iter().try_for_each(|point| one(point))))
+            .collect();
+        halves.into_iter().try_for_each(|h| h.join().map_err(|_| anyhow::anyhow!("a thread ended"))?)
+    })
+}
+
+#[test]
+fn killed_in_its_recovery() -> Result<()> {
+    let (Some(sypctl), Some(cluster)) = (binary(), Cluster::from_env()?) else { return Ok(()) };
+    let e = cluster.engine(&sypctl)?;
+    let mut first = e.serve(&[("SYP_CRASH_AT", "CP4:app-1")])?;
+    let up = ["up", NAME, "--image", "syp-test/hello:latest", "--port", "8080", "--on", "k8s"];
+    e.run(&[&up[..], &["--isolation", "rules", "--no-wait", "--yes"]].concat())?;
+    first.wait()?;
+    // where its answer had waited for the engine that died, the command has started another
+    e.run(&["server", "stop"])?;
+    let mut second = e.start(&[("SYP_CRASH_AT", "CP9:")])?;
+    ensure!(second.wait()?.signal() == Some(9), "it did not die in its recovery");
+    crash::until(&e, NAME, "up", |i| rests(i, "SERVING"))?;
+    e.down(NAME)?;
+    let left = cluster.left(&e.store_id()?)?;
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
 }

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -11,6 +12,7 @@ use std::{
 use syp_tests::{
     load::Load,
     product::{Engine, binary, get, pause, sh},
+    relay::Relay,
 };
 
 const ALICE: &str = "user:alice@example.com";
@@ -184,6 +186,59 @@ fn comes_to_rest(e: &Engine, name: &str, state: &str) -> Result<()> {
     .with_context(|| e.run(&["show", name]).map(|s| s.out).unwrap_or_default())
 }
 
+/// The engine's way to the API server is cut, again and again, and then loses everything without a word; callers come another way.
+fn way(b: &Bare) -> Result<()> {
+    let Some(e) = b.engine()? else { return Ok(()) };
+    let mut config: Value = serde_json::from_str(&b.good)?;
+    let server = config["clusters"][0]["cluster"]["server"].as_str().context("server")?;
+    let at: SocketAddr = server.trim_start_matches("https://").parse()?;
+    let relay = Relay::to(at)?;
+    config["clusters"][0]["cluster"]["server"] = format!("https://{}", relay.at()).into();
+    config["clusters"][0]["cluster"]["tls-server-name"] = at.ip().to_string().into();
+    std::fs::write(b.config.path(), config.to_string())?;
+    // in the middle of a roll-out
+    e.ok(&up("shop", &["--no-wait"]))?;
+    let mut cuts = 0;
+    until("it serves in spite of cuts", BACK, || {
+        cuts += relay.cut();
+        pause(700);
+        let i = e.json(&["show", "shop"])?;
+        Ok(i["state"] == "SERVING" && i["reconciling"] != true)
+    })
+    .with_context(|| e.run(&["events", "shop"]).map(|s| s.out).unwrap_or_default())?;
+    println!("{cuts} connections were cut in the up");
+    ensure!(cuts > 2, "{cuts} connections were cut: that proves nothing");
+    serves(&e, "shop")?;
+    // at rest: what happens while nobody watches is seen after the watch is back
+    let namespace = e.json(&["show", "shop"])?["uid"].as_str().unwrap_or_default()[..12].to_owned();
+    let namespace = format!("syp-{}-{namespace}-namespace", e.store_id()?);
+    for round in 0..3 {
+        pause(5_000);
+        ensure!(relay.cut() > 0, "somebody watches");
+        b.kubectl(&["delete", "deployment", "--all", "-n", &namespace])?;
+        let begun = Instant::now();
+        until("it is gone", BACK, || Ok(serves(&e, "shop").is_err()))?;
+        until("what was removed by hand is made again", BACK, || Ok(serves(&e, "shop").is_ok()))?;
+        println!("cut {round}: it serves again after {:.1} s", begun.elapsed().as_secs_f64());
+        comes_to_rest(&e, "shop", "SERVING")?;
+    }
+    // nobody is told that the connections are of no use
+    let alice = e.token("shop", Some(ALICE))?;
+    let load = Load::start(&e.endpoint("shop")?, "/", &alice, 2)?;
+    e.ok(&["set", "shop", "--env", "A=1", "--yes", "--no-wait"])?;
+    pause(1_500);
+    relay.loses(true);
+    says(&e, "shop", "PROVIDER_UNREACHABLE")?;
+    relay.loses(false);
+    until("it goes on", BACK, || {
+        let i = e.json(&["show", "shop"])?;
+        Ok(i["activeRevision"] == "shop-2" && i["reconciling"] != true)
+    })?;
+    load.end()?.nothing_lost()?;
+    e.down("shop")?;
+    b.left(&e)
+}
+
 /// The API server dies in the middle of an `up`, and again in the middle of an update under load, for half a minute each.
 fn api_server(b: &Bare) -> Result<()> {
     let Some(e) = b.engine()? else { return Ok(()) };
@@ -207,7 +262,7 @@ fn api_server(b: &Bare) -> Result<()> {
         Ok(i["activeRevision"] == "shop-2" && i["reconciling"] != true)
     })?;
     load.end()?.nothing_lost()?;
-    // what happened while nobody could watch is seen all the same
+    // nobody has told the watch anything since it began again
     let namespace = e.json(&["show", "shop"])?["uid"].as_str().unwrap_or_default()[..12].to_owned();
     let namespace = format!("syp-{}-{namespace}-namespace", e.store_id()?);
     b.kubectl(&["delete", "deployment", "--all", "-n", &namespace])?;
@@ -304,7 +359,8 @@ fn parts_of_a_cluster_fail_and_come_back() -> Result<()> {
 /// There is one cluster.
 fn one_by_one(b: &Bare) -> Result<()> {
     for (name, case) in [
-        ("API server", api_server as fn(&Bare) -> Result<()>),
+        ("the way to it", way as fn(&Bare) -> Result<()>),
+        ("API server", api_server),
         ("etcd, and another field manager", etcd_and_others),
         ("kubelet", kubelet),
         ("credentials", credentials),

@@ -1,5 +1,6 @@
 //! An engine that is given one namespace and no right anywhere else: a whole life in it, and nothing outside is asked for in vain.
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use std::time::{Duration, Instant};
 use syp_tests::{
     conformance::{Bed, Cluster},
@@ -89,6 +90,43 @@ fn a_whole_life_in_the_one_namespace_that_was_given() -> Result<()> {
     e.down("shop")?;
     e.ok(&["receipt", "shop", "--verify"])?;
     ensure!(w.left()?.is_empty(), "{:?}", w.left()?);
+    all_that_it_can_have(&w, &up)?;
     w.cluster.kubectl(&["get", "namespace", NAMESPACE]).context("the namespace is its owner's")?;
+    Ok(())
+}
+
+/// A value that is secret, a range of replicas, limits, and a name of its own by each of two ways in.
+fn all_that_it_can_have(w: &World, up: &[&str]) -> Result<()> {
+    let e = &w.engine;
+    let listeners = json!([{ "name": "http", "protocol": "HTTP", "port": 80 }]);
+    w.cluster.apply(&json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": { "name": "web", "namespace": NAMESPACE },
+        "spec": { "gatewayClassName": "traefik", "listeners": listeners },
+    }))?;
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("value");
+    std::fs::write(&file, "not to be seen")?;
+    let secret = format!("TOKEN=@{}", file.display());
+    let gateway = format!("{NAMESPACE}/web");
+    let common = ["--namespace", NAMESPACE, "--secret", &secret, "--replicas", "1-2", "--target-cpu", "50"];
+    let common = [&common[..], &["--cpu", "100m", "--memory", "64Mi"]].concat();
+    for (what, way) in [
+        ("an ingress", &["--domain", "given.test"][..]),
+        ("a gateway", &["--domain", "given.test", "--gateway", &gateway]),
+    ] {
+        e.ok(&[up, &common, way].concat()).context(what)?;
+        let all = w.left()?.join(" ");
+        let kind = if way.len() == 2 { "ingress" } else { "httproute" };
+        for kind in [kind, "horizontalpodautoscaler", "poddisruptionbudget", "secret"] {
+            ensure!(all.contains(kind), "{what}: no {kind} in {all}");
+        }
+        ensure!(e.endpoint("shop")? == "http://given.test", "{what}: {}", e.endpoint("shop")?);
+        e.ok(&["metrics", "shop"])?;
+        let drift = e.ok(&["drift", "shop"])?;
+        ensure!(drift.contains("nothing differs"), "{what}: {drift}");
+        e.down("shop")?;
+        ensure!(w.left()?.is_empty(), "{what}: {:?}", w.left()?);
+    }
     Ok(())
 }

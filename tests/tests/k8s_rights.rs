@@ -28,11 +28,11 @@ fn role(file: &str) -> Result<BTreeSet<Right>> {
 }
 
 /// What somebody asked for: what was allowed, and what was not.
-fn asked(log: &str, who: &str) -> Result<[BTreeSet<Right>; 2]> {
+fn asked(log: &str, who: impl Fn(&str) -> bool) -> Result<[BTreeSet<Right>; 2]> {
     let mut out = [BTreeSet::new(), BTreeSet::new()];
     for line in log.lines() {
         let e: Value = serde_json::from_str(line).context("a line of the audit log")?;
-        if e["user"]["username"] != who || e["objectRef"]["resource"].is_null() {
+        if !e["user"]["username"].as_str().is_some_and(&who) || e["objectRef"]["resource"].is_null() {
             continue;
         }
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -53,27 +53,35 @@ fn asked(log: &str, who: &str) -> Result<[BTreeSet<Right>; 2]> {
     Ok(out)
 }
 
+fn all_used(file: &str, given: &BTreeSet<Right>, used: &BTreeSet<Right>) -> Result<()> {
+    ensure!(used.len() > 30, "an audit log of nothing: {used:?}");
+    let unseen = |r: &&Right| UNSEEN.contains(&(r.0.as_str(), r.1.as_str(), r.2.as_str()));
+    let unused: Vec<_> = given.difference(used).filter(|r| !unseen(r)).collect();
+    ensure!(unused.is_empty(), "in {file}, and never used: {unused:?}");
+    println!("{file}: {} rights, each used", given.len());
+    Ok(())
+}
+
 #[test]
 fn the_roles_are_tight() -> Result<()> {
     let Some(file) = std::env::var_os("SYP_K8S_AUDIT") else { return Ok(()) };
     let log = std::fs::read_to_string(file)?;
-    let who = |namespace: &str| format!("system:serviceaccount:{namespace}:syp-engine");
+    // the namespace of an engine's identity
+    let of = |who: &str| -> Option<String> {
+        Some(who.strip_prefix("system:serviceaccount:")?.strip_suffix(":syp-engine")?.to_owned())
+    };
 
     let given = role("cluster-role.yaml")?;
-    let [used, denied] = asked(&log, &who("syp-system"))?;
-    ensure!(used.len() > 30, "an audit log of nothing: {used:?}");
-    let unseen = |r: &&Right| UNSEEN.contains(&(r.0.as_str(), r.1.as_str(), r.2.as_str()));
-    let unused: Vec<_> = given.difference(&used).filter(|r| !unseen(r)).collect();
-    ensure!(unused.is_empty(), "in cluster-role.yaml, and never used: {unused:?}");
+    let [used, denied] = asked(&log, |who| of(who).as_deref() == Some("syp-system"))?;
+    all_used("cluster-role.yaml", &given, &used)?;
     // kinds that no step makes are listed to be sure, where that is allowed
     let beyond: Vec<_> = denied.difference(&given).filter(|r| r.2 != "list").collect();
     ensure!(beyond.is_empty(), "asked for, and not in cluster-role.yaml: {beyond:?}");
-    println!("{} rights, each used; nothing but lists of other kinds asked for in vain", given.len());
 
     // what a teardown lists to be sure is denied in the one namespace, and that is no loss
     let given = role("namespace-role.yaml")?;
-    let [used, denied] = asked(&log, &who("syp-test-given"))?;
-    ensure!(!used.is_empty(), "the suite of the one namespace did not run");
+    let [used, denied] = asked(&log, |who| of(who).is_some_and(|n| n.starts_with("syp-test-")))?;
+    all_used("namespace-role.yaml", &given, &used)?;
     let beyond: Vec<_> = denied
         .difference(&given)
         .filter(|r| r.2 != "list" && r.2 != "watch" && r.1 != "namespaces")

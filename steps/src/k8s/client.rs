@@ -275,6 +275,9 @@ fn credentials(what: &str) -> Failure {
 pub(super) const QUOTA: &str =
     "raise the namespace's ResourceQuota, or ask for less with --cpu, --memory and --replicas";
 
+/// What to do where a LimitRange refused one.
+const LIMITS: &str = "the namespace's LimitRange does not allow it: other --cpu and --memory, or other limits (a pod is the app and its gate)";
+
 /// What to do where a quota refused a pod. Pure.
 pub(super) fn quota(message: &str) -> &'static str {
     if message.contains("must specify") {
@@ -282,6 +285,21 @@ pub(super) fn quota(message: &str) -> &'static str {
     } else {
         QUOTA
     }
+}
+
+/// Why a pod is not made, where its controller asked for it: for ever, or until the cluster tries again by itself. Pure.
+pub(super) fn refused_pod(message: &str) -> Failure {
+    let f = forbidden(message.to_owned());
+    if ["QUOTA_EXCEEDED", "POD_SECURITY", "ADMISSION_DENIED"].contains(&f.reason.as_str()) {
+        return f;
+    }
+    // a webhook that does not answer, an account that is not there yet
+    failure(
+        Class::Transient,
+        "PROVIDER_REFUSED",
+        message,
+        "the message is the cluster's own: change what it names, and it goes on by itself",
+    )
 }
 
 /// The API server says no for more than one reason. Pure.
@@ -295,8 +313,16 @@ fn forbidden(message: String) -> Failure {
             "the engine waits until it is gone, and goes on",
         );
     }
-    let (reason, hint) = if has(&["exceeded quota", "failed quota"]) {
+    let (reason, hint) = if has(&["denied the request", "denied request"]) {
+        // a webhook, a ValidatingAdmissionPolicy: words of their own follow, which may be any
+        (
+            "ADMISSION_DENIED",
+            "a policy of this cluster says no, in its own words: change what it names, or ask who keeps it",
+        )
+    } else if has(&["exceeded quota", "failed quota"]) {
         ("QUOTA_EXCEEDED", quota(&message))
+    } else if has(&["usage per ", "limit to request ratio per "]) {
+        ("QUOTA_EXCEEDED", LIMITS)
     } else if has(&["PodSecurity"]) {
         (
             "POD_SECURITY",
@@ -431,6 +457,30 @@ mod tests {
             reason("pods \"a\" is forbidden: violates PodSecurity \"baseline:latest\""),
             "POD_SECURITY"
         );
-        assert_eq!(reason("admission webhook \"w\" denied the request"), "PROVIDER_REFUSED");
+        assert_eq!(reason("admission webhook \"w\" denied the request: exceeded quota"), "ADMISSION_DENIED");
+        assert_eq!(
+            reason(
+                "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
+            ),
+            "ADMISSION_DENIED"
+        );
+        assert_eq!(
+            reason("pods \"a\" is forbidden: maximum cpu usage per Pod is 1, but limit is 2"),
+            "QUOTA_EXCEEDED"
+        );
+        assert_eq!(reason("whatever else"), "PROVIDER_REFUSED");
+    }
+
+    #[test]
+    fn a_pod_that_the_cluster_goes_on_to_try_is_waited_for() {
+        for m in [
+            "Internal error occurred: failed calling webhook \"w\": connection refused",
+            "pods \"a\" is forbidden: error looking up service account n/app: serviceaccount \"app\" not found",
+        ] {
+            let f = refused_pod(m);
+            assert_eq!((f.class.as_str(), f.message.as_str()), ("transient", m));
+        }
+        let f = refused_pod("pods \"a\" is forbidden: exceeded quota: q, requested: pods=1");
+        assert_eq!((f.class.as_str(), f.reason.as_str()), ("terminal", "QUOTA_EXCEEDED"));
     }
 }

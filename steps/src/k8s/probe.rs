@@ -1,7 +1,7 @@
 //! Waits until a revision's pods are ready, told by a watch, and says within seconds when they never will be.
 use super::{
     Shared,
-    client::{DEPLOYMENT, failed},
+    client::{DEPLOYMENT, failed, refused_pod},
     names::{ADMIN, TRAFFIC, namespace},
     pods::{self, container, ready, selector},
     troubles::Troubles,
@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
-    api::LogParams,
+    api::{ListParams, LogParams},
     runtime::{WatchStreamExt, watcher},
 };
 use std::{
@@ -34,6 +34,8 @@ use tokio::time::Instant;
 
 pub(super) struct Probe(pub Arc<Shared>);
 
+/// A watch that is silent for so long is not believed: the pods are listed, which may take as long again.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How often it is looked without news: at the gates' words, the Deployment's, and the clock.
 const LOOK: Duration = Duration::from_millis(1_000);
 /// A cluster that adds nodes by itself has so long.
@@ -57,8 +59,9 @@ impl Probe {
         let c = self.0.client().await?;
         let node = node(cx);
         let api: Api<Pod> = Api::namespaced(c.clone(), namespace(cx));
-        let how = watcher::Config::default().labels(&selector(cx, Some(&node)));
-        let mut news = watcher(api, how).default_backoff().boxed();
+        let of = selector(cx, Some(&node));
+        let watch = || watcher(api.clone(), watcher::Config::default().labels(&of)).default_backoff().boxed();
+        let (mut news, mut heard) = (watch(), Instant::now());
         let (mut held, mut listing) = (BTreeMap::new(), BTreeMap::new());
         // why there is no news: what was seen last may be long over
         let mut deaf: Option<Failure> = None;
@@ -67,12 +70,18 @@ impl Probe {
         // restarts of before this look (a node that came back) say nothing of this revision
         let mut restarted: BTreeMap<String, i32> = BTreeMap::new();
         let mut troubles = Troubles::none();
+        // why there are fewer pods than wanted, where the cluster goes on trying
+        let mut refused: Option<Failure> = None;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let ticked = tokio::select! {
                 n = news.next() => {
-                    deaf = n.as_ref().and_then(|n| n.as_ref().err()).map(unheard);
+                    // that it begins says nothing yet
+                    if !matches!(n, Some(Ok(watcher::Event::Init))) {
+                        deaf = n.as_ref().and_then(|n| n.as_ref().err()).map(unheard);
+                        heard = Instant::now();
+                    }
                     follow(&mut held, &mut listing, n);
                     false
                 }
@@ -80,6 +89,17 @@ impl Probe {
             };
             if cx.cancel.is_cancelled() {
                 return Err(failure(Class::Transient, "CANCELLED", "cancelled", ""));
+            }
+            // a connection that was lost without a word says nothing for ever, and so does one that has nothing to say
+            if ticked && heard.elapsed() > SILENCE {
+                match listed(&api, &of).await {
+                    Ok(all) => (held, deaf) = (all, None),
+                    Err(f) => {
+                        deaf = Some(f);
+                        (news, listing) = (watch(), BTreeMap::new());
+                    }
+                }
+                heard = Instant::now();
             }
             let live: Vec<&Pod> = held.values().filter(|p| !pods::leaving(p)).collect();
             let there = live.iter().filter(|p| ready(p)).count();
@@ -106,16 +126,21 @@ impl Probe {
                     Some(said) => ("PROBING", format!("pod {}: {said}", p.name_any()), CLUSTER),
                     None => ("PROBING", words(p), LOGS),
                 },
-                (None, None, _) => ("PROBING", format!("{there} of {need} pods are there"), LOGS),
+                (None, None, _) => match &refused {
+                    Some(f) => (f.reason.as_str(), f.message.clone(), f.hint.as_str()),
+                    None => ("PROBING", format!("{there} of {need} pods are there"), LOGS),
+                },
             };
             cx.waiting.on(&cx.node, reason, message, hint, self.0.clock.now());
             if !ticked {
                 continue;
             }
+            refused = None;
             if live.len() < need {
-                match refused(&c, cx, &node).await {
-                    Ok(None) => {}
-                    Ok(Some(f)) => return Err(f),
+                match unmade(&c, cx, &node).await {
+                    Ok(Some(f)) if f.class == Class::Terminal.as_str() => return Err(f),
+                    Ok(f) => refused = f,
+                    Err(f) if f.reason == "NOT_FOUND" => return Err(f),
                     // an API server that restarts is waited for, as the watch does
                     Err(f) => {
                         deaf = Some(f);
@@ -127,7 +152,7 @@ impl Probe {
                 return Err(failure(
                     Class::Terminal,
                     "PROBE_FAILED",
-                    match trouble {
+                    match trouble.or_else(|| refused.map(|f| f.message)) {
                         Some(said) => format!("no pod of it runs after 10 minutes: {said}"),
                         None => "no pod of it runs after 10 minutes".to_owned(),
                     },
@@ -238,6 +263,21 @@ fn unheard(e: &watcher::Error) -> Failure {
     }
 }
 
+/// What a watch that says nothing may have missed.
+async fn listed(api: &Api<Pod>, labels: &str) -> Result<BTreeMap<String, Pod>, Failure> {
+    let how = ListParams::default().labels(labels);
+    match tokio::time::timeout(SILENCE, api.list(&how)).await {
+        Ok(Ok(all)) => Ok(all.items.into_iter().map(|p| (p.name_any(), p)).collect()),
+        Ok(Err(e)) => Err(failed(&e)),
+        Err(_) => Err(failure(
+            Class::Transient,
+            "PROVIDER_UNREACHABLE",
+            format!("the API server did not answer within {} s", SILENCE.as_secs()),
+            "'kubectl cluster-info' must work; the engine tries again by itself",
+        )),
+    }
+}
+
 /// One piece of news about pods.
 fn follow(
     held: &mut BTreeMap<String, Pod>,
@@ -299,34 +339,19 @@ pub(super) fn cant_start(which: &str, pod: &str, reason: &str, message: &str) ->
 }
 
 /// Why no pod is made: a quota, a Pod Security level, an admission webhook.
-async fn refused(c: &Client, cx: &StepCx, node: &str) -> Result<Option<Failure>, Failure> {
+async fn unmade(c: &Client, cx: &StepCx, node: &str) -> Result<Option<Failure>, Failure> {
     let api = DEPLOYMENT.api(c, namespace(cx));
     let Some(d) = super::client::optional(api.get(&key(&cx.owner, node)).await)? else {
-        return Ok(Some(failure(
+        return Err(failure(
             Class::Transient,
             "NOT_FOUND",
             "the Deployment is gone",
             "the engine makes it again",
-        )));
+        ));
     };
     let conditions = d.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let Some(said) = conditions.iter().find(|c| c["type"] == "ReplicaFailure" && c["status"] == "True")
-    else {
-        return Ok(None);
-    };
-    let message = said["message"].as_str().unwrap_or_default().to_owned();
-    let (reason, hint) = if message.contains("exceeded quota") || message.contains("failed quota") {
-        ("QUOTA_EXCEEDED", super::client::quota(&message))
-    } else if message.contains("PodSecurity") {
-        (
-            "POD_SECURITY",
-            "the namespace's Pod Security level does not allow it: use another namespace, or without --isolation rules",
-        )
-    } else {
-        // a webhook that does not answer, and the like: shown, and tried again by the cluster
-        return Ok(None);
-    };
-    Ok(Some(failure(Class::Terminal, reason, message, hint)))
+    let said = conditions.iter().find(|c| c["type"] == "ReplicaFailure" && c["status"] == "True");
+    Ok(said.map(|s| refused_pod(s["message"].as_str().unwrap_or_default())))
 }
 
 async fn last_lines(c: &Client, cx: &StepCx, p: &Pod, previous: bool) -> String {

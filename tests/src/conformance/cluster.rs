@@ -47,8 +47,22 @@ impl Cluster {
     /// # Errors
     /// It can't be made.
     pub fn confined(&self, namespace: &str) -> Result<tempfile::NamedTempFile> {
+        self.confined_without(namespace, &[])
+    }
+
+    /// The same, but for the rules of some resources.
+    ///
+    /// # Errors
+    /// Of `kubectl`.
+    pub fn confined_without(&self, namespace: &str, missing: &[&str]) -> Result<tempfile::NamedTempFile> {
         let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/namespace-role.yaml");
-        sh(&self.kubectl, &["apply", "-n", namespace, "-f", role])?;
+        let said =
+            self.kubectl(&["create", "--dry-run=client", "-o", "json", "-n", namespace, "-f", role])?;
+        let mut role: serde_json::Value = serde_json::from_str(&said)?;
+        if let Some(rules) = role["rules"].as_array_mut() {
+            rules.retain(|r| !missing.iter().any(|m| r["resources"][0] == *m));
+        }
+        self.apply(&role)?;
         account(&self.kubectl, IDENTITY, namespace)?;
         let who = format!("--serviceaccount={namespace}:{IDENTITY}");
         let _ = sh(
@@ -56,6 +70,16 @@ impl Cluster {
             &["create", "rolebinding", IDENTITY, "-n", namespace, "--role=syp-engine", &who],
         );
         kubeconfig(&self.kubectl, IDENTITY, namespace)
+    }
+
+    /// Makes an object, or makes it so.
+    ///
+    /// # Errors
+    /// Of `kubectl`.
+    pub fn apply(&self, object: &serde_json::Value) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), object.to_string())?;
+        self.kubectl(&["apply", "-f", &file.path().display().to_string()]).map(drop)
     }
 
     /// What `kubectl` prints.

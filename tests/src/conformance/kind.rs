@@ -53,11 +53,6 @@ impl Bed for Kind {
         "syp-test/crash:latest"
     }
 
-    // in a cluster that kind-ingress' suite makes in the same way, by the steps of the suite of k8s
-    fn whole(&self) -> bool {
-        self.ingress
-    }
-
     fn args(&self) -> Vec<&'static str> {
         vec!["--port", "8080", "--isolation", "rules"]
     }
